@@ -1,0 +1,90 @@
+"""What planning has to know of an array: where it lies in the world, and how it is stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from snakemake_blocks.box import Box, Index
+
+__all__ = ["ArrayInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """Geometry and storage of an array; channel axes lead, spatial axes follow.
+
+    Parameters
+    ----------
+    path : str
+        Store and name in one, relative to the pipeline's folder, e.g. ``sample.zarr/raw``.
+    offset, voxel_size : tuple of int
+        World units, one per spatial axis.
+    shape : tuple of int
+        Voxels, spatial axes only.
+    channels : tuple of int
+        Extents of the leading channel axes, ``()`` when there is none.
+    dtype : str
+        numpy name.
+    chunks : tuple of int
+        Voxels that one file of the store holds (the shard where there are shards), all axes.
+    units : tuple of str
+        Physical unit per spatial axis, empty strings where unknown.
+    exists : bool
+        False for an array that has still to be created.
+    """
+
+    path: str
+    offset: Index
+    voxel_size: Index
+    shape: Index
+    channels: Index
+    dtype: str
+    chunks: Index
+    units: tuple[str, ...] = ()
+    exists: bool = True
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.voxel_size)
+
+    @property
+    def roi(self) -> Box:
+        """The region that the array covers, in world units."""
+        end = (o + v * n for o, v, n in zip(self.offset, self.voxel_size, self.shape, strict=True))
+        return Box(self.offset, tuple(end))
+
+    @property
+    def full_shape(self) -> Index:
+        """Shape in voxels, channels first."""
+        return self.channels + self.shape
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per voxel, all channels together."""
+        return int(np.dtype(self.dtype).itemsize) * math.prod(self.channels)
+
+    def voxels(self, region: Box) -> Box:
+        """Return the voxels that ``region`` touches; they may lie outside of the array.
+
+        Exact where the region is a multiple of the voxel size, otherwise rounded outward.
+        """
+        per_axis = list(zip(region.begin, region.end, self.offset, self.voxel_size, strict=True))
+        return Box(
+            tuple((b - o) // v for b, _, o, v in per_axis),
+            tuple(-((o - e) // v) for _, e, o, v in per_axis),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping, the inverse of :meth:`from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ArrayInfo:
+        """Return the array described by :meth:`to_json`."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})

@@ -1,0 +1,113 @@
+"""How many blocks make a job."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+
+from snakemake_blocks.box import Index
+from snakemake_blocks.tiling import Grid
+
+__all__ = ["Target", "batch_shape"]
+
+
+class Target(StrEnum):
+    """Where the jobs will run."""
+
+    LOCAL = "local"
+    CLUSTER = "cluster"
+
+
+# Snakemake pays milliseconds for a local job and 2-6 s for one on a cluster; below these many
+# jobs per task one block per job is kept, above them about so many boxes are made.
+_FEW_JOBS = {Target.LOCAL: 400, Target.CLUSTER: 200}
+# Jobs of a phase when a task has set-up and the user gave no max_workers.
+_SETUP_JOBS = {Target.LOCAL: 4, Target.CLUSTER: 16}
+
+
+def batch_shape(
+    grid: Grid,
+    blocks_per_job: int | Sequence[int] | str,
+    *,
+    reach: Sequence[int],
+    has_setup: bool,
+    max_workers: int | None,
+    target: Target,
+) -> Index:
+    """Return the blocks per job along each axis.
+
+    Parameters
+    ----------
+    grid : Grid
+        The blocks.
+    blocks_per_job : int, sequence of int or "auto"
+        A number is filled with a near-cubic box of at most so many blocks.
+    reach : sequence of int
+        Conflict reach, in blocks.
+    has_setup : bool
+        Something is set up once per worker; then a phase gets at most ``max_workers`` jobs.
+    max_workers : int or None
+        Processes of the task over all jobs.
+    target : Target
+        Where the jobs will run.
+    """
+    if isinstance(blocks_per_job, str):
+        if has_setup:
+            most = max_workers or _SETUP_JOBS[target]
+            return _for_phase_width(grid.shape, reach, most)
+        if len(grid) <= _FEW_JOBS[target]:
+            return (1,) * grid.ndim
+        return _for_jobs(grid, _FEW_JOBS[target])
+    if isinstance(blocks_per_job, int):
+        return _for_blocks(grid, blocks_per_job)
+    return tuple(min(int(b), n) for b, n in zip(blocks_per_job, grid.shape, strict=True))
+
+
+def _for_blocks(grid: Grid, most: int) -> Index:
+    """Return the largest near-cubic box of at most ``most`` blocks."""
+    batch = [1] * grid.ndim
+    while True:
+        growable = [
+            a
+            for a in range(grid.ndim)
+            if batch[a] < grid.shape[a] and math.prod(batch) // batch[a] * (batch[a] + 1) <= most
+        ]
+        if not growable:
+            return tuple(batch)
+        batch[min(growable, key=lambda a: (batch[a] * grid.axes[a].step, a))] += 1
+
+
+def _for_jobs(grid: Grid, most: int) -> Index:
+    """Return near-cubic boxes, as small as ``most`` jobs allow."""
+    counts = list(grid.shape)
+    while math.prod(counts) > most:
+        widest = min(
+            (a for a in range(grid.ndim) if counts[a] > 1),
+            key=lambda a: (-(-grid.shape[a] // counts[a]) * grid.axes[a].step, a),
+        )
+        # An axis is cut by an eighth at a time: near the goal, and few steps from any size.
+        counts[widest] = min(counts[widest] - 1, counts[widest] * 7 // 8 + 1)
+    return _evenly(grid.shape, counts)
+
+
+def _for_phase_width(shape: Index, reach: Sequence[int], most: int) -> Index:
+    """Return boxes such that at most ``most`` jobs share a phase."""
+    counts = list(shape)
+    while _widest_phase(shape, counts, reach) > most:
+        axis = max(range(len(counts)), key=lambda a: (counts[a], -a))
+        counts[axis] = -(-counts[axis] // 2)
+    return _evenly(shape, counts)
+
+
+def _widest_phase(shape: Index, counts: Sequence[int], reach: Sequence[int]) -> int:
+    """Return the number of jobs in the largest phase, for ``counts`` jobs per axis."""
+    width = 1
+    for n, count, r in zip(shape, counts, reach, strict=True):
+        per_job = -(-n // count)
+        width *= -(-count // min(count, -(-r // per_job) + 1))
+    return width
+
+
+def _evenly(shape: Index, counts: Sequence[int]) -> Index:
+    return tuple(-(-n // count) for n, count in zip(shape, counts, strict=True))

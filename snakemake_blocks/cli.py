@@ -1,0 +1,167 @@
+"""The command line: parses, calls one public function, prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snakemake_blocks.errors import BlocksError
+
+__all__ = ["main"]
+
+_EXISTING = click.Path(path_type=Path)
+
+
+class _Group(click.Group):
+    """Turns our errors into one clear message and exit status 2, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BlocksError as error:
+            click.echo(f"{error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="snakemake-blocks", prog_name="snakemake-blocks")
+def main() -> None:
+    """Process huge volumes block by block, run by Snakemake.
+
+    \b
+    snakemake-blocks demo                 # see it work
+    snakemake-blocks run pipeline.yaml    # plan, run, and report the truth
+    """
+
+
+def _command(example: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Return a decorator for a verb whose help ends with an example."""
+    return main.command(epilog=f"Example: {example}")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 120
+    return Console(width=width, soft_wrap=False)
+
+
+@_command("snakemake-blocks demo my-demo")
+@click.argument("folder", default="blocks-demo", type=_EXISTING)
+@click.option("--cores", default=os.cpu_count() or 1, show_default=True, help="Local cores.")
+def demo(folder: Path, cores: int) -> None:
+    """Write the demo pipeline (a real image) to FOLDER, run it and check the result."""
+    from snakemake_blocks.demo import run_demo
+
+    sys.exit(run_demo(folder, cores=cores, echo=click.echo))
+
+
+@_command("snakemake-blocks plan pipeline.yaml --json")
+@click.argument("pipeline", type=_EXISTING)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("--picture", type=_EXISTING, help="Draw the tiling into this PNG.")
+@click.option("--target", type=click.Choice(["local", "cluster"]), default="local")
+def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> None:
+    """Show what would be made of PIPELINE; writes no state."""
+    from snakemake_blocks.report import plan_to_json, print_plan
+    from snakemake_blocks.running import make_plan
+
+    made = make_plan(pipeline, target=target)
+    if picture is not None:
+        from snakemake_blocks.plots import draw_plan
+
+        draw_plan(made, picture)
+    if as_json:
+        click.echo(json.dumps(plan_to_json(made), indent=2))
+    else:
+        print_plan(made, _console())
+
+
+@_command("snakemake-blocks generate pipeline.yaml -o Snakefile && snakemake --cores 4")
+@click.argument("pipeline", type=_EXISTING)
+@click.option("-o", "--output", type=_EXISTING, help="The Snakefile.  [default: beside PIPELINE]")
+@click.option("--explicit", is_flag=True, help="One literal rule per job, up to 2,000 jobs.")
+@click.option("--target", type=click.Choice(["local", "cluster"]), default="local")
+@click.option("--rebatch", is_flag=True, help="Resolve `blocks_per_job: auto` anew.")
+def generate(
+    pipeline: Path, output: Path | None, explicit: bool, target: str, rebatch: bool
+) -> None:
+    """Write the Snakefile and the plan of PIPELINE, and bring its state under that plan."""
+    from snakemake_blocks.batching import Target
+    from snakemake_blocks.running import Options
+    from snakemake_blocks.running import generate as make
+
+    options = Options(explicit=explicit, target=Target(target), rebatch=rebatch)
+    made, path = make(pipeline, output=output, options=options)
+    jobs = sum(task.num_jobs for task in made.tasks.values())
+    click.echo(f"{path}: {len(made.tasks)} tasks, {jobs:,} jobs, plan {made.fingerprint}")
+
+
+@_command("snakemake-blocks run pipeline.yaml --cores 8 -- --printshellcmds")
+@click.argument("pipeline", type=_EXISTING)
+@click.option("--cores", default=os.cpu_count() or 1, show_default=True, help="Local cores.")
+@click.option("--profile", default="", help="Snakemake profile: name or path.")
+@click.option("-n", "--dry-run", is_flag=True, help="Show what would run.")
+@click.option("-q", "--quiet", is_flag=True, help="No output of Snakemake but errors.")
+@click.option("--target", type=click.Choice(["local", "cluster"]), default=None)
+@click.argument("snakemake_args", nargs=-1)
+def run(
+    pipeline: Path,
+    cores: int,
+    profile: str,
+    dry_run: bool,
+    quiet: bool,
+    target: str | None,
+    snakemake_args: tuple[str, ...],
+) -> None:
+    """Plan and run PIPELINE; ends with a summary. Exit status 0 only if every block is done."""
+    from snakemake_blocks.batching import Target
+    from snakemake_blocks.report import print_status
+    from snakemake_blocks.running import Options, exit_status, run_pipeline
+
+    options = Options(
+        cores=cores,
+        profile=profile,
+        target=Target(target or ("cluster" if profile else "local")),
+        dry_run=dry_run,
+        quiet=quiet,
+        snakemake_arguments=snakemake_args,
+    )
+    status, state = run_pipeline(pipeline, options)
+    if not dry_run:
+        print_status(state, _console())
+    sys.exit(exit_status(status, state, dry_run=dry_run))
+
+
+@_command("snakemake-blocks work blocks/smooth/p0/0-0/3-4.json")
+@click.argument("sentinel", type=_EXISTING)
+@click.option("--attempt", default=1, help="Snakemake's attempt; 1 opens a new budget of retries.")
+def work(sentinel: Path, attempt: int) -> None:
+    """Run the job of SENTINEL, or make an aggregate; the generated rules call this."""
+    from snakemake_blocks.jobs import work_sentinel
+
+    sys.exit(work_sentinel(sentinel, attempt=attempt, environment=os.environ))
+
+
+@_command("snakemake-blocks status --json")
+@click.argument("run_directory", default=".", type=_EXISTING)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def status(run_directory: Path, as_json: bool) -> None:
+    """Show the state of all blocks: read from ledgers, never guessed."""
+    from snakemake_blocks.report import print_status
+    from snakemake_blocks.running import load_plan
+    from snakemake_blocks.status import read_status
+
+    made, root = load_plan(run_directory)
+    state = read_status(made, root)
+    if as_json:
+        click.echo(json.dumps(state.to_json(), indent=2))
+    else:
+        print_status(state, _console())
+    sys.exit(0 if state.complete else 1)

@@ -1,0 +1,95 @@
+"""Failed attempts: what happened, where, with which traceback; grouped by cause."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from snakemake_blocks.box import Index
+
+__all__ = ["Failure", "append_failure", "failure_of", "grouped", "read_failures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed attempt of a block.
+
+    Parameters
+    ----------
+    index : tuple of int
+        The block.
+    attempt : int
+        Counted from 1.
+    cause : str
+        The same for failures that are one bug: exception and line, or the signal.
+    message : str
+        The exception's text, or what killed the worker.
+    trace : str
+        Full traceback, empty where there is none.
+    log : str
+        Path of the job's log.
+    """
+
+    index: Index
+    attempt: int
+    cause: str
+    message: str
+    trace: str = ""
+    log: str = ""
+
+
+def failure_of(error: BaseException, index: Index, attempt: int, log: str) -> Failure:
+    """Return what an exception says; the cause is its type and the line that raised it."""
+    where = _raised_at(error.__traceback__)
+    cause = f"{type(error).__name__} at {where}" if where else type(error).__name__
+    message = "".join(traceback.format_exception_only(error)).strip()
+    return Failure(
+        index, attempt, cause, message, "".join(traceback.format_exception(error)), log
+    )
+
+
+def _raised_at(trace: TracebackType | None) -> str:
+    """Return the user's innermost line, ``functions.py:12``; libraries are passed over."""
+    here = os.path.dirname(__file__)
+    frames = traceback.extract_tb(trace)
+    own = [f for f in frames if "site-packages" not in f.filename and here not in f.filename]
+    frame = next(reversed(own or frames), None)
+    return f"{os.path.basename(frame.filename)}:{frame.lineno}" if frame else ""
+
+
+def append_failure(path: Path, failure: Failure) -> None:
+    """Append one failure as a line of JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(asdict(failure)) + "\n"
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+def read_failures(path: Path) -> Iterator[Failure]:
+    """Yield the failures of a job in the order they happened; damaged lines are passed over."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            data = json.loads(line)
+            yield Failure(**{**data, "index": tuple(data["index"])})
+        except (ValueError, TypeError, KeyError):
+            continue
+
+
+def grouped(failures: Iterable[Failure]) -> dict[str, list[Failure]]:
+    """Return the failures by cause, the most frequent first."""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault(failure.cause, []).append(failure)
+    return dict(sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])))

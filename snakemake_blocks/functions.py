@@ -1,0 +1,141 @@
+"""The user's functions: named in a plan, loaded in a worker.
+
+A function with an import path travels as ``module:name``. Anything else (closures, partials,
+functions of a notebook) is pickled with cloudpickle into the run directory, and the plan names
+the hash of the pickle, so that nothing else is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snakemake_blocks.errors import InputError
+
+__all__ = ["FunctionRef", "importable_from", "load", "refer"]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRef:
+    """A function by name.
+
+    Parameters
+    ----------
+    name : str
+        ``module:qualified.name``; for a pickled function a readable description.
+    pickle : str
+        sha256 of the pickle in the run directory's ``functions`` folder; empty for an import.
+    """
+
+    name: str
+    pickle: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """Return a JSON-ready mapping."""
+        return {"name": self.name, "pickle": self.pickle}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, str] | None) -> FunctionRef | None:
+        """Return the reference described by :meth:`to_json`."""
+        return None if data is None else cls(**data)
+
+
+def refer(function: Callable[..., Any] | str) -> tuple[FunctionRef, bytes]:
+    """Return how a plan refers to ``function``, and its pickle (empty when it is imported)."""
+    if isinstance(function, str):
+        return FunctionRef(function), b""
+    module = getattr(function, "__module__", None)
+    name = getattr(function, "__qualname__", "")
+    if module not in (None, "__main__") and name and "<" not in name:
+        return FunctionRef(f"{module}:{name}"), b""
+    import cloudpickle
+
+    payload: bytes = cloudpickle.dumps(function)
+    return FunctionRef(_describe(function), hashlib.sha256(payload).hexdigest()), payload
+
+
+def _describe(function: Callable[..., Any]) -> str:
+    """Return a stable name: two processes that run the same script give the same."""
+    if isinstance(function, functools.partial):
+        bound = [_stable(a) for a in function.args]
+        bound += [f"{k}={_stable(v)}" for k, v in sorted(function.keywords.items())]
+        return f"{_describe(function.func)}({', '.join(bound)})"
+    module = getattr(function, "__module__", type(function).__module__)
+    return f"{module}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def _stable(value: Any) -> str:
+    """Return a text that depends on the value and not on the process."""
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError):
+        text = repr(value)
+        return type(value).__qualname__ if " at 0x" in text else text
+
+
+def load(ref: FunctionRef, functions: Path) -> Callable[..., Any]:
+    """Return the function that a plan names.
+
+    Parameters
+    ----------
+    ref : FunctionRef
+        The reference.
+    functions : Path
+        Folder of the pickles.
+
+    Raises
+    ------
+    InputError
+        If there is no such module, name or pickle, or the pickle is not the one of the plan.
+    """
+    if ref.pickle:
+        return _unpickle(ref, functions)
+    module_name, _, name = ref.name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise
+        raise InputError(
+            f"{ref.name}: there is no module {module_name}; put {module_name}.py beside the "
+            "pipeline or install it"
+        ) from None
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"{ref.name}: module {module_name} has no {name}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InputError(f"{ref.name}: is a {type(found).__name__}, not a function or class")
+    return found  # type: ignore[no-any-return]
+
+
+def _unpickle(ref: FunctionRef, functions: Path) -> Callable[..., Any]:
+    import cloudpickle
+
+    path = functions / f"{ref.pickle}.pkl"
+    try:
+        payload = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: the pickle of {ref.name} is missing; plan again") from None
+    if hashlib.sha256(payload).hexdigest() != ref.pickle:
+        raise InputError(f"{path}: is not the pickle that the plan names; plan again")
+    return cloudpickle.loads(payload)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def importable_from(folder: Path) -> Iterator[None]:
+    """Let modules of ``folder`` be imported, as Python does for a script's own folder."""
+    text = str(folder.resolve())
+    sys.path.insert(0, text)
+    try:
+        yield
+    finally:
+        sys.path.remove(text)

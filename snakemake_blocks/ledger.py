@@ -1,0 +1,212 @@
+"""Append-only records of what happened to the blocks of a job.
+
+One file per job, one fixed-size record per event, each with its own CRC-32. Only the job's
+lock holder and its workers append, each record by one ``write`` in append mode, so a process
+that dies leaves at most one torn record. A reader keeps what has a valid checksum and finds
+its step again behind anything torn or overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import zlib
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snakemake_blocks.box import Index
+from snakemake_blocks.paths import write_atomically
+
+__all__ = ["Event", "Ledger", "Measurement", "read_records", "record_dtype", "with_indices", "write_records"]
+
+
+class Event(IntEnum):
+    """What a record says."""
+
+    STARTED = 1
+    DONE = 2
+    FAILED = 3
+    SKIPPED = 4  # the check before the block found it done; counts as done
+    RELEASED = 5  # the attempt was taken back without blame
+    RESET = 6  # earlier results are forgotten
+    BUDGET = 7  # a new budget of attempts opens for all blocks of the job
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one attempt cost.
+
+    Parameters
+    ----------
+    start : float
+        Seconds since the epoch by the host's clock; for people, never compared.
+    wall, cpu : float
+        Seconds.
+    peak_kib : int
+        Largest resident memory of the worker so far, KiB.
+    bytes_read, bytes_written : int
+        By system calls of the worker during the attempt; 0 where that is not measured.
+    """
+
+    start: float = 0.0
+    wall: float = 0.0
+    cpu: float = 0.0
+    peak_kib: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+
+_HEAD = "QQQdffIQQI16sBxH"
+_FIELDS: list[tuple[str, Any]] = [
+    ("fingerprint", "<u8"),
+    ("stamp", "<u8"),
+    ("seen", "<u8"),
+    ("start", "<f8"),
+    ("wall", "<f4"),
+    ("cpu", "<f4"),
+    ("peak_kib", "<u4"),
+    ("bytes_read", "<u8"),
+    ("bytes_written", "<u8"),
+    ("pid", "<u4"),
+    ("host", "S16"),
+    ("event", "u1"),
+    ("unused", "u1"),
+    ("attempt", "<u2"),
+]
+
+
+@lru_cache
+def record_dtype(ndim: int) -> np.dtype[np.void]:
+    """Return the type of one record of a task with ``ndim`` axes."""
+    return np.dtype([*_FIELDS, ("index", "<i4", (ndim,)), ("crc", "<u4")])
+
+
+_NOTHING = Measurement()
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Appender to the ledger of one job.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it is made with its folder.
+    ndim : int
+        Axes of the task's grid.
+    """
+
+    path: Path
+    ndim: int
+    _fd: int = field(init=False, repr=False)
+    _body: struct.Struct = field(init=False, repr=False)
+    _host: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._body = struct.Struct(f"<{_HEAD}{self.ndim}i")
+        self._host = socket.gethostname().encode()[:16]
+
+    def append(
+        self,
+        event: Event,
+        index: Index,
+        *,
+        fingerprint: int,
+        attempt: int = 0,
+        stamp: int = 0,
+        seen: int = 0,
+        cost: Measurement = _NOTHING,
+    ) -> None:
+        """Append one record; it survives the death of this process at once.
+
+        Raises
+        ------
+        OSError
+            If it could not be written whole, e.g. on a full disk.
+        """
+        body = self._body.pack(
+            fingerprint,
+            stamp,
+            seen,
+            cost.start,
+            cost.wall,
+            cost.cpu,
+            cost.peak_kib,
+            cost.bytes_read,
+            cost.bytes_written,
+            os.getpid() & 0xFFFFFFFF,
+            self._host,
+            event,
+            attempt,
+            *index,
+        )
+        record = body + zlib.crc32(body).to_bytes(4, "little")
+        written = os.write(self._fd, record)
+        if written != len(record):
+            raise OSError(f"{self.path}: {written} of {len(record)} bytes written; disk full?")
+
+    def sync(self) -> None:
+        """Wait until all records are on disk."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; records stay."""
+        os.close(self._fd)
+
+
+def read_records(path: Path, ndim: int) -> NDArray[np.void]:
+    """Return the valid records of a ledger in the order written; none if there is no file.
+
+    Costs about 0.4 us per record.
+    """
+    dtype = record_dtype(ndim)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return np.empty(0, dtype)
+    size, body = dtype.itemsize, dtype.itemsize - 4
+    whole = len(data) // size * size
+    records = np.frombuffer(data, dtype, whole // size)
+    view, crc32 = memoryview(data), zlib.crc32
+    sums = np.fromiter(
+        (crc32(view[i : i + body]) for i in range(0, whole, size)), np.uint32, len(records)
+    )
+    if len(data) == whole and np.array_equal(sums, records["crc"]):
+        return records
+    return _resynchronised(view, dtype)
+
+
+def with_indices(records: NDArray[np.void], index: NDArray[np.int32]) -> NDArray[np.void]:
+    """Return the records with other block indices, checksums renewed."""
+    changed = records.copy()
+    changed["index"] = index
+    body = records.dtype.itemsize - 4
+    changed["crc"] = [zlib.crc32(row.tobytes()[:body]) for row in changed]
+    return changed
+
+
+def write_records(path: Path, records: NDArray[np.void]) -> None:
+    """Replace a ledger as a whole; only while no job runs."""
+    write_atomically(path, records.tobytes())
+
+
+def _resynchronised(view: memoryview, dtype: np.dtype[np.void]) -> NDArray[np.void]:
+    """Return the valid records of a damaged ledger, at whatever offsets they begin."""
+    size, found, at = dtype.itemsize, [], 0
+    while at + size <= len(view):
+        record = view[at : at + size]
+        if zlib.crc32(record[:-4]) == int.from_bytes(record[-4:], "little"):
+            found.append(bytes(record))
+            at += size
+        else:
+            at += 1
+    return np.frombuffer(b"".join(found), dtype)

@@ -1,0 +1,435 @@
+"""The frozen plan: jobs, their inputs, their names; what a worker needs and no more.
+
+A plan is O(tasks) on disk and in memory; blocks and jobs are computed when asked for. Only
+the presence of masked blocks is data, kept in one compressed file per masked task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snakemake_blocks.aggregates import FAN_IN, Aggregates
+from snakemake_blocks.array_info import ArrayInfo
+from snakemake_blocks.block import Block, block_of
+from snakemake_blocks.box import Box, Index
+from snakemake_blocks.dependencies import JobGrid, needed_jobs
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.functions import FunctionRef
+from snakemake_blocks.paths import RunPaths, SentinelName, index_name, job_name
+from snakemake_blocks.phases import Phases
+from snakemake_blocks.task import Call, Read, Write
+from snakemake_blocks.tiling import Axis, Grid
+
+__all__ = ["FORMAT", "Job", "Plan", "PlannedTask"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedTask:
+    """One task of a plan.
+
+    Parameters
+    ----------
+    name, slug : str
+        The task's id, and its name in files and rules.
+    jobs : JobGrid
+        Blocks, their boxes and their presence.
+    reach : tuple of int
+        Conflict reach in blocks per axis, all zero when blocks may run in any order.
+    phases : Phases
+        Phase of every job.
+    upstream : tuple of str
+        Names of the tasks whose results this one reads.
+    call : Call
+        How ``function`` is called.
+    function, check_before, check_after, init : FunctionRef
+        The user's functions.
+    params : mapping
+        Keyword arguments of ``function``.
+    reads, writes : mapping
+        Declared arrays by name.
+    retries : int
+        Attempts of a block in one budget, less one.
+    timeout : float or None
+        Seconds per attempt.
+    workers, threads : int
+        Processes per job, threads per process.
+    max_workers : int or None
+        Processes over all jobs.
+    resources : mapping
+        Snakemake resources of a job.
+    fingerprint : int
+        64 bits of the hash of all that decides what a block computes.
+    source : str
+        Short hash of the function's source, empty if it cannot be read.
+    fit, mask, batching : str
+        As declared, for the record; ``batching`` is what ``blocks_per_job`` and the target were.
+    """
+
+    name: str
+    slug: str
+    jobs: JobGrid
+    reach: Index
+    phases: Phases
+    upstream: tuple[str, ...]
+    call: Call
+    function: FunctionRef
+    fingerprint: int
+    check_before: FunctionRef | None = None
+    check_after: FunctionRef | None = None
+    init: FunctionRef | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    reads: Mapping[str, Read] = field(default_factory=dict)
+    writes: Mapping[str, Write] = field(default_factory=dict)
+    retries: int = 2
+    timeout: float | None = None
+    workers: int = 1
+    threads: int = 1
+    max_workers: int | None = None
+    resources: Mapping[str, int | float | str] = field(default_factory=dict)
+    source: str = ""
+    fit: str = "valid"
+    mask: str = ""
+    batching: str = ""
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of blocks."""
+        return self.jobs.grid
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks to do, masked ones not counted."""
+        present = self.jobs.present
+        return len(self.grid) if present is None else int(present.sum())
+
+    @property
+    def num_masked(self) -> int:
+        """Blocks that the mask leaves out."""
+        return len(self.grid) - self.num_blocks
+
+    @cached_property
+    def num_jobs(self) -> int:
+        """Jobs with at least one block to do."""
+        present = self.jobs.job_presence()
+        return len(self.jobs.jobs) if present is None else int(present.sum())
+
+    @property
+    def num_phases(self) -> int:
+        """Groups of jobs that run one after the other."""
+        return len(self.phases)
+
+    @cached_property
+    def block_phases(self) -> Phases:
+        """Order of conflicting blocks inside a job."""
+        return Phases(self.grid.shape, self.reach)
+
+    @cached_property
+    def aggregates(self) -> Aggregates:
+        """Tree over the jobs."""
+        return Aggregates(self.num_jobs)
+
+    @cached_property
+    def _job_numbers(self) -> NDArray[np.int64] | None:
+        """Grid numbers of the present jobs, ascending; None when all are present."""
+        present = self.jobs.job_presence()
+        return None if present is None else np.flatnonzero(present.ravel())
+
+    def job_number(self, index: Index) -> int:
+        """Return the position of a present job among the present jobs."""
+        number = self.jobs.jobs.number(index)
+        if self._job_numbers is None:
+            return number
+        return int(np.searchsorted(self._job_numbers, number))
+
+    def job_index(self, number: int) -> Index:
+        """Return the job at a position (inverse of :meth:`job_number`)."""
+        if self._job_numbers is not None:
+            number = int(self._job_numbers[number])
+        return self.jobs.jobs.index(number)
+
+    def block(self, index: Index) -> Block:
+        """Return the block at a grid index."""
+        return block_of(self.grid, index, task_id=self.name)
+
+    def blocks_of(self, job: Index) -> Iterator[Index]:
+        """Yield the present blocks of a job, last axis fastest."""
+        members = self.jobs.members(job)
+        if self.jobs.present is None:
+            yield from members
+            return
+        for index, here in zip(members, self.jobs.presence(members).ravel(), strict=True):
+            if here:
+                yield index
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Snakemake's unit: a box of blocks of one task with one sentinel."""
+
+    plan: Plan
+    task: PlannedTask
+    index: Index
+
+    @property
+    def name(self) -> str:
+        """``<task>/<i>-<j>-<k>``."""
+        return f"{self.task.name}/{index_name(self.index)}"
+
+    @property
+    def phase(self) -> int:
+        """The job's phase."""
+        return self.task.phases.of(self.index)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the blocks to do, masked ones left out."""
+        return (self.task.block(index) for index in self.task.blocks_of(self.index))
+
+    @property
+    def sentinel(self) -> str:
+        """Path of the sentinel, relative to the folder that Snakemake runs in."""
+        return str(self.plan.paths.sentinel(self.task.slug, self.phase, self.index))
+
+    @property
+    def log(self) -> str:
+        """Path of the log, relative likewise."""
+        return str(self.plan.paths.log(self.task.slug, self.index))
+
+    @property
+    def conflicts(self) -> list[str]:
+        """Sentinels of the conflicting jobs to wait for."""
+        return [
+            str(self.plan.paths.sentinel(self.task.slug, self.task.phases.of(u), u))
+            for u in self.task.phases.predecessors(self.index)
+        ]
+
+    @property
+    def upstream(self) -> list[str]:
+        """Sentinels (or aggregates of them) of the upstream jobs whose results are read."""
+        return [
+            path
+            for name in self.task.upstream
+            for path in self._upstream_of(self.plan.tasks[name])
+        ]
+
+    def _upstream_of(self, up: PlannedTask) -> list[str]:
+        needed = needed_jobs(self.task.jobs, self.index, up.jobs)
+        paths = self.plan.paths
+        if len(needed) <= FAN_IN:
+            return [str(paths.sentinel(up.slug, up.phases.of(u), u)) for u in needed]
+        level, nodes = up.aggregates.cover([up.job_number(u) for u in needed])
+        return [str(paths.tree(up.slug, level, node)) for node in nodes]
+
+    @property
+    def inputs(self) -> list[str]:
+        """All files that the job waits for."""
+        return self.conflicts + self.upstream
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that is fixed before the first block runs.
+
+    Parameters
+    ----------
+    name : str
+        The description's file name, or ``python``.
+    tasks : mapping of str to PlannedTask
+        In an order in which upstream tasks come first.
+    run_directory : str
+        Relative to the folder that Snakemake runs in.
+    base : str
+        The pipeline's folder, relative to the run directory.
+    """
+
+    name: str
+    tasks: Mapping[str, PlannedTask]
+    run_directory: str = "blocks"
+    base: str = ".."
+
+    @property
+    def paths(self) -> RunPaths:
+        """Names of files, relative to the folder that Snakemake runs in."""
+        return RunPaths(Path(self.run_directory))
+
+    def blocks(self, name: str) -> Iterator[Block]:
+        """Yield the blocks of a task, masked ones left out; lazy."""
+        return (block for job in self.jobs(name) for block in job.blocks())
+
+    def jobs(self, name: str) -> Iterator[Job]:
+        """Yield the jobs of a task, phase by phase; lazy."""
+        task = self.tasks[name]
+        return (
+            Job(self, task, index)
+            for phase in range(len(task.phases))
+            for index in task.phases.nodes(phase)
+        )
+
+    def job_at(self, sentinel: SentinelName) -> Job:
+        """Return the job of a sentinel.
+
+        Raises
+        ------
+        InputError
+            If the plan has no such job.
+        """
+        for task in self.tasks.values():
+            if task.slug == sentinel.task_slug:
+                break
+        else:
+            raise InputError(f"the plan has no task {sentinel.task_slug}; plan again")
+        index = sentinel.index
+        inside = len(index) == task.grid.ndim and task.jobs.jobs.indices.contains(index)
+        if not inside or task.phases.of(index) != sentinel.phase:
+            raise InputError(
+                f"the plan has no job p{sentinel.phase}/{job_name(index)} of task {task.name}; "
+                "it was batched or phased otherwise, plan again"
+            )
+        return Job(self, task, index)
+
+    @property
+    def leaves(self) -> list[PlannedTask]:
+        """Tasks that no other task reads from."""
+        read = {up for task in self.tasks.values() for up in task.upstream}
+        return [task for name, task in self.tasks.items() if name not in read]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of the whole plan."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
+
+    def mask_bytes(self, task: PlannedTask) -> bytes:
+        """Return the file of a masked task: presence of blocks and phase of jobs."""
+        assert task.jobs.present is not None and task.phases.table is not None
+        out = io.BytesIO()
+        np.savez_compressed(
+            out,
+            present=np.packbits(task.jobs.present),
+            phases=task.phases.table,
+        )
+        return out.getvalue()
+
+    def to_bytes(self) -> bytes:
+        """Return plan.json; the same pipeline gives the same bytes."""
+        data = {
+            "format": FORMAT,
+            "name": self.name,
+            "base": self.base,
+            "run_directory": self.run_directory,
+            "tasks": [_task_to_json(self, task) for task in self.tasks.values()],
+        }
+        return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def load(cls, root: Path) -> Plan:
+        """Return the plan of a run directory, named as seen from the working directory.
+
+        Raises
+        ------
+        InputError
+            If there is none, or it is damaged or of another format.
+        """
+        paths = RunPaths(root)
+        try:
+            data = json.loads(paths.plan.read_bytes())
+        except FileNotFoundError:
+            raise InputError(
+                f"{paths.plan}: there is no plan; run `snakemake-blocks generate` first"
+            ) from None
+        except ValueError as error:
+            raise InputError(f"{paths.plan}: is damaged ({error}); plan again") from None
+        if data.get("format") != FORMAT:
+            raise InputError(
+                f"{paths.plan}: has format {data.get('format')}, this version reads {FORMAT}; "
+                "plan again"
+            )
+        tasks = [_task_from_json(paths, entry) for entry in data["tasks"]]
+        return cls(data["name"], {t.name: t for t in tasks}, str(root), data["base"])
+
+
+def _task_to_json(plan: Plan, task: PlannedTask) -> dict[str, Any]:
+    masked = task.jobs.present is not None
+    return {
+        "name": task.name,
+        "slug": task.slug,
+        "axes": [[a.begin, a.end, a.step, a.lower, a.upper] for a in task.grid.axes],
+        "batch": list(task.jobs.batch),
+        "reach": list(task.reach),
+        "job_reach": list(task.phases.reach),
+        "masked": hashlib.sha256(plan.mask_bytes(task)).hexdigest() if masked else "",
+        "upstream": list(task.upstream),
+        "call": str(task.call),
+        "function": task.function.to_json(),
+        "check_before": task.check_before and task.check_before.to_json(),
+        "check_after": task.check_after and task.check_after.to_json(),
+        "init": task.init and task.init.to_json(),
+        "params": dict(task.params),
+        "reads": {
+            n: {"array": r.array.to_json(), "fill": r.fill} for n, r in task.reads.items()
+        },
+        "writes": {n: {"array": w.array.to_json()} for n, w in task.writes.items()},
+        "retries": task.retries,
+        "timeout": task.timeout,
+        "workers": task.workers,
+        "threads": task.threads,
+        "max_workers": task.max_workers,
+        "resources": dict(task.resources),
+        "fingerprint": f"{task.fingerprint:016x}",
+        "source": task.source,
+        "fit": task.fit,
+        "mask": task.mask,
+        "batching": task.batching,
+    }
+
+
+def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
+    grid = Grid(tuple(Axis(*axis) for axis in data["axes"]))
+    batch = tuple(data["batch"])
+    present = table = None
+    if data["masked"]:
+        present, table = _load_mask(paths.mask(data["slug"]), data["masked"], grid)
+    jobs = JobGrid(grid, batch, present)
+    plain = ("name", "slug", "params", "retries", "timeout", "workers", "threads")
+    plain += ("max_workers", "resources", "source", "fit", "mask", "batching")
+    refs = ("check_before", "check_after", "init")
+    return PlannedTask(
+        **{key: data[key] for key in plain},
+        **{key: FunctionRef.from_json(data[key]) for key in refs},
+        jobs=jobs,
+        reach=tuple(data["reach"]),
+        phases=Phases(jobs.jobs.shape, tuple(data["job_reach"]), table),
+        upstream=tuple(data["upstream"]),
+        call=Call(data["call"]),
+        function=FunctionRef(**data["function"]),
+        reads={
+            n: Read(ArrayInfo.from_json(r["array"]), r["fill"]) for n, r in data["reads"].items()
+        },
+        writes={n: Write(ArrayInfo.from_json(w["array"])) for n, w in data["writes"].items()},
+        fingerprint=int(data["fingerprint"], 16),
+    )
+
+
+def _load_mask(
+    path: Path, digest: str, grid: Grid
+) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    try:
+        payload = path.read_bytes()
+    except FileNotFoundError:
+        payload = b""
+    if hashlib.sha256(payload).hexdigest() != digest:
+        raise InputError(f"{path}: is missing or not the one that the plan names; plan again")
+    with np.load(io.BytesIO(payload)) as stored:
+        bits = np.unpackbits(stored["present"], count=len(grid))
+        return bits.astype(bool).reshape(grid.shape), stored["phases"]
+

@@ -1,0 +1,233 @@
+"""From a pipeline to a plan: batch, colour, wire, fingerprint. Reads no file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from snakemake_blocks.array_info import ArrayInfo
+from snakemake_blocks.batching import Target, batch_shape
+from snakemake_blocks.box import Index
+from snakemake_blocks.dependencies import JobGrid
+from snakemake_blocks.errors import PlanError
+from snakemake_blocks.functions import refer
+from snakemake_blocks.paths import slug
+from snakemake_blocks.phases import Phases, colour, context_reach, sharing_reach
+from snakemake_blocks.pipeline import Pipeline
+from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.task import Call, Chunks, Task
+from snakemake_blocks.tiling import Axis, Grid
+
+__all__ = ["FunctionFacts", "pickles", "plan_pipeline"]
+
+# Snakemake fails on dependency paths of more than about 480 jobs (measured on 9.27).
+_LONGEST_PATH = 400
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionFacts:
+    """What is known of a task's function without running it.
+
+    Parameters
+    ----------
+    source : str
+        Short hash of its source, empty if there is none to read.
+    has_setup : bool
+        It is a class, built once per worker.
+    """
+
+    source: str = ""
+    has_setup: bool = False
+
+
+def plan_pipeline(
+    pipeline: Pipeline,
+    *,
+    facts: Mapping[str, FunctionFacts],
+    target: Target = Target.LOCAL,
+    run_directory: str = "blocks",
+    base: str = "..",
+    before: Plan | None = None,
+) -> Plan:
+    """Return the plan of a pipeline.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        What the user declared.
+    facts : mapping of str to FunctionFacts
+        By task name.
+    target : Target
+        Where jobs will run; decides ``blocks_per_job: auto``.
+    run_directory, base : str
+        As in :class:`Plan`.
+    before : Plan, optional
+        The plan in place; ``auto`` batches that it resolved are kept.
+
+    Raises
+    ------
+    PlanError
+        If the chain of phases is longer than Snakemake can follow.
+    """
+    tasks: dict[str, PlannedTask] = {}
+    for task in pipeline.tasks:
+        old = before.tasks.get(task.task_id) if before else None
+        tasks[task.task_id] = _plan_task(
+            task,
+            pipeline.upstream[task.task_id],
+            facts.get(task.task_id, FunctionFacts()),
+            target,
+            old,
+        )
+    _refuse_deep(tasks)
+    return Plan(pipeline.name, tasks, run_directory, base)
+
+
+def _plan_task(
+    task: Task,
+    upstream: tuple[str, ...],
+    facts: FunctionFacts,
+    target: Target,
+    old: PlannedTask | None,
+) -> PlannedTask:
+    grid = task.grid
+    batching = f"{task.blocks_per_job} for {target}" if task.blocks_per_job == "auto" else "set"
+    keep = old is not None and old.batching == batching != "set" and old.grid.ndim == grid.ndim
+    sharing = _sharing(task, grid)
+    reach = tuple(map(max, _conflict_reach(task, grid), sharing))
+    batch = (old.jobs.batch if old and keep else None) or batch_shape(
+        grid,
+        task.blocks_per_job,
+        reach=reach,
+        has_setup=facts.has_setup or task.call is Call.WORKER,
+        max_workers=task.most_workers,
+        target=target,
+    )
+    jobs = JobGrid(grid, batch, task.present)
+    job_reach = tuple(map(max, _conflict_reach(task, jobs.jobs), _sharing(task, jobs.jobs)))
+    present = jobs.job_presence()
+    before, after = task.checks
+    return PlannedTask(
+        name=task.task_id,
+        slug=slug(task.task_id),
+        jobs=jobs,
+        reach=reach,
+        phases=Phases(jobs.jobs.shape, job_reach)
+        if present is None
+        else colour(present, job_reach),
+        upstream=upstream,
+        call=Call(task.call),
+        function=refer(task.process_function)[0],
+        check_before=before and refer(before)[0],
+        check_after=after and refer(after)[0],
+        init=task.init_callback_fn and refer(task.init_callback_fn)[0],
+        params=dict(task.params),
+        reads=dict(task.reads),
+        writes=dict(task.writes),
+        retries=task.max_retries,
+        timeout=task.timeout,
+        workers=task.workers,
+        threads=task.threads,
+        max_workers=task.most_workers,
+        resources=dict(task.resources),
+        fingerprint=_fingerprint(task, grid),
+        source=facts.source,
+        fit=str(task.fit),
+        mask=task.mask.path if task.mask else "",
+        batching=batching,
+    )
+
+
+def _conflict_reach(task: Task, grid: Grid) -> Index:
+    """Return the reach of the read-write conflict, zero where the task has none."""
+    return context_reach(grid) if task.read_write_conflict else (0,) * grid.ndim
+
+
+def _sharing(task: Task, grid: Grid) -> Index:
+    """Return how far apart blocks of ``grid`` may share a chunk of an array that is written."""
+    reach = [0] * grid.ndim
+    if task.chunks is Chunks.REFUSE:
+        return tuple(reach)
+    for write in task.writes.values():
+        for a, axis in enumerate(grid.axes):
+            reach[a] = max(reach[a], _axis_sharing(write.array, a, axis))
+    return tuple(reach)
+
+
+def _axis_sharing(array: ArrayInfo, a: int, axis: Axis) -> int:
+    chunk = array.chunks[len(array.channels) + a] * array.voxel_size[a]
+    return sharing_reach(axis, chunk=chunk, origin=array.offset[a])
+
+
+def _fingerprint(task: Task, grid: Grid) -> int:
+    """Return 64 bits of the hash of all that decides what a block computes.
+
+    The extent is left out, so that a grown region keeps what is done; a block that was cut off
+    by the old extent is told apart by its own geometry in the ledger.
+    """
+    data = {
+        "task": task.task_id,
+        "grid": [[a.begin % a.step, a.step, a.lower, a.upper] for a in grid.axes],
+        "conflict": task.read_write_conflict,
+        "call": str(task.call),
+        "function": refer(task.process_function)[0].name,
+        "params": task.params,
+        "mask": task.mask.path if task.mask else "",
+        "reads": {
+            n: [r.array.path, r.array.dtype, r.array.offset, r.array.voxel_size, r.fill]
+            for n, r in task.reads.items()
+        },
+        "writes": {
+            n: [w.array.path, w.array.dtype, w.array.voxel_size, w.array.channels]
+            for n, w in task.writes.items()
+        },
+    }
+    text = json.dumps(data, sort_keys=True, default=_plain)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _plain(value: Any) -> Any:
+    """Return a JSON-ready stand-in for a parameter that JSON does not know."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return repr(value)
+
+
+def _refuse_deep(tasks: Mapping[str, PlannedTask]) -> None:
+    longest: dict[str, int] = {}
+    for name, task in tasks.items():
+        above = max((longest[up] for up in task.upstream), default=0)
+        longest[name] = above + task.num_phases + len(task.aggregates.levels)
+    name, length = max(longest.items(), key=lambda item: item[1])
+    if length > _LONGEST_PATH:
+        raise PlanError(
+            f"task {name}: a chain of {length} jobs would wait for one another, Snakemake "
+            f"follows {_LONGEST_PATH}; use larger blocks_per_job or less context"
+        )
+
+
+def pickles(pipeline: Pipeline) -> dict[str, bytes]:
+    """Return the pickles that the plan names, by sha256."""
+    found: dict[str, bytes] = {}
+
+    def add(function: Callable[..., Any] | str | None) -> None:
+        if function is not None:
+            ref, payload = refer(function)
+            if ref.pickle:
+                found[ref.pickle] = payload
+
+    for task in pipeline.tasks:
+        for function in (task.process_function, *task.checks, task.init_callback_fn):
+            add(function)
+    return found
+

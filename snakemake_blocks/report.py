@@ -1,0 +1,111 @@
+"""Status and plans as text for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from snakemake_blocks.failures import grouped
+from snakemake_blocks.paths import index_name
+from snakemake_blocks.plan import Plan
+from snakemake_blocks.status import RunStatus, State, TaskStatus
+
+__all__ = ["plan_to_json", "print_plan", "print_status"]
+
+_LISTED_BLOCKS = 5
+_STYLES = {State.DONE: "green", State.FAILED: "bold red", State.ORPHANED: "yellow"}
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print a plan as a table, a line per task."""
+    table = Table(title=f"{plan.name}, plan {plan.fingerprint}", title_justify="left")
+    for name in ("task", "after"):
+        table.add_column(name)
+    for name in ("blocks", "masked", "jobs", "blocks per job", "phases"):
+        table.add_column(name, justify="right")
+    for task in plan.tasks.values():
+        table.add_row(
+            task.name,
+            ", ".join(task.upstream) or "-",
+            f"{task.num_blocks:,}",
+            f"{task.num_masked:,}",
+            f"{task.num_jobs:,}",
+            " x ".join(map(str, task.jobs.batch)),
+            str(task.num_phases),
+        )
+    console.print(table)
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """Return the numbers of a plan as a JSON-ready mapping."""
+    return {
+        "name": plan.name,
+        "fingerprint": plan.fingerprint,
+        "tasks": {
+            task.name: {
+                "after": list(task.upstream),
+                "blocks": task.num_blocks,
+                "masked": task.num_masked,
+                "jobs": task.num_jobs,
+                "blocks_per_job": list(task.jobs.batch),
+                "phases": task.num_phases,
+                "grid": list(task.grid.shape),
+            }
+            for task in plan.tasks.values()
+        },
+    }
+
+
+def print_status(status: RunStatus, console: Console) -> None:
+    """Print blocks per state and task, then failures by cause and what they hold up."""
+    table = Table(title="blocks", title_justify="left")
+    table.add_column("task")
+    for state in State:
+        table.add_column(str(state), justify="right")
+    table.add_column("total", justify="right")
+    for task in status.tasks.values():
+        cells = [_cell(state, task.counts[state]) for state in State]
+        table.add_row(task.name, *cells, f"{task.total:,}")
+    console.print(table)
+    for task in status.tasks.values():
+        _print_task(task, console)
+
+
+def _cell(state: State, count: int) -> str:
+    style = _STYLES.get(state)
+    return f"[{style}]{count:,}[/]" if style and count else f"{count:,}"
+
+
+def _print_task(task: TaskStatus, console: Console) -> None:
+    name = task.name
+    if task.skipped:
+        console.print(f"{name}: {task.skipped:,} of the done blocks were skipped by their check")
+    if task.stale:
+        console.print(
+            f"{name}: {task.stale:,} pending blocks have a result that no longer counts (the "
+            "task, its parameters or what it reads changed); they will run again"
+        )
+    for cause, failures in grouped(task.failures).items():
+        blocks = [index_name(f.index) for f in failures if f.index]
+        last = failures[-1]
+        what = f"{len(blocks):,} failed: {_listed(blocks)}" if blocks else "set-up failed"
+        console.print(f"[bold red]{name}: {what}[/]", highlight=False)
+        console.print(f"  cause: {cause}", highlight=False, markup=False)
+        console.print(f"  {last.message}", highlight=False, markup=False)
+        console.print(f"  log: {last.log}", highlight=False, markup=False, soft_wrap=True)
+    if task.orphans:
+        orphans = [index_name(i) for i in task.orphans]
+        console.print(
+            f"[yellow]{name}: {len(orphans):,} orphaned (they need a failed block): "
+            f"{_listed(orphans)}[/]",
+            highlight=False,
+        )
+    for job, count in task.held.items():
+        console.print(f"{name}: {count:,} pending blocks are held by the failed job {job}")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED_BLOCKS:,} more" if len(names) > _LISTED_BLOCKS else ""
+    return ", ".join(names[:_LISTED_BLOCKS]) + more

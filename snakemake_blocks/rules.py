@@ -1,0 +1,110 @@
+"""What a Snakefile asks of the plan: the inputs of a job, computed when they are needed.
+
+This module runs inside Snakemake, in its main process and again in every remote job, so it
+imports little and reads only the plan.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from snakemake_blocks.box import Index
+from snakemake_blocks.jobs import CONDUCTOR, aggregate_inputs, conductor
+from snakemake_blocks.paths import RunPaths
+from snakemake_blocks.plan import Job, Plan, PlannedTask
+
+__all__ = ["Rules", "prepare_environment"]
+
+InputFunction = Callable[[Any], list[str]]
+
+
+def prepare_environment() -> None:
+    """Let jobs find the `snakemake-blocks` beside this Python, and notice when Snakemake dies."""
+    folder = os.path.dirname(sys.executable)
+    if folder not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
+    os.environ[CONDUCTOR] = conductor()
+
+
+class Rules:
+    """Answers for the rules of one plan.
+
+    Parameters
+    ----------
+    run_directory : str
+        Where the plan lies, relative to the folder that Snakemake runs in.
+    prefix : str
+        What Snakemake itself puts before every path of a module; paths are given without it.
+    """
+
+    def __init__(self, run_directory: str, prefix: str = "") -> None:
+        prepare_environment()
+        self.plan = Plan.load(Path(prefix + run_directory))
+        self._paths = RunPaths(Path(run_directory))
+        self._plan = Plan(self.plan.name, self.plan.tasks, run_directory, self.plan.base)
+
+    @property
+    def tasks(self) -> list[PlannedTask]:
+        """The planned tasks, upstream first."""
+        return list(self.plan.tasks.values())
+
+    @property
+    def targets(self) -> list[str]:
+        """The aggregates of all tasks that no other task reads from."""
+        return [str(self._paths.done(task.slug)) for task in self.plan.leaves]
+
+    def conflicts(self, task: str) -> InputFunction:
+        """Return the input function for conflicting jobs of lower phases."""
+        return lambda wildcards: self._job(task, wildcards.job).conflicts
+
+    def upstream(self, task: str) -> InputFunction:
+        """Return the input function for upstream jobs."""
+        return lambda wildcards: self._job(task, wildcards.job).upstream
+
+    def below(self, task: str, level: int) -> InputFunction:
+        """Return the input function of a node of the aggregates' tree."""
+        planned = self.plan.tasks[task]
+
+        def inputs(wildcards: Any) -> list[str]:
+            parts = (planned.slug, "tree", str(level), f"{wildcards.node}.json")
+            return self._aggregate(planned, parts)
+
+        return inputs
+
+    def top(self, task: str) -> list[str]:
+        """Return what `done.json` stands on."""
+        planned = self.plan.tasks[task]
+        return self._aggregate(planned, (planned.slug, "done.json"))
+
+    def _aggregate(self, task: PlannedTask, parts: tuple[str, ...]) -> list[str]:
+        return [str(p) for p in aggregate_inputs(self._paths, task, task.aggregates, parts)]
+
+    def _job(self, task: str, name: str) -> Job:
+        index: Index = tuple(int(k) for k in name.rpartition("/")[2].split("-"))
+        return Job(self._plan, self.plan.tasks[task], index)
+
+    def resources(self, task: PlannedTask) -> dict[str, Any]:
+        """Return the resources of a task's jobs; memory and runtime grow with the attempt."""
+        return {name: _growing(name, value) for name, value in all_resources(task)}
+
+
+def all_resources(task: PlannedTask) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of every resource of a task's jobs, but for ``attempt``."""
+    yield from sorted(task.resources.items())
+    if task.max_workers is not None:
+        yield f"{task.slug}_workers", min(task.workers, task.max_workers)
+
+
+def grows(name: str, value: Any) -> bool:
+    """Tell whether a resource is multiplied by the attempt."""
+    return name in ("mem_mb", "runtime") and isinstance(value, int | float)
+
+
+def _growing(name: str, value: Any) -> Any:
+    if grows(name, value):
+        return lambda wildcards, attempt: value * attempt
+    return value

@@ -1,0 +1,261 @@
+"""Plan, generate and run a pipeline: what the CLI and ``run_blockwise`` share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from snakemake_blocks.arrays import create
+from snakemake_blocks.batching import Target
+from snakemake_blocks.errors import InputError, SpecError
+from snakemake_blocks.launch import run_snakemake
+from snakemake_blocks.locks import Lock, held
+from snakemake_blocks.moving import move_state, refuse_running
+from snakemake_blocks.paths import RunPaths, write_atomically
+from snakemake_blocks.pipeline import Pipeline
+from snakemake_blocks.plan import Plan
+from snakemake_blocks.planning import pickles, plan_pipeline
+from snakemake_blocks.snakefile import conda_environment, explicit_snakefile, snakefile
+from snakemake_blocks.sources import facts_of, missing_function
+from snakemake_blocks.spec import load_pipeline
+from snakemake_blocks.status import RunStatus, read_status
+from snakemake_blocks.task import Task
+
+__all__ = ["Options", "exit_status", "generate", "load_plan", "make_plan", "run_pipeline", "to_pipeline"]
+
+Source = Pipeline | Path | str | Task | Sequence[Task]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run.
+
+    Parameters
+    ----------
+    cores : int
+        Local cores; ignored with a profile that sets them.
+    profile : str
+        Name or path of a Snakemake profile, empty for none.
+    target : Target
+        Where jobs run; decides ``blocks_per_job: auto``.
+    rebatch : bool
+        Resolve ``auto`` anew instead of keeping what the plan in place has.
+    explicit : bool
+        One literal rule per job.
+    dry_run : bool
+        Show what would run.
+    quiet : bool
+        Only errors from Snakemake.
+    snakemake_arguments : tuple of str
+        Passed on as they are.
+    """
+
+    cores: int = 1
+    profile: str = ""
+    target: Target = Target.LOCAL
+    rebatch: bool = False
+    explicit: bool = False
+    dry_run: bool = False
+    quiet: bool = False
+    snakemake_arguments: tuple[str, ...] = ()
+
+
+def to_pipeline(source: Source) -> Pipeline:
+    """Return the pipeline of a YAML file, of tasks, or the pipeline itself.
+
+    Raises
+    ------
+    SpecError
+        With every problem of the description.
+    """
+    if isinstance(source, Pipeline):
+        return source
+    if isinstance(source, str | Path):
+        return load_pipeline(source)
+    tasks = [source] if isinstance(source, Task) else list(source)
+    folder = Path.cwd()
+    return Pipeline.from_tasks(tasks, folder=folder, run_directory=folder / "blocks")
+
+
+def make_plan(
+    source: Source,
+    *,
+    target: Target | str = Target.LOCAL,
+    before: Plan | None = None,
+) -> Plan:
+    """Return the plan of a pipeline, of tasks, or of a pipeline.yaml; writes nothing.
+
+    Parameters
+    ----------
+    source : Pipeline, Task, sequence of Task, or path of a pipeline.yaml
+        What to plan.
+    target : {"local", "cluster"}
+        Where jobs will run; decides ``blocks_per_job: auto``.
+    before : Plan, optional
+        A plan whose resolved batches are kept.
+
+    Raises
+    ------
+    SpecError
+        With every problem of the description.
+    PlanError
+        If the tasks cannot be planned together.
+    """
+    pipeline = to_pipeline(source)
+    problems = []
+    facts = {}
+    for task in pipeline.tasks:
+        problems += _function_problems(pipeline, task)
+        facts[task.task_id] = facts_of(task.process_function, pipeline.folder)
+    if problems:
+        raise SpecError(problems)
+    return plan_pipeline(
+        pipeline,
+        facts=facts,
+        target=Target(target),
+        run_directory=os.path.relpath(pipeline.run_directory, pipeline.folder),
+        base=os.path.relpath(pipeline.folder, pipeline.run_directory),
+        before=before,
+    )
+
+
+def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:
+    named = {"function": task.process_function, "check": task.checks[0], "check.after": task.checks[1]}
+    is_yaml = pipeline.name != "python"
+    place = f"{pipeline.name}: tasks.{task.task_id}" if is_yaml else f"task {task.task_id}"
+    return [
+        f"{place}.{key}: {text}"
+        for key, name in named.items()
+        if isinstance(name, str) and (text := missing_function(name, pipeline.folder))
+    ]
+
+
+def generate(
+    source: Source, *, output: Path | None = None, options: Options | None = None
+) -> tuple[Plan, Path]:
+    """Plan, make missing outputs, move state under the plan and write the Snakefile.
+
+    Parameters
+    ----------
+    source : as for :func:`make_plan`
+    output : Path, optional
+        The Snakefile; default: ``Snakefile`` in the pipeline's folder.
+    options : Options, optional
+        Layout and target.
+
+    Returns
+    -------
+    tuple of (Plan, Path)
+        The plan, and the Snakefile that was written.
+
+    Raises
+    ------
+    BusyError
+        While a job of this run directory, or another `run`, is going on.
+    """
+    pipeline = to_pipeline(source)
+    make_plan(pipeline)  # refuses before anything is written
+    with _run_lock(pipeline.run_directory):
+        plan = _generate(pipeline, output, options or Options())
+    return plan, _snakefile_path(pipeline, output)
+
+
+def _snakefile_path(pipeline: Pipeline, output: Path | None) -> Path:
+    return output or pipeline.folder / "Snakefile"
+
+
+def _run_lock(root: Path) -> AbstractContextManager[Lock]:
+    return held(RunPaths(root).lock, os.environ, what=f"run directory {root}")
+
+
+def _generate(pipeline: Pipeline, output: Path | None, options: Options) -> Plan:
+    """Write state and Snakefile; the caller holds the run lock."""
+    root = pipeline.run_directory
+    refuse_running(root)
+    old = Plan.load(root) if RunPaths(root).plan.exists() else None
+    plan = make_plan(pipeline, target=options.target, before=None if options.rebatch else old)
+    text = (explicit_snakefile if options.explicit else snakefile)(plan, version=_version())
+    for task in plan.tasks.values():
+        for write in task.writes.values():
+            if not (pipeline.folder / write.array.path).exists():
+                create(write.array, pipeline.folder)
+    move_state(old, plan, root, pickles(pipeline))
+    path = _snakefile_path(pipeline, output)
+    write_atomically(path, text.encode())
+    environment = path.parent / "envs" / "blocks.yaml"
+    if not environment.exists():
+        write_atomically(environment, conda_environment(_version()).encode())
+    return plan
+
+
+def _version() -> str:
+    return version("snakemake-blocks")
+
+
+def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
+    """Generate, run Snakemake, and tell the truth about what came of it.
+
+    Returns
+    -------
+    tuple of (int, RunStatus)
+        Snakemake's exit status (130 if interrupted), and the state of all blocks, read from
+        ledgers. Success is what the status says, not what the exit status says.
+    """
+    pipeline = to_pipeline(source)
+    make_plan(pipeline)
+    root = pipeline.run_directory
+    with _run_lock(root) as lock:
+        plan = _generate(pipeline, None, options)
+        RunPaths(root).drain.unlink(missing_ok=True)
+        _clear_dead_run(lock, pipeline.folder)
+        status = run_snakemake(_arguments(options), folder=pipeline.folder)
+        return status, read_status(plan, root)
+
+
+def exit_status(snakemake: int, state: RunStatus, *, dry_run: bool = False) -> int:
+    """Return the exit status of `run`: what the ledgers say, not what Snakemake says."""
+    if snakemake in (130, 128 + 15):
+        return 130
+    if dry_run:
+        return snakemake
+    return 0 if state.complete else 1
+
+
+def _clear_dead_run(lock: Lock, folder: Path) -> None:
+    """Remove Snakemake's lock if the run that left it is known to be dead."""
+    if lock.taken_over_from is not None:
+        shutil.rmtree(folder / ".snakemake" / "locks", ignore_errors=True)
+
+
+def _arguments(options: Options) -> list[str]:
+    arguments = ["--snakefile", "Snakefile", "--rerun-incomplete", "--keep-going"]
+    if options.profile:
+        arguments += ["--profile", options.profile]
+    else:
+        arguments += ["--cores", str(options.cores), "--scheduler", "greedy"]
+        arguments += ["--scheduler-greediness", "1", "--max-jobs-per-timespan", "100000/1s"]
+    if options.dry_run:
+        arguments.append("--dry-run")
+    if options.quiet:
+        arguments += ["--quiet", "all"]
+    return arguments + list(options.snakemake_arguments)
+
+
+def load_plan(path: Path) -> tuple[Plan, Path]:
+    """Return the plan of a run directory, and the directory.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    root = path if RunPaths(path).plan.exists() else path / "blocks"
+    if not RunPaths(root).plan.exists():
+        raise InputError(f"{path}: no plan.json here or in {root}; generate or run a pipeline first")
+    return Plan.load(root), root
+

@@ -1,0 +1,80 @@
+"""Sentinels: small files that say that all blocks of a job, or of many jobs, are done.
+
+Written by the worker, last and atomically. The content is a function of what was done, so
+writing one again gives the same bytes, and another result gives others: Snakemake compares
+checksums of small files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snakemake_blocks.paths import write_atomically
+
+__all__ = ["Sentinel", "digest_of_sentinels", "digest_of_stamps", "read_sentinel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinel:
+    """Content of a sentinel.
+
+    Parameters
+    ----------
+    task : str
+        The task's name.
+    fingerprint : str
+        The task's fingerprint, 16 hexadecimal digits.
+    node : str
+        Name of the job, or of the aggregate.
+    batch : list of int
+        Blocks per job along each axis.
+    blocks : int
+        Blocks that are done.
+    digest : str
+        Hash of the stamps of their records, or of the sentinels below.
+    """
+
+    task: str
+    fingerprint: str
+    node: str
+    batch: list[int]
+    blocks: int
+    digest: str
+
+    def to_bytes(self) -> bytes:
+        """Return the file."""
+        return (json.dumps(asdict(self), sort_keys=True) + "\n").encode()
+
+    def write(self, path: Path) -> None:
+        """Write the sentinel, whole or not at all, and wait until it is on disk."""
+        write_atomically(path, self.to_bytes())
+
+
+def digest_of_stamps(stamps: NDArray[np.uint64]) -> str:
+    """Return the digest of the stamps of a job's present blocks, in grid order."""
+    return hashlib.sha256(stamps.astype("<u8").tobytes()).hexdigest()[:32]
+
+
+def digest_of_sentinels(contents: Iterable[bytes]) -> str:
+    """Return the digest of the sentinels that an aggregate stands on."""
+    total = hashlib.sha256()
+    for content in contents:
+        total.update(hashlib.sha256(content).digest())
+    return total.hexdigest()[:32]
+
+
+def read_sentinel(path: Path) -> Sentinel | None:
+    """Return the sentinel at ``path``; None if there is none or it is damaged."""
+    try:
+        data = json.loads(path.read_bytes())
+        return Sentinel(**data)
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+

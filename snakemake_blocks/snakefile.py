@@ -1,0 +1,266 @@
+"""The text of a Snakefile for a plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from snakemake_blocks.errors import PlanError
+from snakemake_blocks.jobs import CONDUCTOR, aggregate_inputs
+from snakemake_blocks.paths import index_name
+from snakemake_blocks.plan import Job, Plan, PlannedTask
+from snakemake_blocks.rules import all_resources, grows
+
+__all__ = ["COMMAND", "conda_environment", "explicit_snakefile", "snakefile"]
+
+# The same bytes in both layouts, so that switching between them re-runs nothing.
+COMMAND = "snakemake-blocks work {output} --attempt {resources.attempt} > {log} 2>&1"
+JOB_RETRIES = 2
+_EXPLICIT_JOBS = 2000
+
+
+def snakefile(plan: Plan, *, version: str) -> str:
+    """Return the Snakefile of a plan: one loop over phases per task, inputs computed."""
+    head = _header(plan, version) + [
+        "from snakemake_blocks.rules import Rules",
+        "",
+        f"blocks = Rules({_quoted(plan.run_directory)})",
+        "",
+        *_limits(plan),
+        *_local_rules(plan),
+        *_all_rule(plan),
+    ]
+    for task in plan.tasks.values():
+        head += _task_rules(plan, task)
+    return "\n".join(head).rstrip() + "\n"
+
+
+def explicit_snakefile(plan: Plan, *, version: str) -> str:
+    """Return the Snakefile with one literal rule per job, readable without this package.
+
+    Raises
+    ------
+    PlanError
+        Above 2,000 jobs, where Snakemake's cost per rule grows quadratically.
+    """
+    jobs = sum(task.num_jobs for task in plan.tasks.values())
+    if jobs > _EXPLICIT_JOBS:
+        raise PlanError(
+            f"--explicit writes one rule per job, and {jobs:,} jobs are more than "
+            f"{_EXPLICIT_JOBS:,}; leave --explicit out, or use larger blocks_per_job"
+        )
+    lines = _header(plan, version) + [
+        "import os",
+        "import sys",
+        "",
+        "# Jobs find the snakemake-blocks beside this Python, and notice when Snakemake dies.",
+        'os.environ["PATH"] = os.pathsep.join(',
+        '    [os.path.dirname(sys.executable), os.environ.get("PATH", "")]',
+        ")",
+        f'os.environ["{CONDUCTOR}"] = str(os.getpid())',
+        "",
+        *_limits(plan),
+        *_local_rules(plan),
+        *_all_rule(plan),
+    ]
+    for task in plan.tasks.values():
+        for job in plan.jobs(task.name):
+            lines += _explicit_job(job)
+        lines += _explicit_aggregates(plan, task)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def conda_environment(version: str) -> str:
+    """Return envs/blocks.yaml, used only with Snakemake's --sdm conda."""
+    return (
+        "# The environment of the workers, for `snakemake --sdm conda`. Add what your functions\n"
+        "# import; without --sdm this file does nothing.\n"
+        "channels:\n"
+        "  - conda-forge\n"
+        "dependencies:\n"
+        "  - python >=3.11\n"
+        "  - pip\n"
+        "  - pip:\n"
+        f"      - snakemake-blocks =={version}\n"
+    )
+
+
+def _header(plan: Plan, version: str) -> list[str]:
+    return [
+        f"# Made by snakemake-blocks {version} from {plan.name}, plan {plan.fingerprint}.",
+        "# Do not edit; change the pipeline and generate again.",
+    ]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _limits(plan: Plan) -> list[str]:
+    lines = []
+    for task in plan.tasks.values():
+        if task.max_workers is not None:
+            lines.append(
+                f'workflow.register_resource("{task.slug}_workers", {task.max_workers})'
+            )
+    return lines + [""] if lines else []
+
+
+def _local_rules(plan: Plan) -> list[str]:
+    names = ["all"]
+    for task in plan.tasks.values():
+        names += [f"{task.slug}_tree{n + 1}" for n in range(len(task.aggregates.levels))]
+        names.append(f"{task.slug}_done")
+    return ["", "localrules:", *(f"    {name}," for name in names), "", ""]
+
+
+def _all_rule(plan: Plan) -> list[str]:
+    targets = [f"        {_quoted(str(plan.paths.done(t.slug)))}," for t in plan.leaves]
+    return ["rule all:", "    input:", *targets, "", ""]
+
+
+def _task_rules(plan: Plan, task: PlannedTask) -> list[str]:
+    root = plan.paths.task(task.slug)
+    about = f"# {task.name}: {task.num_blocks:,} blocks in {task.num_jobs:,} jobs"
+    name = _quoted(task.name)
+    index = "-".join(["[0-9]+"] * task.grid.ndim)
+    lines = [
+        about,
+        f"for phase in range({task.num_phases}):",
+        "",
+        "    rule:",
+        "        name:",
+        f'            f"{task.slug}_p{{phase}}"',
+        "        input:",
+        f"            conflicts=ancient(blocks.conflicts({name})),",
+        f"            upstream=blocks.upstream({name}),",
+        "        output:",
+        f'            f"{root}/p{{phase}}/{{{{job}}}}.json",',
+        "        log:",
+        f'            "{root}/logs/{{job}}.log",',
+        "        wildcard_constraints:",
+        f'            job="{index}/{index}",',
+        *_indented(_settings(task), "    "),
+        "",
+        "",
+    ]
+    for level in range(1, len(task.aggregates.levels) + 1):
+        lines += _aggregate_rule(
+            task,
+            f"{task.slug}_tree{level}",
+            f"blocks.below({name}, {level}),",
+            f"{root}/tree/{level}/{{node}}.json",
+            f"{root}/logs/tree-{level}-{{node}}.log",
+            ["    wildcard_constraints:", '        node="[0-9]+",'],
+        )
+    return lines + _aggregate_rule(
+        task,
+        f"{task.slug}_done",
+        f"blocks.top({name}),",
+        f"{root}/done.json",
+        f"{root}/logs/done.log",
+    )
+
+
+def _settings(task: PlannedTask) -> list[str]:
+    """Return what follows input, output and log in the rule of a job."""
+    lines = [
+        "    threads: " + str(task.workers * task.threads),
+        f"    retries: {JOB_RETRIES}",
+        "    resources:",
+        "        attempt=lambda wildcards, attempt: attempt,",
+    ]
+    for name, value in all_resources(task):
+        if grows(name, value):
+            text = f"lambda wildcards, attempt: {value} * attempt"
+        else:
+            text = _quoted(value) if isinstance(value, str) else repr(value)
+        lines.append(f"        {name}={text},")
+    return [
+        *lines,
+        "    conda:",
+        '        "envs/blocks.yaml"',
+        "    shell:",
+        f'        "{COMMAND}"',
+    ]
+
+
+def _aggregate_rule(
+    task: PlannedTask,
+    name: str,
+    inputs: str,
+    output: str,
+    log: str,
+    more: list[str] | None = None,
+) -> list[str]:
+    return [
+        f"rule {name}:",
+        "    input:",
+        f"        {inputs}",
+        "    output:",
+        f'        "{output}",',
+        "    log:",
+        f'        "{log}",',
+        *(more or []),
+        "    threads: 1",
+        f"    retries: {JOB_RETRIES}",
+        "    resources:",
+        "        attempt=lambda wildcards, attempt: attempt,",
+        "    conda:",
+        '        "envs/blocks.yaml"',
+        "    shell:",
+        f'        "{COMMAND}"',
+        "",
+        "",
+    ]
+
+
+def _indented(lines: list[str], by: str) -> Iterator[str]:
+    return (by + line for line in lines)
+
+
+def _explicit_job(job: Job) -> list[str]:
+    inputs = []
+    if job.conflicts:
+        inputs += ["        conflicts=ancient(", "            ["]
+        inputs += [f"                {_quoted(path)}," for path in job.conflicts]
+        inputs += ["            ]", "        ),"]
+    if job.upstream:
+        inputs += ["        upstream=["]
+        inputs += [f"            {_quoted(path)}," for path in job.upstream]
+        inputs += ["        ],"]
+    name = f"{job.task.slug}_p{job.phase}_{index_name(job.index).replace('-', '_')}"
+    return [
+        f"rule {name}:",
+        *(["    input:", *inputs] if inputs else []),
+        "    output:",
+        f"        {_quoted(job.sentinel)},",
+        "    log:",
+        f"        {_quoted(job.log)},",
+        *_settings(job.task),
+        "",
+        "",
+    ]
+
+
+def _explicit_aggregates(plan: Plan, task: PlannedTask) -> list[str]:
+    lines: list[str] = []
+    root = plan.paths.task(task.slug)
+    nodes = [
+        (task.slug, "tree", str(level + 1), f"{node}.json")
+        for level, count in enumerate(task.aggregates.levels)
+        for node in range(count)
+    ]
+    for parts in [*nodes, (task.slug, "done.json")]:
+        below = aggregate_inputs(plan.paths, task, task.aggregates, parts)
+        stem = [p.removesuffix(".json") for p in parts[1:]]
+        text = "[\n" + "".join(f"            {_quoted(str(p))},\n" for p in below) + "        ],"
+        name = f"{task.slug}_done" if stem == ["done"] else f"{task.slug}_tree{stem[1]}_{stem[2]}"
+        lines += _aggregate_rule(
+            task,
+            name,
+            text,
+            "/".join([plan.run_directory, *parts]),
+            f"{root}/logs/{'-'.join(stem)}.log",
+        )
+    return lines

@@ -1,0 +1,291 @@
+"""The state of a run directory, read from ledgers and sentinels and never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snakemake_blocks.box import Box, Index
+from snakemake_blocks.dependencies import needed_blocks
+from snakemake_blocks.failures import Failure, grouped, read_failures
+from snakemake_blocks.judgement import Judge, Progress
+from snakemake_blocks.locks import holder_of, is_alive
+from snakemake_blocks.paths import RunPaths, index_name
+from snakemake_blocks.plan import Plan, PlannedTask
+
+__all__ = ["RunStatus", "State", "TaskStatus", "read_status"]
+
+
+class State(StrEnum):
+    """State of a block."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    ORPHANED = "orphaned"
+    MASKED = "masked"
+
+
+_CODES = {state: code for code, state in enumerate(State)}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """Blocks of one task per state.
+
+    Parameters
+    ----------
+    name : str
+        The task.
+    counts : dict of State to int
+        They sum up to ``total``.
+    skipped : int
+        Blocks among the done ones that a check found done.
+    stale : int
+        Blocks among the pending ones with a result that no longer counts.
+    failures : tuple of Failure
+        The last failure of every failed block, and failed set-ups.
+    orphans : tuple of tuple of int
+        Indices of the orphaned blocks.
+    seconds : float
+        Wall time of the done blocks, summed.
+    held : dict of str to int
+        Pending blocks that wait for other blocks of a failed job, by job.
+    """
+
+    name: str
+    counts: dict[State, int]
+    skipped: int = 0
+    stale: int = 0
+    failures: tuple[Failure, ...] = ()
+    orphans: tuple[Index, ...] = ()
+    seconds: float = 0.0
+    held: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """All blocks of the grid."""
+        return sum(self.counts.values())
+
+    @property
+    def complete(self) -> bool:
+        """Every block is done or masked."""
+        return self.counts[State.DONE] + self.counts[State.MASKED] == self.total
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping."""
+        return {
+            "total": self.total,
+            **{str(state): count for state, count in self.counts.items()},
+            "skipped": self.skipped,
+            "stale": self.stale,
+            "seconds": round(self.seconds, 3),
+            "held": self.held,
+            "orphaned_blocks": [list(i) for i in self.orphans],
+            "failures": [
+                {
+                    "cause": cause,
+                    "message": found[-1].message,
+                    "blocks": [list(f.index) for f in found],
+                    "log": found[-1].log,
+                }
+                for cause, found in grouped(self.failures).items()
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Status of all tasks of a plan."""
+
+    tasks: dict[str, TaskStatus]
+
+    @property
+    def complete(self) -> bool:
+        """Every block of every task is done or masked."""
+        return all(task.complete for task in self.tasks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping."""
+        return {
+            "complete": self.complete,
+            "tasks": {name: task.to_json() for name, task in self.tasks.items()},
+        }
+
+
+def read_status(plan: Plan, root: Path) -> RunStatus:
+    """Return the state of every task.
+
+    Costs about a microsecond per ledger record, and O(blocks) memory.
+    """
+    judge = Judge(plan, root)
+    paths = RunPaths(root)
+    states = {name: _states(judge, task, paths) for name, task in plan.tasks.items()}
+    _mark_orphans(plan, states)
+    return RunStatus(
+        {name: _task_status(judge, task, states[name], paths) for name, task in plan.tasks.items()}
+    )
+
+
+def _states(judge: Judge, task: PlannedTask, paths: RunPaths) -> NDArray[np.uint8]:
+    """Return the state code of every block, orphans not yet told apart from pending ones."""
+    judgement = judge.judge_all(task)
+    states = np.full(task.grid.shape, _CODES[State.PENDING], np.uint8)
+    states[judgement.progress == Progress.MASKED] = _CODES[State.MASKED]
+    states[judgement.done] = _CODES[State.DONE]
+    budget = task.retries + 1
+    begun = judgement.progress == Progress.STARTED
+    failed = judgement.progress == Progress.FAILED
+    for job in _jobs_of(task, begun | failed):
+        members = task.jobs.members(job)
+        where = tuple(slice(b, e) for b, e in zip(members.begin, members.end, strict=True))
+        alive = _is_held(paths, task, job)
+        spent = judgement.attempts[where] >= budget
+        if alive:
+            states[where][begun[where]] = _CODES[State.RUNNING]
+            states[where][failed[where] & spent] = _CODES[State.FAILED]
+        else:
+            states[where][failed[where] | (begun[where] & spent)] = _CODES[State.FAILED]
+    return states
+
+
+def _jobs_of(task: PlannedTask, chosen: NDArray[np.bool_]) -> Iterator[Index]:
+    """Yield the jobs that have a chosen block."""
+    found = np.argwhere(chosen) // np.asarray(task.jobs.batch)
+    for job in np.unique(found, axis=0) if len(found) else ():
+        yield tuple(int(k) for k in job)
+
+
+def _is_held(paths: RunPaths, task: PlannedTask, job: Index) -> bool:
+    """Tell whether somebody who may be alive has the job in hand."""
+    holder = holder_of(paths.job_lock(task.slug, job))
+    return holder is not None and is_alive(holder) is not False
+
+
+def _mark_orphans(plan: Plan, states: dict[str, NDArray[np.uint8]]) -> None:
+    """Mark what cannot be done because of a failed block: in later phases, and downstream."""
+    lost: dict[str, set[Index]] = {}
+    for name, task in plan.tasks.items():
+        found = {tuple(map(int, i)) for i in np.argwhere(states[name] == _CODES[State.FAILED])}
+        found |= _below_lost(plan, task, states[name], lost)
+        _spread_in_task(task, states[name], found)
+        for index in found:
+            if states[name][index] == _CODES[State.PENDING]:
+                states[name][index] = _CODES[State.ORPHANED]
+        lost[name] = found
+
+
+def _below_lost(
+    plan: Plan, task: PlannedTask, states: NDArray[np.uint8], lost: dict[str, set[Index]]
+) -> set[Index]:
+    """Return the pending blocks that read what a lost upstream block was to write."""
+    found: set[Index] = set()
+    for name in task.upstream:
+        up = plan.tasks[name]
+        for index in lost[name]:
+            region = up.grid.write(index)
+            found.update(
+                block
+                for block in task.grid.reading(region)
+                if states[block] == _CODES[State.PENDING]
+                and needed_blocks(task.grid, block, up.grid).contains(index)
+            )
+    return found
+
+
+def _spread_in_task(task: PlannedTask, states: NDArray[np.uint8], found: set[Index]) -> None:
+    """Add the pending blocks that conflict with a lost one and come after it."""
+    if not any(task.reach):
+        return
+
+    def order(block: Index) -> tuple[int, int]:
+        job = tuple(k // f for k, f in zip(block, task.jobs.batch, strict=True))
+        return task.phases.of(job), task.block_phases.of(block)
+
+    frontier = list(found)
+    while frontier:
+        index = frontier.pop()
+        mine = order(index)
+        for other in task.block_phases.conflicting(index):
+            pending = states[other] == _CODES[State.PENDING] and other not in found
+            if pending and order(other) > mine:
+                found.add(other)
+                frontier.append(other)
+
+
+def _task_status(
+    judge: Judge, task: PlannedTask, states: NDArray[np.uint8], paths: RunPaths
+) -> TaskStatus:
+    judgement = judge.judge_all(task)
+    counts = np.bincount(states.ravel(), minlength=len(State))
+    failed = states == _CODES[State.FAILED]
+    return TaskStatus(
+        name=task.name,
+        counts={state: int(counts[code]) for state, code in _CODES.items()},
+        skipped=int((judgement.progress == Progress.SKIPPED).sum()),
+        stale=int((judgement.stale & (states == _CODES[State.PENDING])).sum()),
+        failures=tuple(_failures(task, failed, paths)),
+        orphans=tuple(
+            tuple(int(k) for k in i) for i in np.argwhere(states == _CODES[State.ORPHANED])
+        ),
+        seconds=_seconds(judge, task),
+        held=_held(task, states, failed),
+    )
+
+
+def _failures(task: PlannedTask, failed: NDArray[np.bool_], paths: RunPaths) -> Iterator[Failure]:
+    """Yield the last failure of every failed block, and set-ups that failed."""
+    folder = paths.task(task.slug) / "logs"
+    for path in sorted(folder.glob("*/*.failures.jsonl")):
+        last = {failure.index: failure for failure in read_failures(path)}
+        for index, failure in last.items():
+            inside = len(index) == failed.ndim and task.grid.indices.contains(index)
+            if inside and failed[index]:
+                yield failure
+            elif not index and not _has_sentinel(task, path, paths):
+                yield failure
+
+
+def _has_sentinel(task: PlannedTask, path: Path, paths: RunPaths) -> bool:
+    job = tuple(int(k) for k in path.name.partition(".")[0].split("-"))
+    if not task.jobs.jobs.indices.contains(job):
+        return True
+    return paths.sentinel(task.slug, task.phases.of(job), job).exists()
+
+
+def _seconds(judge: Judge, task: PlannedTask) -> float:
+    """Return the wall time of all done attempts that are on record."""
+    from snakemake_blocks.ledger import Event
+
+    total = 0.0
+    for job in task.jobs.jobs:
+        records = judge.records(task, job)
+        total += float(records["wall"][records["event"] == Event.DONE].sum())
+    return total
+
+
+def _held(
+    task: PlannedTask, states: NDArray[np.uint8], failed: NDArray[np.bool_]
+) -> dict[str, int]:
+    """Return how many pending blocks are in jobs that wait for a job with failed blocks."""
+    found: dict[str, int] = {}
+    for job in _jobs_of(task, failed):
+        waiting = 0
+        for other in task.phases.conflicting(job):
+            if task.phases.of(other) > task.phases.of(job):
+                members = task.jobs.members(other)
+                waiting += int((states[_slices(members)] == _CODES[State.PENDING]).sum())
+        if waiting:
+            found[index_name(job)] = waiting
+    return found
+
+
+def _slices(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))

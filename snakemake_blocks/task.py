@@ -1,0 +1,340 @@
+"""One blockwise operation, as a user declares it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from funlib.geometry import Roi
+from numpy.typing import NDArray
+
+from snakemake_blocks.array_info import ArrayInfo
+from snakemake_blocks.box import Box, Index
+from snakemake_blocks.errors import SpecError, TilingError
+from snakemake_blocks.tiling import Fit, Grid
+
+__all__ = ["Call", "Chunks", "Read", "Task", "Write"]
+
+Function = Callable[..., Any] | str
+
+
+class Call(StrEnum):
+    """How the function of a task is called."""
+
+    BLOCK = "block"
+    ARRAYS = "arrays"
+    WORKER = "worker"
+
+
+class Chunks(StrEnum):
+    """What to do when two blocks would write one storage chunk."""
+
+    COLOR = "color"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An array that a task reads; outside of it ``fill`` is read, or nothing without one."""
+
+    array: ArrayInfo
+    fill: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """An array that a task writes."""
+
+    array: ArrayInfo
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One blockwise operation over a region.
+
+    The first thirteen parameters and their defaults are daisy's.
+
+    Parameters
+    ----------
+    task_id : str
+        Any text; unique in a pipeline.
+    total_roi : Roi
+        The region that all blocks together may READ (context included), in world units.
+    read_roi, write_roi : Roi
+        One block. Only their sizes and relative position matter; ``read_roi`` has to contain
+        ``write_roi``.
+    process_function : callable or str
+        ``f(block)``, a class (built once per worker, then called per block), a function without
+        arguments that uses ``Client``, or ``"module:name"``.
+    check_function : callable, str or pair of them, optional
+        ``f(block) -> bool``: before the block (true: it is done already); in a pair, the second
+        one after the block (false: the attempt failed).
+    init_callback_fn : callable, optional
+        Called once in every worker before its first block.
+    read_write_conflict : bool
+        Never run two blocks at once of which one reads what the other writes.
+    num_workers : int
+        Processes of this task at any time, over all jobs.
+    max_retries : int
+        Attempts of a block in one run, less one.
+    fit : {"valid", "overhang", "shrink"}
+        What to do where the region is not a multiple of the block.
+    timeout : float, optional
+        Seconds that one attempt may take.
+    upstream_tasks : sequence of Task, optional
+        Tasks whose results this one reads.
+    max_workers : int, optional
+        daisy 2's name of ``num_workers``.
+    call, params, reads, writes, mask, workers, threads, blocks_per_job, chunks, resources
+        As in pipeline.yaml; ``mask`` is an :class:`ArrayInfo` with ``present`` made from it.
+    after : sequence of str
+        Names of upstream tasks, beside ``upstream_tasks``.
+    present : ndarray of bool, optional
+        Per block of the grid: False where it is masked.
+
+    Raises
+    ------
+    SpecError
+        With all that is wrong with the task.
+    """
+
+    task_id: str
+    total_roi: Roi
+    read_roi: Roi
+    write_roi: Roi
+    process_function: Function
+    check_function: Function | tuple[Function | None, Function | None] | None = None
+    init_callback_fn: Function | None = None
+    read_write_conflict: bool = True
+    num_workers: int | None = 1
+    max_retries: int = 2
+    fit: Fit | str = Fit.VALID
+    timeout: float | None = None
+    upstream_tasks: Sequence[Task] | None = None
+    _: KW_ONLY
+    max_workers: int | None = None
+    call: Call | str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    reads: Mapping[str, Read] = field(default_factory=dict)
+    writes: Mapping[str, Write] = field(default_factory=dict)
+    mask: ArrayInfo | None = None
+    present: NDArray[np.bool_] | None = None
+    workers: int = 1
+    threads: int = 1
+    blocks_per_job: int | Sequence[int] | str = "auto"
+    chunks: Chunks | str = Chunks.COLOR
+    resources: Mapping[str, int | float | str] = field(default_factory=dict)
+    after: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        problems = self.problems()
+        if problems:
+            raise SpecError([f"task {self.task_id}: {name}: {text}" for name, text in problems])
+        for name, kind in (("fit", Fit), ("chunks", Chunks)):
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        for name in ("total_roi", "read_roi", "write_roi"):
+            object.__setattr__(self, name, getattr(self, name).copy())
+        object.__setattr__(self, "call", Call(self.call or _call_of(self.process_function)))
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Return what is wrong, as (parameter, explanation)."""
+        found = [
+            *_enum_problems("fit", self.fit, Fit),
+            *_enum_problems("chunks", self.chunks, Chunks),
+            *(_enum_problems("call", self.call, Call) if self.call else []),
+            *_count_problems(self),
+        ]
+        geometry = _geometry_problems(self)
+        if geometry:
+            return found + geometry
+        return found + _array_problems(self)
+
+    @property
+    def lower(self) -> Index:
+        """Context below the write Roi, in world units."""
+        return tuple(int(x) for x in self.write_roi.begin - self.read_roi.begin)
+
+    @property
+    def upper(self) -> Index:
+        """Context above the write Roi, in world units."""
+        return tuple(int(x) for x in self.read_roi.end - self.write_roi.end)
+
+    @property
+    def write_extent(self) -> Box:
+        """The region to write: ``total_roi`` without the context, in world units."""
+        return Box.from_roi(self.total_roi).grow(
+            [-x for x in self.lower], [-x for x in self.upper]
+        )
+
+    @property
+    def grid(self) -> Grid:
+        """The tiling; O(axes)."""
+        return Grid.from_write_extent(
+            self.write_extent,
+            block_size=[int(x) for x in self.write_roi.shape],
+            lower=self.lower,
+            upper=self.upper,
+            fit=Fit(self.fit),
+        )
+
+    @property
+    def checks(self) -> tuple[Function | None, Function | None]:
+        """The checks before and after a block."""
+        if isinstance(self.check_function, tuple):
+            return self.check_function
+        return self.check_function, None
+
+    @property
+    def most_workers(self) -> int | None:
+        """Processes of this task over all jobs, None for no limit."""
+        return self.max_workers if self.max_workers is not None else self.num_workers
+
+
+def _call_of(function: Function) -> Call:
+    """Return how a Python function wants to be called: without arguments it is a worker."""
+    if isinstance(function, str) or inspect.isclass(function):
+        return Call.BLOCK
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # builtins without a signature take the block
+        return Call.BLOCK
+    return Call.BLOCK if parameters else Call.WORKER
+
+
+def _enum_problems(name: str, value: Any, kind: type[StrEnum]) -> list[tuple[str, str]]:
+    names = [str(member) for member in kind]
+    if str(value) in names:
+        return []
+    return [(name, f"{value!r} is not one of {', '.join(names)}")]
+
+
+def _count_problems(task: Task) -> list[tuple[str, str]]:
+    least = {"max_retries": 0, "workers": 1, "threads": 1, "num_workers": 1, "max_workers": 1}
+    found = []
+    for name, low in least.items():
+        value = getattr(task, name)
+        if value is not None and value < low:
+            found.append((name, f"must be at least {low}, got {value}"))
+    if task.timeout is not None and task.timeout <= 0:
+        found.append(("timeout", f"must be positive, got {task.timeout}; leave it out for none"))
+    return found
+
+
+def _geometry_problems(task: Task) -> list[tuple[str, str]]:
+    rois = {n: getattr(task, n) for n in ("total_roi", "read_roi", "write_roi")}
+    for name, roi in rois.items():
+        if not isinstance(roi, Roi) or roi.unbounded:
+            return [(name, f"must be a bounded Roi, got {roi!r}")]
+    found = [
+        (name, f"{roi.dims} sizes for a {task.total_roi.dims}-D roi; give one per axis")
+        for name, roi in rois.items()
+        if roi.dims != task.total_roi.dims
+    ]
+    if found:
+        return found
+    if any(w <= 0 for w in task.write_roi.shape):
+        return [("write_roi", f"sizes must be positive, got {_text(task.write_roi.shape)}")]
+    if any(c < 0 for c in task.lower + task.upper):
+        return [
+            ("read_roi", f"{task.read_roi} does not contain the write Roi {task.write_roi}")
+        ]
+    try:
+        grid = task.grid
+    except TilingError as error:
+        return [("total_roi", str(error))]
+    if len(grid) == 0:
+        return [
+            (
+                "total_roi",
+                f"no block of {_text(grid.block_size)} fits into {_text(task.write_extent.shape)}"
+                f" with fit {task.fit}; use a smaller block or fit: shrink",
+            )
+        ]
+    return _batch_problems(task, grid)
+
+
+def _batch_problems(task: Task, grid: Grid) -> list[tuple[str, str]]:
+    value = task.blocks_per_job
+    if isinstance(value, str):
+        wrong = value != "auto"
+    elif isinstance(value, int):
+        wrong = value < 1
+    elif len(value) != grid.ndim:
+        return [
+            ("blocks_per_job", f"{len(value)} counts for a {grid.ndim}-D roi; give one per axis")
+        ]
+    else:
+        wrong = any(x < 1 for x in value)
+    return [("blocks_per_job", f"{value!r} is neither auto nor positive")] if wrong else []
+
+
+def _array_problems(task: Task) -> list[tuple[str, str]]:
+    found = []
+    for kind in ("reads", "writes"):
+        for name, use in getattr(task, kind).items():
+            place, array = f"{kind}.{name}", use.array
+            if array.ndim != task.total_roi.dims:
+                found.append(
+                    (
+                        place,
+                        f"{array.path} has {array.ndim} spatial axes, the roi has "
+                        f"{task.total_roi.dims}",
+                    )
+                )
+                continue
+            found += _multiple_problems(task, place, array)
+    if task.mask is not None and task.mask.ndim != task.total_roi.dims:
+        found.append(
+            (
+                "mask",
+                f"{task.mask.path} has {task.mask.ndim} axes, the roi has {task.total_roi.dims}",
+            )
+        )
+    if task.call == Call.ARRAYS and not task.writes:
+        found.append(("writes", "call: arrays needs at least one array to write"))
+    return found
+
+
+def _multiple_problems(task: Task, place: str, array: ArrayInfo) -> list[tuple[str, str]]:
+    """Blocks and contexts have to be whole voxels of every array."""
+    found = []
+    lengths = {
+        "write_roi": tuple(task.write_roi.shape),
+        "read_roi": tuple(max(x) for x in zip(task.lower, task.upper, strict=True)),
+    }
+    lengths["read_roi"] = tuple(
+        low if low % v else up
+        for low, up, v in zip(task.lower, task.upper, array.voxel_size, strict=True)
+    )
+    words = {"write_roi": "block size", "read_roi": "context"}
+    for name, sizes in lengths.items():
+        if any(size % v for size, v in zip(sizes, array.voxel_size, strict=True)):
+            found.append(
+                (
+                    name,
+                    f"{words[name]} {_text(sizes)} is not a multiple of the voxel size "
+                    f"{_text(array.voxel_size)} of {array.path} ({place})",
+                )
+            )
+    begin, end = task.write_extent.begin, task.write_extent.end
+    edges = begin if task.fit != Fit.SHRINK else begin + end
+    offsets = array.offset if task.fit != Fit.SHRINK else array.offset * 2
+    sizes = array.voxel_size if task.fit != Fit.SHRINK else array.voxel_size * 2
+    if any((e - o) % v for e, o, v in zip(edges, offsets, sizes, strict=True)):
+        found.append(
+            (
+                "total_roi",
+                f"the region to write, {_text(begin)} to {_text(end)}, cuts voxels of {array.path}"
+                f" ({place}) with offset {_text(array.offset)} and voxel size "
+                f"{_text(array.voxel_size)}",
+            )
+        )
+    return found
+
+
+def _text(numbers: Sequence[int]) -> str:
+    return "(" + ", ".join(str(int(n)) for n in numbers) + ")"

@@ -1,0 +1,1 @@
+"""Clusters for tests: a real one-node SLURM, and a stand-in for LSF."""
