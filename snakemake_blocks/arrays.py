@@ -163,6 +163,7 @@ def create(array: ArrayInfo, folder: Path) -> None:
     InputError
         If something that is no array is in the way.
     """
+    from funlib.geometry import Coordinate
     from funlib.persistence import prepare_ds
 
     if (folder / array.path).exists():
@@ -172,15 +173,31 @@ def create(array: ArrayInfo, folder: Path) -> None:
     prepare_ds(
         str(folder / array.path),
         shape=array.full_shape,
-        offset=array.offset,
-        voxel_size=array.voxel_size,
+        offset=Coordinate(array.offset),
+        voxel_size=Coordinate(array.voxel_size),
         axis_names=names,
         units=list(array.units) or [""] * array.ndim,
         types=["channel"] * len(array.channels) + ["space"] * array.ndim,
         chunk_shape=array.chunks,
         dtype=np.dtype(array.dtype),
         mode="w-",
+        zarr_format=_format_of_store(folder / array.path),
     )
+
+
+def _format_of_store(path: Path) -> int:
+    """Return the Zarr format of the store around ``path``; a new store becomes a group of v3."""
+    import zarr
+
+    for parent in path.parents:
+        if (parent / ".zgroup").exists():
+            return 2
+        if (parent / "zarr.json").exists():
+            return 3
+        if parent.suffix == ".zarr":
+            zarr.open_group(str(parent), mode="a", zarr_format=3)
+            return 3
+    return 3
 
 
 def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:

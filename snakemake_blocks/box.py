@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from funlib.geometry import Roi
 
-__all__ = ["Box", "Index"]
+__all__ = ["Box", "Index", "points"]
 
 Index = tuple[int, ...]
+
+
+def points(ranges: Sequence[range]) -> Iterator[Index]:
+    """Yield the product of ``ranges``, last one fastest; itertools.product would store them."""
+    if not ranges:
+        yield ()
+        return
+    for head in points(ranges[:-1]):
+        for last in ranges[-1]:
+            yield (*head, last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +39,9 @@ class Box:
 
     def __post_init__(self) -> None:
         if len(self.begin) != len(self.end):
-            raise ValueError(f"box begins with {len(self.begin)} axes and ends with {len(self.end)}")
+            raise ValueError(
+                f"box begins with {len(self.begin)} axes and ends with {len(self.end)}"
+            )
 
     @classmethod
     def from_roi(cls, roi: Roi) -> Box:
@@ -65,8 +76,8 @@ class Box:
         return all(b < e for b, e in zip(self.begin, self.end, strict=True))
 
     def __iter__(self) -> Iterator[Index]:
-        """Yield every point, last axis fastest."""
-        return itertools.product(*(range(b, e) for b, e in zip(self.begin, self.end, strict=True)))
+        """Yield every point, last axis fastest; lazy, however long an axis is."""
+        return points([range(b, e) for b, e in zip(self.begin, self.end, strict=True)])
 
     def contains(self, point: Sequence[int]) -> bool:
         """Tell whether ``point`` lies inside."""

@@ -16,7 +16,7 @@ __all__ = ["RunPaths", "SentinelName", "find_run_directory", "shard", "slug", "w
 
 # A folder holds at most about this many entries, whatever the number of jobs.
 _FOLDER_ENTRIES = 1000
-_RESERVED = {"functions", "masks", "envs", "all", "locks"}
+_RESERVED = {"functions", "masks", "envs", "all", "locks", "stop"}
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 

@@ -11,7 +11,6 @@ The relation holds for jobs as it does for blocks: a job is a bigger block.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snakemake_blocks.box import Box, Index
+from snakemake_blocks.box import Box, Index, points
 from snakemake_blocks.tiling import Axis, Grid
 
 __all__ = ["Phases", "colour", "context_reach", "sharing_reach"]
@@ -186,7 +185,7 @@ class _Lattice:
         return math.prod(len(r) for r in self._ranges())
 
     def __iter__(self) -> Iterator[Index]:
-        return itertools.product(*self._ranges())
+        return points(self._ranges())
 
     def _ranges(self) -> list[range]:
         return [
@@ -228,8 +227,9 @@ def colour(present: NDArray[np.bool_], reach: Index) -> Phases:
     used = np.unique(closed[present])
     table = np.where(present, np.searchsorted(used, closed), -1).astype(np.int32)
     count = len(used)
-    if count > _largest_clique(present, reach) and count > 1:
-        better = _colour_graph(present, reach, count)
+    clique = _largest_clique(present, reach)
+    if count > clique:
+        better = _colour_graph(present, reach, count, clique)
         if better is not None:
             table = better
     return Phases(present.shape, reach, table)
@@ -243,9 +243,9 @@ def _largest_clique(present: NDArray[np.bool_], reach: Index) -> int:
 
 
 def _colour_graph(
-    present: NDArray[np.bool_], reach: Index, count: int
+    present: NDArray[np.bool_], reach: Index, count: int, clique: int
 ) -> NDArray[np.int32] | None:
-    """Return a table with fewer than ``count`` phases, or None if none was found."""
+    """Return a table with ``clique`` to ``count - 1`` phases, or None if none was found."""
     nodes = [tuple(map(int, i)) for i in np.argwhere(present)]
     if len(nodes) > _DSATUR_NODES:
         return None
@@ -261,8 +261,8 @@ def _colour_graph(
             if j > i:
                 graph.add_edge(i, j)
     colours: dict[int, int] = nx.greedy_color(graph, strategy="DSATUR")
-    if len(nodes) <= _EXACT_NODES:
-        best = min(count, max(colours.values()) + 1)
+    best = min(count, max(colours.values()) + 1)
+    if best > clique and len(nodes) <= _EXACT_NODES:
         colours = _exact_colouring(graph, best - 1) or colours
     if max(colours.values()) + 1 >= count:
         return None
@@ -276,12 +276,14 @@ def _exact_colouring(graph: Any, most: int) -> dict[int, int] | None:
     """Return a colouring with the fewest colours, at most ``most``; None if there is none."""
     import pulp
 
-    if most < 1:
+    # The CBC inside PuLP 3, by the one class that PuLP 4 keeps.
+    solver = pulp.COIN_CMD(path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False)
+    if not solver.available():
         return None
     problem = pulp.LpProblem("phases", pulp.LpMinimize)
-    used = [pulp.LpVariable(f"used_{c}", cat="Binary") for c in range(most)]
+    used = [problem.add_variable(f"used_{c}", cat="Binary") for c in range(most)]
     takes = {
-        (v, c): pulp.LpVariable(f"takes_{v}_{c}", cat="Binary")
+        (v, c): problem.add_variable(f"takes_{v}_{c}", cat="Binary")
         for v in graph.nodes
         for c in range(most)
     }
@@ -296,6 +298,6 @@ def _exact_colouring(graph: Any, most: int) -> dict[int, int] | None:
             problem += takes[v, c] <= used[c]
     for c in range(most - 1):
         problem += used[c] >= used[c + 1]
-    if pulp.LpStatus[problem.solve(pulp.PULP_CBC_CMD(msg=False))] != "Optimal":
+    if pulp.LpStatus[problem.solve(solver)] != "Optimal":
         return None
     return {v: next(c for c in range(most) if takes[v, c].value() > 0.5) for v in graph.nodes}

@@ -50,9 +50,11 @@ class Pipeline:
         Raises
         ------
         SpecError
-            On duplicate names, dangling names and cycles.
+            Without any task, on duplicate names, dangling names and cycles.
         """
         found = list(_with_upstream(tasks))
+        if not found:
+            raise SpecError(["there is no task; give at least one"])
         names = [task.task_id for task in found]
         problems = [
             f"task {n}: there are {names.count(n)} different tasks of this name; rename all but one"

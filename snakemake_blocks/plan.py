@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.aggregates import FAN_IN, Aggregates
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.block import Block, block_of
-from snakemake_blocks.box import Box, Index
+from snakemake_blocks.box import Index
 from snakemake_blocks.dependencies import JobGrid, needed_jobs
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.functions import FunctionRef

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.batching import Target, batch_shape
@@ -177,7 +174,7 @@ def _fingerprint(task: Task, grid: Grid) -> int:
         "conflict": task.read_write_conflict,
         "call": str(task.call),
         "function": refer(task.process_function)[0].name,
-        "params": task.params,
+        "params": dict(task.params),
         "mask": task.mask.path if task.mask else "",
         "reads": {
             n: [r.array.path, r.array.dtype, r.array.offset, r.array.voxel_size, r.fill]
@@ -188,19 +185,8 @@ def _fingerprint(task: Task, grid: Grid) -> int:
             for n, w in task.writes.items()
         },
     }
-    text = json.dumps(data, sort_keys=True, default=_plain)
+    text = json.dumps(data, sort_keys=True)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _plain(value: Any) -> Any:
-    """Return a JSON-ready stand-in for a parameter that JSON does not know."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return [str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return repr(value)
 
 
 def _refuse_deep(tasks: Mapping[str, PlannedTask]) -> None:

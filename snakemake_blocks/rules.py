@@ -48,6 +48,16 @@ class Rules:
         self._plan = Plan(self.plan.name, self.plan.tasks, run_directory, self.plan.base)
 
     @property
+    def root(self) -> str:
+        """The run directory, without Snakemake's prefix."""
+        return str(self._paths.root)
+
+    def job_pattern(self, task: PlannedTask) -> str:
+        """Return the regular expression of a job's wildcard, ``shard/i-j-k``."""
+        index = "-".join(["[0-9]+"] * task.grid.ndim)
+        return f"{index}/{index}"
+
+    @property
     def tasks(self) -> list[PlannedTask]:
         """The planned tasks, upstream first."""
         return list(self.plan.tasks.values())

@@ -26,7 +26,7 @@ from snakemake_blocks.spec import load_pipeline
 from snakemake_blocks.status import RunStatus, read_status
 from snakemake_blocks.task import Task
 
-__all__ = ["Options", "exit_status", "generate", "load_plan", "make_plan", "run_pipeline", "to_pipeline"]
+__all__ = ["Options", "exit_status", "generate", "load_plan", "make_plan", "prepare", "run_pipeline", "to_pipeline"]
 
 Source = Pipeline | Path | str | Task | Sequence[Task]
 
@@ -175,21 +175,39 @@ def _run_lock(root: Path) -> AbstractContextManager[Lock]:
 
 def _generate(pipeline: Pipeline, output: Path | None, options: Options) -> Plan:
     """Write state and Snakefile; the caller holds the run lock."""
-    root = pipeline.run_directory
-    refuse_running(root)
-    old = Plan.load(root) if RunPaths(root).plan.exists() else None
-    plan = make_plan(pipeline, target=options.target, before=None if options.rebatch else old)
+    plan = _prepare(pipeline, options)
     text = (explicit_snakefile if options.explicit else snakefile)(plan, version=_version())
-    for task in plan.tasks.values():
-        for write in task.writes.values():
-            if not (pipeline.folder / write.array.path).exists():
-                create(write.array, pipeline.folder)
-    move_state(old, plan, root, pickles(pipeline))
     path = _snakefile_path(pipeline, output)
     write_atomically(path, text.encode())
     environment = path.parent / "envs" / "blocks.yaml"
     if not environment.exists():
         write_atomically(environment, conda_environment(_version()).encode())
+    return plan
+
+
+def prepare(pipeline: Pipeline) -> Plan:
+    """Plan, make missing outputs and move state, without a Snakefile: what a module needs.
+
+    Raises
+    ------
+    BusyError
+        While a job of this run directory is going on.
+    """
+    make_plan(pipeline)
+    with _run_lock(pipeline.run_directory):
+        return _prepare(pipeline, Options())
+
+
+def _prepare(pipeline: Pipeline, options: Options) -> Plan:
+    root = pipeline.run_directory
+    refuse_running(root)
+    old = Plan.load(root) if RunPaths(root).plan.exists() else None
+    plan = make_plan(pipeline, target=options.target, before=None if options.rebatch else old)
+    for task in plan.tasks.values():
+        for write in task.writes.values():
+            if not (pipeline.folder / write.array.path).exists():
+                create(write.array, pipeline.folder)
+    move_state(old, plan, root, pickles(pipeline))
     return plan
 
 

@@ -17,6 +17,11 @@ __all__ = ["COMMAND", "conda_environment", "explicit_snakefile", "snakefile"]
 COMMAND = "snakemake-blocks work {output} --attempt {resources.attempt} > {log} 2>&1"
 JOB_RETRIES = 2
 _EXPLICIT_JOBS = 2000
+_RETRIES_AND_CONDA = (
+    f"    retries: {JOB_RETRIES}",
+    "    conda:",
+    '        "envs/blocks.yaml"',
+)
 
 
 def snakefile(plan: Plan, *, version: str) -> str:
@@ -50,17 +55,18 @@ def explicit_snakefile(plan: Plan, *, version: str) -> str:
             f"{_EXPLICIT_JOBS:,}; leave --explicit out, or use larger blocks_per_job"
         )
     lines = _header(plan, version) + [
-        "import os",
+        "import shlex",
         "import sys",
+        "from pathlib import Path",
         "",
         "# Jobs find the snakemake-blocks beside this Python, and notice when Snakemake dies.",
-        'os.environ["PATH"] = os.pathsep.join(',
-        '    [os.path.dirname(sys.executable), os.environ.get("PATH", "")]',
+        "shell.prefix(",
+        '    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH "',
+        f'    "{CONDUCTOR}=$PPID; "',
         ")",
-        f'os.environ["{CONDUCTOR}"] = str(os.getpid())',
         "",
         *_limits(plan),
-        *_local_rules(plan),
+        *_local_rules(plan, explicit=True),
         *_all_rule(plan),
     ]
     for task in plan.tasks.values():
@@ -106,10 +112,12 @@ def _limits(plan: Plan) -> list[str]:
     return lines + [""] if lines else []
 
 
-def _local_rules(plan: Plan) -> list[str]:
+def _local_rules(plan: Plan, *, explicit: bool = False) -> list[str]:
     names = ["all"]
     for task in plan.tasks.values():
-        names += [f"{task.slug}_tree{n + 1}" for n in range(len(task.aggregates.levels))]
+        for level, count in enumerate(task.aggregates.levels):
+            nodes = [f"_{node}" for node in range(count)] if explicit else [""]
+            names += [f"{task.slug}_tree{level + 1}{node}" for node in nodes]
         names.append(f"{task.slug}_done")
     return ["", "localrules:", *(f"    {name}," for name in names), "", ""]
 
@@ -165,8 +173,8 @@ def _task_rules(plan: Plan, task: PlannedTask) -> list[str]:
 def _settings(task: PlannedTask) -> list[str]:
     """Return what follows input, output and log in the rule of a job."""
     lines = [
+        *_RETRIES_AND_CONDA,
         "    threads: " + str(task.workers * task.threads),
-        f"    retries: {JOB_RETRIES}",
         "    resources:",
         "        attempt=lambda wildcards, attempt: attempt,",
     ]
@@ -176,13 +184,7 @@ def _settings(task: PlannedTask) -> list[str]:
         else:
             text = _quoted(value) if isinstance(value, str) else repr(value)
         lines.append(f"        {name}={text},")
-    return [
-        *lines,
-        "    conda:",
-        '        "envs/blocks.yaml"',
-        "    shell:",
-        f'        "{COMMAND}"',
-    ]
+    return [*lines, "    shell:", f'        "{COMMAND}"']
 
 
 def _aggregate_rule(
@@ -202,12 +204,10 @@ def _aggregate_rule(
         "    log:",
         f'        "{log}",',
         *(more or []),
+        *_RETRIES_AND_CONDA,
         "    threads: 1",
-        f"    retries: {JOB_RETRIES}",
         "    resources:",
         "        attempt=lambda wildcards, attempt: attempt,",
-        "    conda:",
-        '        "envs/blocks.yaml"',
         "    shell:",
         f'        "{COMMAND}"',
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
@@ -142,14 +143,16 @@ class Task:
 
     def problems(self) -> list[tuple[str, str]]:
         """Return what is wrong, as (parameter, explanation)."""
+        wrong_fit = _enum_problems("fit", self.fit, Fit)
         found = [
-            *_enum_problems("fit", self.fit, Fit),
+            *wrong_fit,
             *_enum_problems("chunks", self.chunks, Chunks),
             *(_enum_problems("call", self.call, Call) if self.call else []),
             *_count_problems(self),
+            *_json_problems(self),
         ]
-        geometry = _geometry_problems(self)
-        if geometry:
+        geometry = [] if wrong_fit else _geometry_problems(self)
+        if wrong_fit or geometry:
             return found + geometry
         return found + _array_problems(self)
 
@@ -224,6 +227,24 @@ def _count_problems(task: Task) -> list[tuple[str, str]]:
     return found
 
 
+def _json_problems(task: Task) -> list[tuple[str, str]]:
+    """Parameters and resources travel to the workers in plan.json."""
+    found = []
+    for kind in ("params", "resources"):
+        for name, value in getattr(task, kind).items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                found.append(
+                    (
+                        f"{kind}.{name}",
+                        f"{value!r} cannot be written as JSON ({error}); use numbers, text, "
+                        "lists and mappings",
+                    )
+                )
+    return found
+
+
 def _geometry_problems(task: Task) -> list[tuple[str, str]]:
     rois = {n: getattr(task, n) for n in ("total_roi", "read_roi", "write_roi")}
     for name, roi in rois.items():
@@ -254,15 +275,22 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
                 f" with fit {task.fit}; use a smaller block or fit: shrink",
             )
         ]
-    return _batch_problems(task, grid)
+    if task.present is not None and task.present.shape != grid.shape:
+        found.append(
+            (
+                "present",
+                f"tells of {_text(task.present.shape)} blocks, the grid has {_text(grid.shape)}",
+            )
+        )
+    return found + _batch_problems(task, grid)
 
 
 def _batch_problems(task: Task, grid: Grid) -> list[tuple[str, str]]:
-    value = task.blocks_per_job
+    value: Any = task.blocks_per_job
     if isinstance(value, str):
         wrong = value != "auto"
-    elif isinstance(value, int):
-        wrong = value < 1
+    elif not isinstance(value, Sequence):
+        wrong = not isinstance(value, int) or value < 1
     elif len(value) != grid.ndim:
         return [
             ("blocks_per_job", f"{len(value)} counts for a {grid.ndim}-D roi; give one per axis")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import sys
@@ -99,31 +100,32 @@ class Timed:
         Seconds from the start of this module to the start of the work: imports and preparation.
     seconds : float
         Wall seconds of the work.
+    cpu : float
+        Processor seconds of the work, ended child processes included.
     """
 
     result: Any
     before: float
     seconds: float
+    cpu: float
 
 
 def timed(work: Callable[[], Any]) -> Timed:
-    """Return what ``work`` returns and the wall seconds it took."""
+    """Return what ``work`` returns and the wall and processor seconds it took."""
+    cpu = sum(os.times()[:4])
     begin = time.perf_counter()
     result = work()
-    return Timed(result, begin - STARTED, time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    return Timed(result, begin - STARTED, seconds, sum(os.times()[:4]) - cpu)
 
 
 def report(peer: str, load: str, took: Timed, *, ok: bool, blocks: int, **more: Any) -> None:
     """Print one JSON line about a finished load and exit, with 1 if it went wrong.
 
     ``seconds`` is what the peer's own call took, ``before_seconds`` imports and preparation,
-    ``cpu_seconds`` the processor time of all processes from start to now, ``peak_mb`` the largest
+    ``cpu_seconds`` the processor time of that call in all processes, ``peak_mb`` the largest
     resident size of this process and ``worker_peak_mb`` that of its largest child.
     """
-    mine, workers = (
-        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    cpu = mine.ru_utime + mine.ru_stime + workers.ru_utime + workers.ru_stime
     line = {
         "load": load,
         "peer": peer,
@@ -134,9 +136,9 @@ def report(peer: str, load: str, took: Timed, *, ok: bool, blocks: int, **more: 
         "before_seconds": round(took.before, 3),
         "blocks_per_second": round(blocks / took.seconds, 1),
         "ok": ok,
-        "cpu_seconds": round(cpu, 2),
-        "peak_mb": mine.ru_maxrss // 1024,
-        "worker_peak_mb": workers.ru_maxrss // 1024,
+        "cpu_seconds": round(took.cpu, 2),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "worker_peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
         **more,
     }
     print(json.dumps(line), flush=True)

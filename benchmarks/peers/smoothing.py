@@ -14,10 +14,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import loads
 import volume
 from scipy.ndimage import gaussian_filter
-
-import loads
 
 TRUNCATE = 4
 """Radius of the filter in sigmas, scipy's default."""

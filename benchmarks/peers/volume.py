@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 
 SEED = 20240229
-SIZE = 640
+SIZE = 768
 CHUNK = 64
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import pytest
 
@@ -31,19 +31,21 @@ def _cannot(reason: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def cluster_python(_folder: Path) -> Path:
+def cluster_python(environment_folder: Path) -> Path:
     """Python of an environment with Snakemake and both executor plugins."""
     if given := os.environ.get("BLOCKS_CLUSTER_VENV"):
         return Path(given).absolute() / "bin" / "python"
-    return _environment(_folder, ["-r", str(_REQUIREMENTS)], "plugins")
+    try:
+        return _environment(environment_folder, "plugins")
+    except subprocess.CalledProcessError as error:
+        _cannot(f"the environment could not be made: {error.stderr.strip()}")
 
 
 @pytest.fixture(scope="session")
-def blocks_python(cluster_python: Path, _folder: Path) -> Path:
+def blocks_python(cluster_python: Path, environment_folder: Path) -> Path:
     """Like `cluster_python`, with this project installed in editable form, as it is now."""
     if not os.environ.get("BLOCKS_CLUSTER_VENV"):
-        extra = ["-r", str(_REQUIREMENTS), "--editable", str(_REPOSITORY)]
-        return _environment(_folder, extra, "project")
+        return _environment(environment_folder, "project")
     subprocess.run([str(cluster_python), "-c", "import snakemake_blocks"], check=True)
     return cluster_python
 
@@ -70,50 +72,56 @@ def lsf() -> Iterator[LsfStandIn]:
 
 
 @pytest.fixture(scope="session")
-def _folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def environment_folder(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Where the environment is kept, from session to session if pytest has its cache."""
     cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
     return tmp_path_factory.mktemp("cluster") if cache is None else Path(cache.mkdir("cluster"))
 
 
-def _environment(folder: Path, arguments: Sequence[str], name: str) -> Path:
-    """Make sure that the arguments of ``pip install`` are installed; return its Python.
+def _environment(folder: Path, content: Literal["plugins", "project"]) -> Path:
+    """Python of the environment in a folder, once that content is installed.
 
-    Nothing is done when the pinned requirements, the project's metadata and Python are the same
-    as the last time.
+    Nothing is done when requirements, project metadata and Python are what they were the last time.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        If something cannot be installed; its output is printed.
     """
     python = folder / "venv" / "bin" / "python"
+    wanted = ["-r", str(_REQUIREMENTS)]
     state = hashlib.sha256(sys.version.encode() + _REQUIREMENTS.read_bytes())
-    metadata = _REPOSITORY / "pyproject.toml"
-    if name == "project":
-        state.update(metadata.read_bytes())
-    done = folder / f"{name}-{state.hexdigest()[:16]}"
+    if content == "project":
+        wanted += ["--editable", str(_REPOSITORY)]
+        state.update((_REPOSITORY / "pyproject.toml").read_bytes())
+    done = folder / f"{content}-{state.hexdigest()[:16]}"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several workers of pytest-xdist
-        if done.exists() and python.exists():
-            return python
-        if name == "plugins":
-            shutil.rmtree(folder / "venv", ignore_errors=True)
-            for old in folder.glob("p*-*"):
+        if not (done.exists() and python.exists()):
+            for old in folder.glob("*-*" if content == "plugins" else "project-*"):
                 old.unlink()
-        _install(python, arguments)
-        done.touch()
+            if content == "plugins":
+                shutil.rmtree(folder / "venv", ignore_errors=True)
+            _install(python, wanted)
+            done.touch()
     return python
 
 
-def _install(python: Path, arguments: Sequence[str]) -> None:
-    """Run uv if it is at hand, else venv and pip, which take a minute."""
+def _install(python: Path, wanted: Sequence[str]) -> None:
+    """Make an environment if there is none and install, by uv if it is there, else by pip."""
     environment = python.parents[1]
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv is None:
         create = [sys.executable, "-m", "venv", str(environment)]
-        install = [str(python), "-m", "pip", "install", "--quiet"]
+        install = [str(python), "-m", "pip", "install", "--quiet", *wanted]
     else:
         create = [uv, "venv", "--quiet", "--python", sys.executable, str(environment)]
-        install = [uv, "pip", "install", "--quiet", "--python", str(python)]
-    try:
-        if not python.exists():
-            subprocess.run(create, check=True, capture_output=True, text=True)
-        subprocess.run([*install, *arguments], check=True, capture_output=True, text=True)
-    except subprocess.CalledProcessError as error:
-        _cannot(f"the environment could not be made: {error.stderr.strip()}")
+        install = [uv, "pip", "install", "--quiet", "--python", str(python), *wanted]
+    for command in [install] if python.exists() else [create, install]:
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except subprocess.CalledProcessError as error:
+            print(error.stdout, error.stderr)
+            raise

@@ -142,6 +142,19 @@ def test_lsf_job_fails_when_killed_or_out_of_time_and_bjobs_may_fail_for_a_while
     assert "owner" in lsf.jobs("*killed*")[0]["reason"]
 
 
+def test_lsf_jobs_end_with_an_interrupted_snakemake(
+    cluster_python: Path, tmp_path: Path, lsf: LsfStandIn
+) -> None:
+    write_toy(tmp_path, dict.fromkeys("abcde", LONG))
+    arguments = (*lsf.snakemake_arguments, *ARGUMENTS)
+    with SnakemakeRun(cluster_python, tmp_path, *arguments, env=lsf.env) as run:
+        lsf.wait_for(lambda: len(lsf.jobs(state="PEND")) == 1, what="four jobs and one waiting")
+        run.interrupt()
+        assert run.wait() == 1
+    lsf.wait_for(lambda: len(lsf.jobs(state="EXIT")) == 5, what="all jobs to end")
+    assert len(lsf.calls("bkill")) == 1
+
+
 # The stand-in for LSF, its commands
 
 

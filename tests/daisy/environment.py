@@ -13,6 +13,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,11 @@ class DaisyProcess:
         self._python = python
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = self._start()
-        self.version: str = self.ask({"ask": "version"})["version"]
+        try:
+            self.version: str = self.ask({"ask": "version"})["version"]
+        except PeerUnavailableError:
+            self.close()
+            raise
 
     def ask(self, question: Json) -> Json:
         """Return daisy's answer, ``{"error": ...}`` where it raises or hangs.
@@ -70,7 +75,7 @@ class DaisyProcess:
             process.stdin.flush()
         patience = question.get("timeout", 0) + GRACE_SECONDS
         if not select.select([process.stdout], [], [], patience)[0]:
-            self.close()
+            self._stop()
             self._process = self._start()
             return {"error": "hang"}
         line = process.stdout.readline()
@@ -83,6 +88,10 @@ class DaisyProcess:
 
     def close(self) -> None:
         """End the process."""
+        self._stop()
+        self._errors.close()
+
+    def _stop(self) -> None:
         process = self._process
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -90,7 +99,7 @@ class DaisyProcess:
         try:
             process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with the child that is still answering
             process.wait()
         process.stdout.close()
 
@@ -104,7 +113,6 @@ class DaisyProcess:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-        self._errors.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
         # -I: neither PYTHONPATH nor this folder, which is called daisy, may hide the real daisy
@@ -113,6 +121,7 @@ class DaisyProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            start_new_session=True,
         )
 
 
