@@ -9,7 +9,7 @@ regions are read straight through zarr: importing funlib.persistence takes secon
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +29,7 @@ __all__ = [
     "chunk_shape",
     "create",
     "describe",
+    "missing_chunks",
     "open_array",
     "read_region",
     "write_region",
@@ -211,7 +212,12 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
     import zarr
 
     try:
-        found = zarr.open_array(str(folder / array.path), mode="r+" if writable else "r")
+        # Empty chunks are stored too, so that `verify` can tell a lost chunk from an empty one.
+        found = zarr.open_array(
+            str(folder / array.path),
+            mode="r+" if writable else "r",
+            config={"write_empty_chunks": True},
+        )
     except FileNotFoundError:
         raise InputError(
             f"{array.path}: is missing; `snakemake-blocks generate` makes declared outputs"
@@ -222,6 +228,33 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
             f"{array.dtype}{list(array.full_shape)}; plan again"
         )
     return found
+
+
+def missing_chunks(array: ArrayInfo, folder: Path, regions: Iterable[Box]) -> tuple[list[str], int]:
+    """Return the keys of chunks (or shards) that are not stored, and how many were looked for.
+
+    Parameters
+    ----------
+    array : ArrayInfo
+        The array.
+    folder : Path
+        The pipeline's folder.
+    regions : iterable of Box
+        What was written, in world units.
+    """
+    data = open_array(array, folder, writable=False)
+    lead = len(array.channels)
+    wanted: set[Index] = set()
+    for region in regions:
+        voxels = array.voxels(region).intersect(Box.from_shape(array.shape))
+        if voxels:
+            full = Box((0,) * lead + voxels.begin, array.channels + voxels.end)
+            low = (b // c for b, c in zip(full.begin, array.chunks, strict=True))
+            high = (-(-e // c) for e, c in zip(full.end, array.chunks, strict=True))
+            wanted.update(Box(tuple(low), tuple(high)))
+    keys = (data.metadata.encode_chunk_key(chunk) for chunk in sorted(wanted))
+    lost = [key for key in keys if not (folder / array.path / key).exists()]
+    return lost, len(wanted)
 
 
 def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:

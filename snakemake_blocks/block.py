@@ -101,9 +101,7 @@ def daisy_id(index: Sequence[int], *, lower: Sequence[int], block_size: Sequence
 
     daisy counts from the begin of the total read Roi, so ids start at ``lower // block_size``.
     """
-    return cantor_number(
-        [k + c // w for k, c, w in zip(index, lower, block_size, strict=True)]
-    )
+    return cantor_number([k + c // w for k, c, w in zip(index, lower, block_size, strict=True)])
 
 
 def cantor_number(index: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from snakemake_blocks.arrays import open_array, read_region, write_region
 from snakemake_blocks.block import Block, BlockStatus
-from snakemake_blocks.box import Box, Index
+from snakemake_blocks.box import Box
 from snakemake_blocks.errors import BlocksError, InputError
 from snakemake_blocks.functions import FunctionRef, importable_from, load
 from snakemake_blocks.ledger import Measurement
@@ -77,15 +77,11 @@ class Work:
         The pipeline's folder, for arrays and modules.
     functions : Path
         Folder of pickled functions.
-    visible : callable
-        ``visible(index)``: the boxes, in world units, of the task's own output that the block at
-        ``index`` may read (lower phases that are done); used when a task reads what it writes.
     """
 
     task: PlannedTask
     folder: Path
     functions: Path
-    visible: Callable[[Index], list[Box]]
     _call: Callable[[Block], Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
     _after: Callable[..., Any] | None = field(init=False, repr=False)
@@ -128,7 +124,9 @@ class Work:
         elif hasattr(made, "close"):
             self._close.callback(made.close)
         if not callable(made):
-            raise InputError(f"{self.task.function.name}: has no __call__, so it cannot take blocks")
+            raise InputError(
+                f"{self.task.function.name}: has no __call__, so it cannot take blocks"
+            )
         return made  # type: ignore[no-any-return]
 
     def tear_down(self) -> None:
@@ -182,7 +180,7 @@ class Work:
             for name, read in task.reads.items():
                 data = read_region(self._arrays[name], read, region)
                 if read.array.path in written:
-                    keep = self.visible(block.index)
+                    keep = task.visible_output(block.index)
                     data = lower_phase_only(data, read.array, region, keep, read.fill)
                 inputs[name] = data
             if takes_block:
@@ -222,9 +220,7 @@ class Work:
                 )
             inside = array.voxels(target).shift([-b for b in array.voxels(box).begin])
             lead = (slice(None),) * len(array.channels)
-            crop = lead + tuple(
-                slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True)
-            )
+            crop = lead + tuple(slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True))
             write_region(self._arrays[f"writes.{name}"], array, target, values[crop])
 
 
@@ -247,4 +243,3 @@ def lower_phase_only(
             part = lead + tuple(slice(b, e) for b, e in zip(voxels.begin, voxels.end, strict=True))
             clean[part] = data[part]
     return clean
-

@@ -165,3 +165,74 @@ def status(run_directory: Path, as_json: bool) -> None:
     else:
         print_status(state, _console())
     sys.exit(0 if state.complete else 1)
+
+
+@_command("snakemake-blocks verify blocks")
+@click.argument("run_directory", default=".", type=_EXISTING)
+def verify(run_directory: Path) -> None:
+    """Prove that nothing is missing: planned blocks = counting records, and chunks exist."""
+    from snakemake_blocks.running import load_plan
+    from snakemake_blocks.verify import verify_run
+
+    made, root = load_plan(run_directory)
+    found = verify_run(made, root)
+    for line in found.proved:
+        click.echo(line)
+    for line in found.missing:
+        click.echo(line, err=True)
+    sys.exit(1 if found.missing else 0)
+
+
+@_command("snakemake-blocks stop blocks")
+@click.argument("run_directory", default=".", type=_EXISTING)
+def stop(run_directory: Path) -> None:
+    """Drain: running blocks finish, nothing new starts. The next `run` goes on."""
+    from snakemake_blocks.running import load_plan, stop_run
+
+    _, root = load_plan(run_directory)
+    click.echo(stop_run(root))
+
+
+@_command("snakemake-blocks reset blocks smooth --roi 0:128,0:256")
+@click.argument("run_directory", type=_EXISTING)
+@click.argument("task")
+@click.option("--roi", default="", help="Only blocks that write here: begin:end per axis.")
+@click.option("--failed", is_flag=True, help="Only failed blocks.")
+def reset(run_directory: Path, task: str, roi: str, failed: bool) -> None:
+    """Forget results of TASK so that they run again, what depends on them included."""
+    from snakemake_blocks.running import load_plan, reset_run
+
+    made, root = load_plan(run_directory)
+    count = reset_run(made, root, task, roi=_box(roi), only_failed=failed)
+    click.echo(f"{task}: {count:,} blocks reset; the next run does them, and what reads them")
+
+
+@_command("snakemake-blocks block blocks segment 1-2 --pdb")
+@click.argument("run_directory", type=_EXISTING)
+@click.argument("task")
+@click.argument("block_id", metavar="ID")
+@click.option("--pdb", is_flag=True, help="Enter the debugger where an exception is raised.")
+def block(run_directory: Path, task: str, block_id: str, pdb: bool) -> None:
+    """Run one block in the foreground; ID is an index like 1-2, or daisy's id."""
+    from snakemake_blocks.debugging import run_one_block
+    from snakemake_blocks.running import load_plan
+
+    made, root = load_plan(run_directory)
+    run_one_block(made, root, task, block_id, debugger=pdb)
+    click.echo(f"{task}: block {block_id} ran; its state is as before")
+
+
+def _box(text: str) -> Any:
+    """Return the box that ``0:128,0:256`` means, None for an empty text."""
+    from snakemake_blocks.box import Box
+
+    if not text:
+        return None
+    try:
+        pairs = [tuple(int(x) for x in part.split(":")) for part in text.split(",")]
+        begin, end = zip(*pairs, strict=True)
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: write begin:end per axis, e.g. 0:128,0:256") from None
+    return Box(begin, end)

@@ -93,9 +93,7 @@ def _origin(up: JobGrid, jobs: Box) -> Index:
 def _read_blocks(down: JobGrid, job: Index, up: JobGrid, jobs: Box) -> NDArray[np.bool_]:
     """Return which blocks of the job box ``jobs`` are present and read by a present block."""
     begin = _origin(up, jobs)
-    end = tuple(
-        min(e * f, n) for e, f, n in zip(jobs.end, up.batch, up.grid.shape, strict=True)
-    )
+    end = tuple(min(e * f, n) for e, f, n in zip(jobs.end, up.batch, up.grid.shape, strict=True))
     blocks = Box(begin, end)
     read = np.zeros(blocks.shape, dtype=bool)
     members = down.members(job)

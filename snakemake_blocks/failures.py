@@ -48,9 +48,7 @@ def failure_of(error: BaseException, index: Index, attempt: int, log: str) -> Fa
     where = _raised_at(error.__traceback__)
     cause = f"{type(error).__name__} at {where}" if where else type(error).__name__
     message = "".join(traceback.format_exception_only(error)).strip()
-    return Failure(
-        index, attempt, cause, message, "".join(traceback.format_exception(error)), log
-    )
+    return Failure(index, attempt, cause, message, "".join(traceback.format_exception(error)), log)
 
 
 def _raised_at(trace: TracebackType | None) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 
 from snakemake_blocks.aggregates import Aggregates
 from snakemake_blocks.blockwork import Work
-from snakemake_blocks.box import Box, Index
+from snakemake_blocks.box import Box
 from snakemake_blocks.errors import InputError, LedgerError
+from snakemake_blocks.failures import read_failures
 from snakemake_blocks.judgement import Judge, Judgement, Progress
 from snakemake_blocks.ledger import Event, Ledger
 from snakemake_blocks.locks import Lock, held, process_start
@@ -26,7 +27,15 @@ from snakemake_blocks.queueing import BlockQueue
 from snakemake_blocks.sentinel import Sentinel, digest_of_sentinels, digest_of_stamps
 from snakemake_blocks.worker import Pulse, WorkerContext
 
-__all__ = ["CONDUCTOR", "JobResult", "aggregate_inputs", "conductor", "run_job", "sentinel_of", "visible_output", "work_sentinel"]
+__all__ = [
+    "CONDUCTOR",
+    "JobResult",
+    "aggregate_inputs",
+    "conductor",
+    "run_job",
+    "sentinel_of",
+    "work_sentinel",
+]
 
 # Names the Snakemake process that a job belongs to: "pid:start time".
 CONDUCTOR = "SNAKEMAKE_BLOCKS_CONDUCTOR"
@@ -34,6 +43,7 @@ CONDUCTOR = "SNAKEMAKE_BLOCKS_CONDUCTOR"
 _LOCK_PATIENCE = 60.0
 _GRACE = 20.0
 _DEADLINE_MARGIN = 60.0
+_REPEATED_TRACEBACKS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +103,18 @@ def work_sentinel(path: Path, *, attempt: int, environment: Mapping[str, str]) -
         return _aggregate(plan, relative.parts, root)
     job = plan.job_at(SentinelName.from_path(path))
     result = run_job(job, root, attempt=attempt, environment=environment)
+    if attempt > 1 and result.failed:
+        _repeat_tracebacks(job, root)
     print(_summary(job, result), flush=True)
     return 0 if result.complete else 1
+
+
+def _repeat_tracebacks(job: Job, root: Path) -> None:
+    """Print failures of earlier attempts again: a new attempt begins a new log."""
+    found = read_failures(RunPaths(root).failures(job.task.slug, job.index))
+    for failure in list({f.index: f for f in found}.values())[-_REPEATED_TRACEBACKS:]:
+        text = failure.trace or failure.message
+        print(f"block {failure.index}, attempt {failure.attempt}, earlier:\n{text}", flush=True)
 
 
 def _summary(job: Job, result: JobResult) -> str:
@@ -106,9 +126,7 @@ def _summary(job: Job, result: JobResult) -> str:
     return text + (f"; {result.stopped}" if result.stopped else "")
 
 
-def run_job(
-    job: Job, root: Path, *, attempt: int, environment: Mapping[str, str]
-) -> JobResult:
+def run_job(job: Job, root: Path, *, attempt: int, environment: Mapping[str, str]) -> JobResult:
     """Do all blocks of a job that have no counting record, then write its sentinel.
 
     Raises
@@ -161,9 +179,7 @@ def _run_pool(
     paths = RunPaths(root)
     folder = root / job.plan.base
     ledger = Ledger(paths.ledger(job.task.slug, job.index), job.task.grid.ndim)
-    work = Work(
-        job.task, folder, paths.functions.absolute(), lambda index: visible_output(job.task, index)
-    )
+    work = Work(job.task, folder, paths.functions.absolute())
     context = WorkerContext(
         task=job.task,
         work=work,
@@ -182,27 +198,6 @@ def _run_pool(
             return outcome
     finally:
         ledger.close()
-
-
-def visible_output(task: PlannedTask, index: Index) -> list[Box]:
-    """Return the regions of the task's own output that a block may read, in world units.
-
-    These are the blocks in conflict with it that come before it: in a job of a lower phase, or
-    in its own job in a lower phase of blocks. All of them are done when the block starts.
-    """
-
-    def order(block: Index) -> tuple[int, int]:
-        job = tuple(k // f for k, f in zip(block, task.jobs.batch, strict=True))
-        return task.phases.of(job), task.block_phases.of(block)
-
-    mine = order(index)
-    box = task.block_phases.conflicting(index)
-    here = task.jobs.presence(box).ravel()
-    return [
-        task.grid.write(u)
-        for u, present in zip(box, here, strict=True)
-        if present and u != index and order(u) < mine
-    ]
 
 
 def _conclude(

@@ -177,9 +177,7 @@ class Judge:
         at = np.flatnonzero(last >= 0)
         row, fits = rows[last[at]], same[last[at]]
         result = (row["event"] == Event.DONE) | (row["event"] == Event.SKIPPED)
-        counts = (
-            result & fits & (row["seen"] == seen.ravel()[at]) & ready.ravel()[at]
-        )
+        counts = result & fits & (row["seen"] == seen.ravel()[at]) & ready.ravel()[at]
         code = np.where(counts, _PROGRESS_OF_RESULT[row["event"]], Progress.PENDING)
         code = np.where(~result & fits, _PROGRESS_OF_ATTEMPT[row["event"]], code)
         progress.ravel()[at] = code
@@ -197,7 +195,10 @@ class Judge:
         for position, name in enumerate(task.upstream):
             up = self.plan.tasks[name]
             low, high = _upstream_ranges(task.grid, region, up.grid)
-            box = Box(tuple(int(x.min(initial=0)) for x in low), tuple(int(x.max(initial=0)) for x in high))
+            box = Box(
+                tuple(int(x.min(initial=0)) for x in low),
+                tuple(int(x.max(initial=0)) for x in high),
+            )
             below = self.judge(up, box)
             mixed = np.where(below.stamp != 0, _mix(below.stamp), np.uint64(0))
             low = [x - b for x, b in zip(low, box.begin, strict=True)]
@@ -258,9 +259,7 @@ def _upstream_ranges(
     return lows, highs
 
 
-def _box_sums(
-    values: U64, low: list[NDArray[np.int64]], high: list[NDArray[np.int64]]
-) -> U64:
+def _box_sums(values: U64, low: list[NDArray[np.int64]], high: list[NDArray[np.int64]]) -> U64:
     """Return the sums over boxes given per axis, modulo 2**64; O(values + boxes)."""
     prefix = np.pad(values, [(1, 0)] * values.ndim)
     for axis in range(values.ndim):

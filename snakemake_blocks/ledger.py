@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 from snakemake_blocks.box import Index
 from snakemake_blocks.paths import write_atomically
 
-__all__ = ["Event", "Ledger", "Measurement", "read_records", "record_dtype", "with_indices", "write_records"]
+__all__ = [
+    "Event",
+    "Ledger",
+    "Measurement",
+    "read_records",
+    "record_dtype",
+    "with_indices",
+    "write_records",
+]
 
 
 class Event(IntEnum):

@@ -248,4 +248,3 @@ def held(
         yield lock
     finally:
         lock.release()
-

@@ -94,8 +94,7 @@ def _is_moved(old: Plan | None, task: PlannedTask) -> bool:
 def _index_shift(before: PlannedTask, task: PlannedTask) -> Index:
     """Return what to add to an index of the old grid; whole blocks, else nothing counts anyway."""
     return tuple(
-        (b.begin - a.begin) // a.step
-        for b, a in zip(before.grid.axes, task.grid.axes, strict=True)
+        (b.begin - a.begin) // a.step for b, a in zip(before.grid.axes, task.grid.axes, strict=True)
     )
 
 
@@ -216,4 +215,3 @@ def _write_if_changed(path: Path, content: bytes) -> None:
         same = False
     if not same:
         write_atomically(path, content)
-

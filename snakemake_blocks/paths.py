@@ -188,4 +188,3 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-

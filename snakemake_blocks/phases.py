@@ -160,9 +160,7 @@ class Phases:
     def _predecessors(self, index: Index) -> list[Index]:
         mine = self.of(index)
         lower = {
-            node: phase
-            for node in self.conflicting(index)
-            if 0 <= (phase := self.of(node)) < mine
+            node: phase for node in self.conflicting(index) if 0 <= (phase := self.of(node)) < mine
         }
         return [
             u

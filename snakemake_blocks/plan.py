@@ -163,6 +163,32 @@ class PlannedTask:
         """Return the block at a grid index."""
         return block_of(self.grid, index, task_id=self.name)
 
+    def job_of(self, block: Index) -> Index:
+        """Return the job that a block belongs to."""
+        return tuple(k // f for k, f in zip(block, self.jobs.batch, strict=True))
+
+    def order(self, block: Index) -> tuple[int, int]:
+        """Return when a block runs, as far as conflicts decide: job phase, then block phase.
+
+        Of two conflicting blocks the one with the smaller order runs first.
+        """
+        return self.phases.of(self.job_of(block)), self.block_phases.of(block)
+
+    def visible_output(self, block: Index) -> list[Box]:
+        """Return the regions of the task's own output that a block may read, in world units.
+
+        These are the write Rois of the blocks in conflict with it that run before it; all of
+        them are done when the block starts.
+        """
+        mine = self.order(block)
+        box = self.block_phases.conflicting(block)
+        here = self.jobs.presence(box).ravel()
+        return [
+            self.grid.write(u)
+            for u, present in zip(box, here, strict=True)
+            if present and u != block and self.order(u) < mine
+        ]
+
     def blocks_of(self, job: Index) -> Iterator[Index]:
         """Yield the present blocks of a job, last axis fastest."""
         members = self.jobs.members(job)
@@ -218,9 +244,7 @@ class Job:
     def upstream(self) -> list[str]:
         """Sentinels (or aggregates of them) of the upstream jobs whose results are read."""
         return [
-            path
-            for name in self.task.upstream
-            for path in self._upstream_of(self.plan.tasks[name])
+            path for name in self.task.upstream for path in self._upstream_of(self.plan.tasks[name])
         ]
 
     def _upstream_of(self, up: PlannedTask) -> list[str]:
@@ -375,9 +399,7 @@ def _task_to_json(plan: Plan, task: PlannedTask) -> dict[str, Any]:
         "check_after": task.check_after and task.check_after.to_json(),
         "init": task.init and task.init.to_json(),
         "params": dict(task.params),
-        "reads": {
-            n: {"array": r.array.to_json(), "fill": r.fill} for n, r in task.reads.items()
-        },
+        "reads": {n: {"array": r.array.to_json(), "fill": r.fill} for n, r in task.reads.items()},
         "writes": {n: {"array": w.array.to_json()} for n, w in task.writes.items()},
         "retries": task.retries,
         "timeout": task.timeout,
@@ -420,9 +442,7 @@ def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
     )
 
 
-def _load_mask(
-    path: Path, digest: str, grid: Grid
-) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+def _load_mask(path: Path, digest: str, grid: Grid) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
     try:
         payload = path.read_bytes()
     except FileNotFoundError:
@@ -432,4 +452,3 @@ def _load_mask(
     with np.load(io.BytesIO(payload)) as stored:
         bits = np.unpackbits(stored["present"], count=len(grid))
         return bits.astype(bool).reshape(grid.shape), stored["phases"]
-

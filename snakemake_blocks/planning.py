@@ -216,4 +216,3 @@ def pickles(pipeline: Pipeline) -> dict[str, bytes]:
         for function in (task.process_function, *task.checks, task.init_callback_fn):
             add(function)
     return found
-

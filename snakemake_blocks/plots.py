@@ -50,7 +50,8 @@ def draw_demo(plan: Plan, arrays: Mapping[str, NDArray[Any]], path: Path) -> Non
     _, labels = np.unique(arrays["objects"], return_inverse=True)
     colours = ["black", *(_PALETTE[i % len(_PALETTE)] for i in range(labels.max()))]
     panels[2].imshow(
-        labels.reshape(arrays["objects"].shape), cmap=ListedColormap(colours),
+        labels.reshape(arrays["objects"].shape),
+        cmap=ListedColormap(colours),
         interpolation="nearest",
     )
     panels[2].set_title("blue objects, labels agreed between neighbouring blocks")
@@ -67,16 +68,19 @@ def draw_tiling(axes: Axes, task: PlannedTask) -> None:
     grid = task.grid
     middle = tuple(n // 2 for n in grid.shape)
     first = tuple(max(0, m - _MOST_BLOCKS // 2) for m in middle)
-    blocks = Box(first, tuple(min(f + _MOST_BLOCKS, n) for f, n in zip(first, grid.shape, strict=True)))
+    blocks = Box(
+        first, tuple(min(f + _MOST_BLOCKS, n) for f, n in zip(first, grid.shape, strict=True))
+    )
     window = Box(
         middle[:-2] + blocks.begin[-2:], tuple(m + 1 for m in middle[:-2]) + blocks.end[-2:]
     )
     patches, colours = [], []
     for index in window:
         patches.append(_rectangle(grid.write(index)))
-        job = tuple(k // f for k, f in zip(index, task.jobs.batch, strict=True))
         here = task.jobs.present is None or bool(task.jobs.present[index])
-        colours.append(_PALETTE[task.phases.of(job) % len(_PALETTE)] if here else _MASKED)
+        colours.append(
+            _PALETTE[task.phases.of(task.job_of(index)) % len(_PALETTE)] if here else _MASKED
+        )
     axes.add_collection(
         PatchCollection(patches, facecolors=colours, edgecolors="white", alpha=0.75)
     )

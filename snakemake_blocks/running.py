@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,21 +13,34 @@ from pathlib import Path
 
 from snakemake_blocks.arrays import create
 from snakemake_blocks.batching import Target
+from snakemake_blocks.box import Box
 from snakemake_blocks.errors import InputError, SpecError
 from snakemake_blocks.launch import run_snakemake
-from snakemake_blocks.locks import Lock, held
+from snakemake_blocks.locks import Lock, held, holder_of, is_alive
 from snakemake_blocks.moving import move_state, refuse_running
 from snakemake_blocks.paths import RunPaths, write_atomically
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.planning import pickles, plan_pipeline
+from snakemake_blocks.resetting import reset_blocks
 from snakemake_blocks.snakefile import conda_environment, explicit_snakefile, snakefile
 from snakemake_blocks.sources import facts_of, missing_function
 from snakemake_blocks.spec import load_pipeline
 from snakemake_blocks.status import RunStatus, read_status
 from snakemake_blocks.task import Task
 
-__all__ = ["Options", "exit_status", "generate", "load_plan", "make_plan", "prepare", "run_pipeline", "to_pipeline"]
+__all__ = [
+    "Options",
+    "exit_status",
+    "generate",
+    "load_plan",
+    "make_plan",
+    "prepare",
+    "reset_run",
+    "run_pipeline",
+    "stop_run",
+    "to_pipeline",
+]
 
 Source = Pipeline | Path | str | Task | Sequence[Task]
 
@@ -125,7 +139,11 @@ def make_plan(
 
 
 def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:
-    named = {"function": task.process_function, "check": task.checks[0], "check.after": task.checks[1]}
+    named = {
+        "function": task.process_function,
+        "check": task.checks[0],
+        "check.after": task.checks[1],
+    }
     is_yaml = pipeline.name != "python"
     place = f"{pipeline.name}: tasks.{task.task_id}" if is_yaml else f"task {task.task_id}"
     return [
@@ -274,6 +292,34 @@ def load_plan(path: Path) -> tuple[Plan, Path]:
     """
     root = path if RunPaths(path).plan.exists() else path / "blocks"
     if not RunPaths(root).plan.exists():
-        raise InputError(f"{path}: no plan.json here or in {root}; generate or run a pipeline first")
+        raise InputError(
+            f"{path}: no plan.json here or in {root}; generate or run a pipeline first"
+        )
     return Plan.load(root), root
 
+
+def stop_run(root: Path) -> str:
+    """Let running blocks finish and start nothing new; return what was done."""
+    write_atomically(RunPaths(root).drain, b"")
+    holder = holder_of(RunPaths(root).lock)
+    if holder is None or is_alive(holder) is False:
+        return f"{root}: nothing runs; jobs that start nevertheless will stop at once"
+    if is_alive(holder):
+        os.kill(holder.pid, signal.SIGTERM)
+        return f"{root}: {holder} was told to stop; running blocks finish"
+    return f"{root}: running blocks finish; stop Snakemake there ({holder}) with SIGTERM"
+
+
+def reset_run(
+    plan: Plan, root: Path, task: str, *, roi: Box | None = None, only_failed: bool = False
+) -> int:
+    """Forget results, see :func:`snakemake_blocks.resetting.reset_blocks`.
+
+    Raises
+    ------
+    BusyError
+        While anything runs in this run directory.
+    """
+    with _run_lock(root):
+        refuse_running(root)
+        return reset_blocks(plan, root, task, roi=roi, only_failed=only_failed)

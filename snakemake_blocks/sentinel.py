@@ -77,4 +77,3 @@ def read_sentinel(path: Path) -> Sentinel | None:
         return Sentinel(**data)
     except (FileNotFoundError, ValueError, TypeError):
         return None
-

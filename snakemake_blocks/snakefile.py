@@ -106,9 +106,7 @@ def _limits(plan: Plan) -> list[str]:
     lines = []
     for task in plan.tasks.values():
         if task.max_workers is not None:
-            lines.append(
-                f'workflow.register_resource("{task.slug}_workers", {task.max_workers})'
-            )
+            lines.append(f'workflow.register_resource("{task.slug}_workers", {task.max_workers})')
     return lines + [""] if lines else []
 
 

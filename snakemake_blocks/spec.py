@@ -149,8 +149,9 @@ class PipelineModel(_Model):
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of pipeline.yaml."""
-    return PipelineModel.model_json_schema()
+    """Return the JSON schema of pipeline.yaml; editors check and complete with it."""
+    schema = PipelineModel.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def load_pipeline(path: Path | str) -> Pipeline:
@@ -333,7 +334,9 @@ class _Reader:
         timeout: float | None,
     ) -> Task | None:
         lower, upper = context
-        block = Box(roi.begin, tuple(b + w for b, w in zip(roi.begin, model.block_size, strict=True)))
+        block = Box(
+            roi.begin, tuple(b + w for b, w in zip(roi.begin, model.block_size, strict=True))
+        )
         check = model.check
         try:
             task = Task(
@@ -511,7 +514,10 @@ class _Reader:
                     )
                 return None
         grid = Grid.from_write_extent(
-            roi, block_size=model.block_size, lower=(0,) * roi.ndim, upper=(0,) * roi.ndim,
+            roi,
+            block_size=model.block_size,
+            lower=(0,) * roi.ndim,
+            upper=(0,) * roi.ndim,
             fit=model.fit,
         )
         extent = roi.union(grid.extent)

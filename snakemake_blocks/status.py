@@ -204,18 +204,13 @@ def _spread_in_task(task: PlannedTask, states: NDArray[np.uint8], found: set[Ind
     """Add the pending blocks that conflict with a lost one and come after it."""
     if not any(task.reach):
         return
-
-    def order(block: Index) -> tuple[int, int]:
-        job = tuple(k // f for k, f in zip(block, task.jobs.batch, strict=True))
-        return task.phases.of(job), task.block_phases.of(block)
-
     frontier = list(found)
     while frontier:
         index = frontier.pop()
-        mine = order(index)
+        mine = task.order(index)
         for other in task.block_phases.conflicting(index):
             pending = states[other] == _CODES[State.PENDING] and other not in found
-            if pending and order(other) > mine:
+            if pending and task.order(other) > mine:
                 found.add(other)
                 frontier.append(other)
 

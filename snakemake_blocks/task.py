@@ -169,9 +169,7 @@ class Task:
     @property
     def write_extent(self) -> Box:
         """The region to write: ``total_roi`` without the context, in world units."""
-        return Box.from_roi(self.total_roi).grow(
-            [-x for x in self.lower], [-x for x in self.upper]
-        )
+        return Box.from_roi(self.total_roi).grow([-x for x in self.lower], [-x for x in self.upper])
 
     @property
     def grid(self) -> Grid:
@@ -260,9 +258,7 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
     if any(w <= 0 for w in task.write_roi.shape):
         return [("write_roi", f"sizes must be positive, got {_text(task.write_roi.shape)}")]
     if any(c < 0 for c in task.lower + task.upper):
-        return [
-            ("read_roi", f"{task.read_roi} does not contain the write Roi {task.write_roi}")
-        ]
+        return [("read_roi", f"{task.read_roi} does not contain the write Roi {task.write_roi}")]
     try:
         grid = task.grid
     except TilingError as error:

@@ -296,4 +296,3 @@ class _Source:
 def _new_stamp() -> int:
     """Return a random stamp, never 0."""
     return int.from_bytes(os.urandom(8), "little") or 1
-

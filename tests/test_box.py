@@ -102,5 +102,7 @@ class TestLaws:
     @given(boxes(), VECTORS, VECTORS)
     def test_shifts_add_up(self, box: Box, by: tuple[int, int], more: tuple[int, int]) -> None:
         assert members(box.shift(by)) == {(y + by[0], x + by[1]) for y, x in members(box)}
-        assert box.shift(by).shift(more) == box.shift([a + b for a, b in zip(by, more, strict=True)])
+        assert box.shift(by).shift(more) == box.shift(
+            [a + b for a, b in zip(by, more, strict=True)]
+        )
         assert box.grow(by, more).grow([-x for x in by], [-x for x in more]) == box

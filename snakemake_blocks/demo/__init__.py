@@ -136,4 +136,3 @@ def _label_changes(objects: NDArray[Any], block: int) -> int:
 
 def _verdict(good: bool) -> str:
     return "ok" if good else "FAILED"
-

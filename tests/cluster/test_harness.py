@@ -148,7 +148,10 @@ def test_lsf_jobs_end_with_an_interrupted_snakemake(
     write_toy(tmp_path, dict.fromkeys("abcde", LONG))
     arguments = (*lsf.snakemake_arguments, *ARGUMENTS)
     with SnakemakeRun(cluster_python, tmp_path, *arguments, env=lsf.env) as run:
-        lsf.wait_for(lambda: len(lsf.jobs(state="PEND")) == 1, what="four jobs and one waiting")
+        # A job whose submission Snakemake has not noted yet would be left to itself.
+        lsf.wait_for(lambda: run.log.count("has been submitted") == 5, what="all submissions")
+        time.sleep(0.5)
+        assert [job["state"] for job in lsf.jobs()] == ["RUN"] * 4 + ["PEND"]
         run.interrupt()
         assert run.wait() == 1
     lsf.wait_for(lambda: len(lsf.jobs(state="EXIT")) == 5, what="all jobs to end")

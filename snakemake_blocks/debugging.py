@@ -1,0 +1,82 @@
+"""Running one block in the foreground."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from snakemake_blocks.blockwork import Work
+from snakemake_blocks.box import Index
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.locks import held
+from snakemake_blocks.paths import RunPaths
+from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.task import Call
+
+__all__ = ["find_block", "run_one_block"]
+
+
+def find_block(task: PlannedTask, text: str) -> Index:
+    """Return the grid index that ``1-2`` (an index) or ``7`` (daisy's id) names.
+
+    A plain number is an index on a 1-D grid, daisy's id on any other.
+
+    Raises
+    ------
+    InputError
+        If the task has no such block, or it is masked.
+    """
+    numbers = text.split("-")
+    if not all(n.isdigit() for n in numbers):
+        raise InputError(f"{text!r} names no block; write an index like 1-2, or daisy's id")
+    index = tuple(int(n) for n in numbers)
+    if len(index) == 1 and task.grid.ndim > 1:
+        found = next((i for i in task.grid if task.block(i).block_id[1] == index[0]), None)
+        if found is None:
+            raise InputError(f"task {task.name} has no block with the id {text}")
+        index = found
+    if len(index) != task.grid.ndim or not task.grid.indices.contains(index):
+        raise InputError(f"task {task.name} has blocks 0 to {task.grid.shape}, none is {text}")
+    if task.jobs.present is not None and not task.jobs.present[index]:
+        raise InputError(f"block {text} of task {task.name} is masked")
+    return index
+
+
+def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bool) -> None:
+    """Run one block in this process, without timeout, retries or record.
+
+    Parameters
+    ----------
+    plan, root
+        The plan in place, and its run directory.
+    name, block : str
+        Task, and block as in :func:`find_block`.
+    debugger : bool
+        Enter pdb where an exception is raised.
+
+    Raises
+    ------
+    InputError
+        If there is no such block, or its task is a worker loop.
+    """
+    if name not in plan.tasks:
+        raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
+    task = plan.tasks[name]
+    if task.call is Call.WORKER:
+        raise InputError(f"task {name}: is a worker loop (call: worker); start the script instead")
+    index = find_block(task, block)
+    paths = RunPaths(root)
+    lock = paths.job_lock(task.slug, task.job_of(index))
+    with held(lock, os.environ, what=f"the job of block {block}"):
+        work = Work(task, root / plan.base, paths.functions.absolute())
+        try:
+            work.set_up()
+            work.process(task.block(index))
+            work.tear_down()
+        except Exception:
+            if debugger:
+                import pdb
+                import sys
+
+                pdb.post_mortem(sys.exc_info()[2])
+            raise

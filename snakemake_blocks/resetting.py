@@ -1,0 +1,102 @@
+"""Forgetting work so that it runs again: blocks, and what depends on them inside their task.
+
+Downstream tasks need no record: their blocks have seen stamps that are then gone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snakemake_blocks.box import Box, Index
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.judgement import Judge, Progress, block_fingerprints
+from snakemake_blocks.ledger import Event, Ledger
+from snakemake_blocks.moving import settle_sentinels
+from snakemake_blocks.paths import RunPaths
+from snakemake_blocks.plan import Plan, PlannedTask
+
+__all__ = ["reset_blocks"]
+
+
+def reset_blocks(
+    plan: Plan, root: Path, name: str, *, roi: Box | None = None, only_failed: bool = False
+) -> int:
+    """Forget results of a task; the caller holds the run lock and no job runs.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan in place.
+    root : Path
+        The run directory.
+    name : str
+        The task.
+    roi : Box, optional
+        Only blocks whose write Roi meets it, in world units; and those that conflict with them
+        in later phases, which have read their output.
+    only_failed : bool
+        Only failed blocks.
+
+    Returns
+    -------
+    int
+        Blocks that were reset.
+
+    Raises
+    ------
+    InputError
+        If there is no such task, or the roi has other axes.
+    """
+    if name not in plan.tasks:
+        raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
+    task = plan.tasks[name]
+    if roi is not None and roi.ndim != task.grid.ndim:
+        raise InputError(f"--roi has {roi.ndim} axes, task {name} has {task.grid.ndim}")
+    judge = Judge(plan, root)
+    judgement = judge.judge_all(task)
+    chosen = np.zeros(task.grid.shape, bool)
+    box = task.grid.indices if roi is None else task.grid.writing(roi)
+    chosen[tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))] = True
+    if only_failed:
+        chosen &= (judgement.progress == Progress.FAILED) | (judgement.progress == Progress.STARTED)
+    else:
+        _add_later_neighbours(task, chosen)
+    chosen &= judgement.progress >= Progress.STARTED
+    chosen |= chosen & judgement.stale
+    indices = [tuple(int(k) for k in i) for i in np.argwhere(chosen)]
+    _append(task, root, indices)
+    judge.forget()
+    settle_sentinels(judge, root)
+    return len(indices)
+
+
+def _add_later_neighbours(task: PlannedTask, chosen: NDArray[np.bool_]) -> None:
+    """Add, transitively, the blocks that conflict with a chosen one and come after it."""
+    if not any(task.reach) or chosen.all():
+        return
+    frontier = [tuple(int(k) for k in i) for i in np.argwhere(chosen)]
+    while frontier:
+        index = frontier.pop()
+        mine = task.order(index)
+        for other in task.block_phases.conflicting(index):
+            if not chosen[other] and task.order(other) > mine:
+                chosen[other] = True
+                frontier.append(other)
+
+
+def _append(task: PlannedTask, root: Path, indices: list[Index]) -> None:
+    """Record the resets, and a new budget, in the ledgers of the blocks' jobs."""
+    by_job: dict[Index, list[Index]] = {}
+    for index in indices:
+        by_job.setdefault(task.job_of(index), []).append(index)
+    fingerprints = block_fingerprints(task, task.grid.indices)
+    for job, members in by_job.items():
+        ledger = Ledger(RunPaths(root).ledger(task.slug, job), task.grid.ndim)
+        ledger.append(Event.BUDGET, members[0], fingerprint=task.fingerprint)
+        for index in members:
+            ledger.append(Event.RESET, index, fingerprint=int(fingerprints[index]))
+        ledger.sync()
+        ledger.close()
