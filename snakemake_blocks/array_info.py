@@ -87,4 +87,7 @@ class ArrayInfo:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ArrayInfo:
         """Return the array described by :meth:`to_json`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        return cls(**plain)

@@ -82,7 +82,7 @@ class Work:
     task: PlannedTask
     folder: Path
     functions: Path
-    _call: Callable[[Block], Any] = field(init=False, repr=False)
+    _call: Callable[..., Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
     _after: Callable[..., Any] | None = field(init=False, repr=False)
     _close: contextlib.ExitStack = field(
@@ -135,7 +135,7 @@ class Work:
 
     def run_worker_function(self) -> None:
         """Call a ``call: worker`` function, which asks for blocks itself."""
-        self._call(**self.task.params)  # type: ignore[call-arg]
+        self._call(**self.task.params)
 
     def is_done(self, block: Block) -> bool:
         """Ask the check before the block; false without one."""

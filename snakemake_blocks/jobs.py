@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -272,10 +273,10 @@ def aggregate_inputs(
     return [paths.sentinel(task.slug, task.phases.of(j), j) for j in jobs]
 
 
-def _json(content: bytes) -> dict[str, object]:
+def _json(content: bytes) -> dict[str, Any]:
     import json
 
-    data: dict[str, object] = json.loads(content)
+    data: dict[str, Any] = json.loads(content)
     return data
 
 

@@ -81,7 +81,8 @@ class Judgement:
     @property
     def done(self) -> NDArray[np.bool_]:
         """Blocks with a counting record."""
-        return (self.progress == Progress.DONE) | (self.progress == Progress.SKIPPED)
+        found: NDArray[np.bool_] = np.isin(self.progress, (Progress.DONE, Progress.SKIPPED))
+        return found
 
 
 @dataclass(slots=True)

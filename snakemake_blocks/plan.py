@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.aggregates import FAN_IN, Aggregates
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.block import Block, block_of
-from snakemake_blocks.box import Index
+from snakemake_blocks.box import Box, Index
 from snakemake_blocks.dependencies import JobGrid, needed_jobs
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.functions import FunctionRef
@@ -422,12 +422,23 @@ def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
     if data["masked"]:
         present, table = _load_mask(paths.mask(data["slug"]), data["masked"], grid)
     jobs = JobGrid(grid, batch, present)
-    plain = ("name", "slug", "params", "retries", "timeout", "workers", "threads")
-    plain += ("max_workers", "resources", "source", "fit", "mask", "batching")
-    refs = ("check_before", "check_after", "init")
     return PlannedTask(
-        **{key: data[key] for key in plain},
-        **{key: FunctionRef.from_json(data[key]) for key in refs},
+        name=data["name"],
+        slug=data["slug"],
+        params=data["params"],
+        retries=data["retries"],
+        timeout=data["timeout"],
+        workers=data["workers"],
+        threads=data["threads"],
+        max_workers=data["max_workers"],
+        resources=data["resources"],
+        source=data["source"],
+        fit=data["fit"],
+        mask=data["mask"],
+        batching=data["batching"],
+        check_before=FunctionRef.from_json(data["check_before"]),
+        check_after=FunctionRef.from_json(data["check_after"]),
+        init=FunctionRef.from_json(data["init"]),
         jobs=jobs,
         reach=tuple(data["reach"]),
         phases=Phases(jobs.jobs.shape, tuple(data["job_reach"]), table),

@@ -13,7 +13,7 @@ from snakemake_blocks.batching import Target, batch_shape
 from snakemake_blocks.box import Index
 from snakemake_blocks.dependencies import JobGrid
 from snakemake_blocks.errors import PlanError
-from snakemake_blocks.functions import refer
+from snakemake_blocks.functions import FunctionRef, refer
 from snakemake_blocks.paths import slug
 from snakemake_blocks.phases import Phases, colour, context_reach, sharing_reach
 from snakemake_blocks.pipeline import Pipeline
@@ -119,11 +119,11 @@ def _plan_task(
         if present is None
         else colour(present, job_reach),
         upstream=upstream,
-        call=Call(task.call),
+        call=Call(task.call or Call.BLOCK),
         function=refer(task.process_function)[0],
-        check_before=before and refer(before)[0],
-        check_after=after and refer(after)[0],
-        init=task.init_callback_fn and refer(task.init_callback_fn)[0],
+        check_before=_ref(before),
+        check_after=_ref(after),
+        init=_ref(task.init_callback_fn),
         params=dict(task.params),
         reads=dict(task.reads),
         writes=dict(task.writes),
@@ -139,6 +139,10 @@ def _plan_task(
         mask=task.mask.path if task.mask else "",
         batching=batching,
     )
+
+
+def _ref(function: Callable[..., Any] | str | None) -> FunctionRef | None:
+    return None if function is None else refer(function)[0]
 
 
 def _conflict_reach(task: Task, grid: Grid) -> Index:
