@@ -73,7 +73,9 @@ class JobResult:
         return self.done == self.total
 
 
-def work_sentinel(path: Path, *, attempt: int, environment: Mapping[str, str]) -> int:
+def work_sentinel(
+    path: Path, *, attempt: int, environment: Mapping[str, str], plan: Plan | None = None
+) -> int:
     """Make one sentinel: run its job, or aggregate; what the generated rules call.
 
     Parameters
@@ -84,6 +86,8 @@ def work_sentinel(path: Path, *, attempt: int, environment: Mapping[str, str]) -
         Snakemake's attempt of this job; 1 opens a new budget of attempts per block.
     environment : mapping
         The process environment.
+    plan : Plan, optional
+        The plan in place, where the caller has read it already.
 
     Returns
     -------
@@ -96,7 +100,7 @@ def work_sentinel(path: Path, *, attempt: int, environment: Mapping[str, str]) -
         If the plan has no such sentinel.
     """
     root = find_run_directory(path)
-    plan = Plan.load(root)
+    plan = plan or Plan.load(root)
     relative = path.relative_to(root)
     if len(relative.parts) > 1 and (
         relative.parts[1:] == ("done.json",) or relative.parts[1] == "tree"

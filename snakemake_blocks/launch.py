@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["run_snakemake"]
+__all__ = ["run_snakemake", "start_warm_host"]
 
 
 def run_snakemake(
@@ -35,3 +35,22 @@ def run_snakemake(
             process.kill()
             process.wait()
     return 128 - status if status < 0 else status
+
+
+def start_warm_host(threads: int) -> subprocess.Popen[bytes]:
+    """Start a process that forks jobs, see :mod:`snakemake_blocks.warm`.
+
+    Parameters
+    ----------
+    threads : int
+        What numerical libraries are told.
+    """
+    environment = dict(os.environ)
+    for name in ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR"):
+        environment[f"{name}_NUM_THREADS"] = str(threads)
+    return subprocess.Popen(
+        [sys.executable, "-m", "snakemake_blocks.warm"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )

@@ -1,0 +1,67 @@
+"""Snakemake executor ``blocks``: the local executor, with warm processes for blockwise jobs."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+from snakemake.exceptions import WorkflowError
+from snakemake.executors.local import Executor as LocalExecutor
+from snakemake_interface_executor_plugins.settings import CommonSettings
+
+from snakemake_blocks.launch import start_warm_host
+from snakemake_blocks.snakefile import COMMAND
+from snakemake_blocks.warm import WarmHost
+
+__all__ = ["Executor", "common_settings"]
+
+common_settings = CommonSettings(
+    non_local_exec=False,
+    implies_no_shared_fs=False,
+    job_deploy_sources=False,
+    pass_envvar_declarations_to_cmd=True,
+    auto_deploy_default_storage_provider=False,
+)
+
+
+class Executor(LocalExecutor):  # type: ignore[misc]
+    """Runs our jobs in forked processes of a warm host, and every other job as Snakemake does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # One per number of threads: numerical libraries read it when they are imported.
+        self._hosts: dict[int, WarmHost] = {}
+
+    def run_single_job(self, job: Any) -> Future[None]:
+        """Return the future of a job."""
+        if not self._is_ours(job):
+            return super().run_single_job(job)  # type: ignore[no-any-return]
+        self.workflow.async_run(job.prepare())
+        return self.pool.submit(self.cached_or_run, job, self._run_warm, job)  # type: ignore[no-any-return]
+
+    def _is_ours(self, job: Any) -> bool:
+        deployed = self.workflow.deployment_settings.deployment_method
+        return job.rule.shellcmd == COMMAND and not deployed and not job.is_shadow
+
+    def _run_warm(self, job: Any) -> None:
+        threads = int(job.threads)
+        if threads not in self._hosts:
+            self._hosts[threads] = WarmHost(start_warm_host(threads))
+        status = self._hosts[threads].run(
+            str(job.output[0]),
+            attempt=job.attempt,
+            log=str(job.log[0]),
+            folder=self.workflow.workdir_init,
+        )
+        if status:
+            raise WorkflowError(f"{job.output[0]}: exit status {status}, see {job.log[0]}")
+
+    def shutdown(self) -> None:
+        """Wait for running jobs, then let the hosts go."""
+        super().shutdown()
+        for host in self._hosts.values():
+            host.close()
+
+    def cancel(self) -> None:
+        """Stop: as shutdown, since a signal has reached the jobs as well."""
+        self.shutdown()
