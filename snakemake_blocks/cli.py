@@ -236,3 +236,54 @@ def _box(text: str) -> Any:
     except ValueError:
         raise click.BadParameter(f"{text!r}: write begin:end per axis, e.g. 0:128,0:256") from None
     return Box(begin, end)
+
+
+@main.group()
+def profile() -> None:
+    """Shipped Snakemake profiles: list, show, install."""
+
+
+@profile.command("list", epilog="Example: snakemake-blocks profile list")
+def profile_list() -> None:
+    """List the shipped profiles."""
+    from snakemake_blocks.profiles import shipped_profiles
+
+    for name in shipped_profiles():
+        click.echo(name)
+
+
+_SET = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a value.")
+
+
+@profile.command("show", epilog="Example: snakemake-blocks profile show slurm")
+@click.argument("name")
+@_SET
+def profile_show(name: str, settings: tuple[str, ...]) -> None:
+    """Print the profile NAME, with the reason of every setting."""
+    from snakemake_blocks.profiles import profile_text
+
+    click.echo(profile_text(name, _settings(settings)), nl=False)
+
+
+@profile.command(
+    "install", epilog="Example: snakemake-blocks profile install lsf --set lsf_queue=short"
+)
+@click.argument("name")
+@_SET
+@click.option("--force", is_flag=True, help="Replace an installed profile that differs.")
+def profile_install(name: str, settings: tuple[str, ...], force: bool) -> None:
+    """Install the profile NAME, so that `snakemake --profile NAME` works."""
+    from snakemake_blocks.profiles import install_profile
+
+    folder = install_profile(name, _settings(settings), force=force)
+    click.echo(f"{folder}; use it with: snakemake --profile {name}")
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{pair!r}: write KEY=VALUE", param_hint="--set")
+        found[key] = value
+    return found

@@ -22,6 +22,7 @@ from snakemake_blocks.paths import RunPaths, write_atomically
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.planning import pickles, plan_pipeline
+from snakemake_blocks.profiles import resolve_profile
 from snakemake_blocks.resetting import reset_blocks
 from snakemake_blocks.snakefile import conda_environment, explicit_snakefile, snakefile
 from snakemake_blocks.sources import facts_of, missing_function
@@ -244,12 +245,13 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
     """
     pipeline = to_pipeline(source)
     make_plan(pipeline)
+    arguments = _arguments(options, pipeline.folder)
     root = pipeline.run_directory
     with _run_lock(root) as lock:
         plan = _generate(pipeline, None, options)
         RunPaths(root).drain.unlink(missing_ok=True)
         _clear_dead_run(lock, pipeline.folder)
-        status = run_snakemake(_arguments(options), folder=pipeline.folder)
+        status = run_snakemake(arguments, folder=pipeline.folder)
         return status, read_status(plan, root)
 
 
@@ -268,17 +270,19 @@ def _clear_dead_run(lock: Lock, folder: Path) -> None:
         shutil.rmtree(folder / ".snakemake" / "locks", ignore_errors=True)
 
 
-def _arguments(options: Options) -> list[str]:
-    arguments = ["--snakefile", "Snakefile", "--rerun-incomplete", "--keep-going"]
-    if options.profile:
-        arguments += ["--profile", options.profile]
-    else:
-        arguments += ["--cores", str(options.cores), "--scheduler", "greedy"]
-        arguments += ["--scheduler-greediness", "1", "--max-jobs-per-timespan", "100000/1s"]
+def _arguments(options: Options, folder: Path) -> list[str]:
+    """Return Snakemake's arguments: those of a profile, `local` unless another one is asked for."""
+    profile = resolve_profile(options.profile or "local", folder)
+    arguments = ["--snakefile", "Snakefile", "--profile", profile]
+    arguments += ["--rerun-incomplete", "--keep-going"]
+    if not options.profile:
+        arguments += ["--cores", str(options.cores)]
+        if options.quiet:
+            arguments.append("--logger-blocks-quiet")
+    elif options.quiet:
+        arguments += ["--quiet", "all"]
     if options.dry_run:
         arguments.append("--dry-run")
-    if options.quiet:
-        arguments += ["--quiet", "all"]
     return arguments + list(options.snakemake_arguments)
 
 

@@ -1,0 +1,104 @@
+"""Snakemake logger ``blocks``: one bar per task, in blocks; errors are always shown."""
+
+# No `from __future__ import annotations`: Snakemake needs the types of the settings themselves.
+
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from snakemake.logging import DefaultFormatter
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
+
+from snakemake_blocks.errors import BlocksError
+from snakemake_blocks.paths import find_run_directory
+from snakemake_blocks.plan import Plan
+from snakemake_blocks.progress import ProgressView, Tracker
+
+__all__ = ["LogHandler", "LogHandlerSettings"]
+
+
+@dataclass
+class LogHandlerSettings(LogHandlerSettingsBase):  # type: ignore[misc]
+    """Options of this logger on Snakemake's command line."""
+
+    quiet: bool = field(
+        default=False, metadata={"help": "Show errors only, no progress.", "env_var": False}
+    )
+
+
+_ERRORS = (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR, LogEvent.ERROR)
+
+
+class LogHandler(LogHandlerBase):  # type: ignore[misc]
+    """Shows progress in blocks, read from the ledgers, instead of Snakemake's own output."""
+
+    def __post_init__(self) -> None:
+        self._view: ProgressView | None = None
+        self._is_quiet = self.settings is not None and self.settings.quiet
+        self._text = DefaultFormatter(show_failed_logs=self.common_settings.show_failed_logs)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Start the bars at the first job; print errors and warnings."""
+        if self.common_settings.dryrun:
+            self._say(self._text.format(record))
+            return
+        event = getattr(record, "event", None)
+        if event == LogEvent.JOB_INFO and self._view is None and not self._is_quiet:
+            self._start(getattr(record, "output", []))
+        if event in _ERRORS or record.levelno >= logging.WARNING:
+            self._say(self._text.format(record))
+
+    def _start(self, output: list[str]) -> None:
+        """Follow the run directory that a job's output lies in, if it is one."""
+        for path in output:
+            try:
+                root = find_run_directory(Path(path))
+                tracker = Tracker(Plan.load(root), root)
+            except BlocksError:
+                continue
+            self._view = ProgressView(tracker, sys.stderr)
+            self._view.start()
+            return
+
+    def _say(self, text: str) -> None:
+        if not text or text == "None":
+            return
+        if self._view is not None:
+            self._view.say(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Show the last counts."""
+        if self._view is not None:
+            view, self._view = self._view, None
+            view.stop()
+        super().close()
+
+    @property
+    def writes_to_stream(self) -> bool:
+        """It takes the place of Snakemake's own output."""
+        return True
+
+    @property
+    def writes_to_file(self) -> bool:
+        """Snakemake's log file stays as it is."""
+        return False
+
+    @property
+    def has_filter(self) -> bool:
+        """It looks at every record itself."""
+        return True
+
+    @property
+    def has_formatter(self) -> bool:
+        """It makes its own texts."""
+        return True
+
+    @property
+    def needs_rulegraph(self) -> bool:
+        """It does not."""
+        return False

@@ -1,0 +1,218 @@
+"""Blocks as they get done, seen from the ledgers: also inside jobs, also from another host."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import Task as Bar
+from rich.text import Text
+
+from snakemake_blocks.judgement import Judge
+from snakemake_blocks.ledger import Event, record_dtype
+from snakemake_blocks.paths import RunPaths
+from snakemake_blocks.plan import Plan, PlannedTask
+
+__all__ = ["Count", "ProgressView", "Tracker"]
+
+_POLL_SECONDS = 0.5
+_LINE_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Count:
+    """Blocks of one task, as far as the ledgers tell.
+
+    Parameters
+    ----------
+    total : int
+        Blocks to do.
+    done, failed, running : int
+        Of these; failed ones may still be tried again.
+    """
+
+    total: int
+    done: int = 0
+    failed: int = 0
+    running: int = 0
+
+
+@dataclass(slots=True)
+class Tracker:
+    """Follows the ledgers of a run directory, reading only what was appended.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan in place.
+    root : Path
+        The run directory.
+    """
+
+    plan: Plan
+    root: Path
+    _states: dict[str, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
+    _offsets: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for task in self.plan.tasks.values():
+            for path, size in self._ledgers(task):
+                self._offsets[path] = size
+        judge = Judge(self.plan, self.root)
+        for name, task in self.plan.tasks.items():
+            done = judge.judge_all(task).done
+            self._states[name] = np.where(done, Event.DONE, 0).astype(np.uint8)
+
+    def poll(self) -> dict[str, Count]:
+        """Return the counts per task, after reading what was appended since the last time."""
+        return {name: self._count(task) for name, task in self.plan.tasks.items()}
+
+    def _count(self, task: PlannedTask) -> Count:
+        states = self._states[task.name]
+        for path, size in self._ledgers(task):
+            start = self._offsets.get(path, 0)
+            if size > start:
+                self._offsets[path] = self._read(task, path, start, states)
+        counts = np.bincount(states.ravel(), minlength=max(Event) + 1)
+        return Count(
+            total=task.num_blocks,
+            done=int(counts[Event.DONE] + counts[Event.SKIPPED]),
+            failed=int(counts[Event.FAILED]),
+            running=int(counts[Event.STARTED]),
+        )
+
+    def _read(self, task: PlannedTask, path: str, start: int, states: NDArray[np.uint8]) -> int:
+        """Enter the whole records behind ``start``; return where to go on."""
+        dtype = record_dtype(task.grid.ndim)
+        with open(path, "rb") as file:
+            file.seek(start)
+            data = file.read()
+        whole = len(data) // dtype.itemsize * dtype.itemsize
+        records = np.frombuffer(data[:whole], dtype)
+        inside = np.all((records["index"] >= 0) & (records["index"] < states.shape), axis=1)
+        records = records[inside & (records["event"] != Event.BUDGET)]
+        event = records["event"].copy()
+        event[(event == Event.RELEASED) | (event == Event.RESET)] = 0
+        states[tuple(records["index"].T)] = event
+        return start + whole
+
+    def _ledgers(self, task: PlannedTask) -> Iterator[tuple[str, int]]:
+        """Yield path and size of the ledgers of a task."""
+        folder = RunPaths(self.root).task(task.slug) / "ledger"
+        try:
+            shards = [entry.path for entry in os.scandir(folder)]
+        except FileNotFoundError:
+            return
+        for shard in shards:
+            for entry in os.scandir(shard):
+                if not entry.name.startswith(".") and "." not in entry.name:
+                    yield entry.path, entry.stat().st_size
+
+
+class ProgressView:
+    """Bars per task on a terminal, a line per task now and then elsewhere.
+
+    Parameters
+    ----------
+    tracker : Tracker
+        Where the counts come from.
+    stream : file
+        Where to show them.
+    """
+
+    def __init__(self, tracker: Tracker, stream: TextIO) -> None:
+        self._tracker = tracker
+        self._console = Console(file=stream)
+        self._began = time.monotonic()
+        self._at_start = {name: count.done for name, count in tracker.poll().items()}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} blocks"),
+            _Failed(),
+            _Rate(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._bars = {
+            name: self._progress.add_task(name, total=count.total, completed=count.done)
+            for name, count in tracker.poll().items()
+        }
+        self._line = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def start(self) -> None:
+        """Begin to show."""
+        self._progress.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show the last counts and end."""
+        self._ended.set()
+        self._thread.join()
+        self._show(last=True)
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print above the bars."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _follow(self) -> None:
+        while not self._ended.wait(_POLL_SECONDS):
+            self._show(last=False)
+
+    def _show(self, *, last: bool) -> None:
+        counts = self._tracker.poll()
+        seconds = time.monotonic() - self._began
+        for name, count in counts.items():
+            rate = (count.done - self._at_start[name]) / max(seconds, 1e-9)
+            self._progress.update(
+                self._bars[name], completed=count.done, failed=count.failed, rate=rate
+            )
+        due = time.monotonic() - self._line >= _LINE_SECONDS
+        if not self._console.is_terminal and (due or last):
+            self._line = time.monotonic()
+            for name, count in counts.items():
+                rate = (count.done - self._at_start[name]) / max(seconds, 1e-9)
+                self.say(_text(name, count, rate))
+
+
+def _text(name: str, count: Count, rate: float) -> str:
+    text = f"{name}: {count.done:,} of {count.total:,} blocks done, {count.failed:,} failed"
+    left = count.total - count.done
+    if rate > 0 and left:
+        text += f", {rate:,.1f}/s, {_duration(left / rate)} left"
+    return text
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class _Failed(ProgressColumn):
+    def render(self, task: Bar) -> Text:
+        """Return the number of failed blocks, red if there are any."""
+        failed = task.fields.get("failed", 0)
+        return Text(f"{failed:,} failed", style="bold red" if failed else "dim")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Bar) -> Text:
+        """Return blocks per second and the time left."""
+        rate = task.fields.get("rate", 0.0)
+        left = (task.total or 0) - task.completed
+        if rate <= 0 or left <= 0:
+            return Text(f"{rate:,.1f}/s")
+        return Text(f"{rate:,.1f}/s, {_duration(left / rate)} left")
