@@ -149,16 +149,26 @@ def work(sentinel: Path, attempt: int) -> None:
     sys.exit(work_sentinel(sentinel, attempt=attempt, environment=os.environ))
 
 
-@_command("snakemake-blocks status --json")
+@_command("snakemake-blocks status blocks --watch")
 @click.argument("run_directory", default=".", type=_EXISTING)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def status(run_directory: Path, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Follow the ledgers until every block is done.")
+@click.option("--csv", "table", type=_EXISTING, help="Write every finished attempt to this file.")
+def status(run_directory: Path, as_json: bool, watch: bool, table: Path | None) -> None:
     """Show the state of all blocks: read from ledgers, never guessed."""
     from snakemake_blocks.report import print_status
     from snakemake_blocks.running import load_plan
     from snakemake_blocks.status import read_status
 
     made, root = load_plan(run_directory)
+    if watch:
+        from snakemake_blocks.progress import watch_run
+
+        watch_run(made, root, sys.stderr)
+    if table is not None:
+        from snakemake_blocks.export import write_csv
+
+        click.echo(f"{table}: {write_csv(made, root, table):,} attempts", err=True)
     state = read_status(made, root)
     if as_json:
         click.echo(json.dumps(state.to_json(), indent=2))

@@ -22,7 +22,7 @@ from snakemake_blocks.ledger import Event, record_dtype
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 
-__all__ = ["Count", "ProgressView", "Tracker"]
+__all__ = ["Count", "ProgressView", "Tracker", "watch_run"]
 
 _POLL_SECONDS = 0.5
 _LINE_SECONDS = 10.0
@@ -148,6 +148,7 @@ class ProgressView:
             for name, count in tracker.poll().items()
         }
         self._line = 0.0
+        self._complete = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -163,6 +164,11 @@ class ProgressView:
         self._show(last=True)
         self._progress.stop()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every block of every task was done when last looked at."""
+        return self._complete
+
     def say(self, text: str) -> None:
         """Print above the bars."""
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -173,6 +179,7 @@ class ProgressView:
 
     def _show(self, *, last: bool) -> None:
         counts = self._tracker.poll()
+        self._complete = all(count.done == count.total for count in counts.values())
         seconds = time.monotonic() - self._began
         for name, count in counts.items():
             rate = (count.done - self._at_start[name]) / max(seconds, 1e-9)
@@ -185,6 +192,19 @@ class ProgressView:
             for name, count in counts.items():
                 rate = (count.done - self._at_start[name]) / max(seconds, 1e-9)
                 self.say(_text(name, count, rate))
+
+
+def watch_run(plan: Plan, root: Path, stream: TextIO) -> None:
+    """Follow a run, from any host that sees its run directory, until it is done or interrupted."""
+    view = ProgressView(Tracker(plan, root), stream)
+    view.start()
+    try:
+        while not view.is_complete:
+            time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt:
+        pass  # the user has seen enough
+    finally:
+        view.stop()
 
 
 def _text(name: str, count: Count, rate: float) -> str:

@@ -1,0 +1,70 @@
+"""The ledgers as a table: one row per finished attempt."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from snakemake_blocks.judgement import Judge
+from snakemake_blocks.ledger import Event
+from snakemake_blocks.paths import index_name
+from snakemake_blocks.plan import Plan
+
+__all__ = ["COLUMNS", "attempt_rows", "write_csv"]
+
+COLUMNS = (
+    "task",
+    "block",
+    "job",
+    "event",
+    "attempt",
+    "start",
+    "wall_seconds",
+    "cpu_seconds",
+    "peak_kib",
+    "bytes_read",
+    "bytes_written",
+    "host",
+    "pid",
+)
+_ENDS = (Event.DONE, Event.FAILED, Event.SKIPPED, Event.RELEASED)
+
+
+def write_csv(plan: Plan, root: Path, path: Path) -> int:
+    """Write every finished attempt on record to a CSV file; return how many there are."""
+    count = 0
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for row in attempt_rows(plan, root):
+            writer.writerow(row)
+            count += 1
+    return count
+
+
+def attempt_rows(plan: Plan, root: Path) -> Iterator[tuple[Any, ...]]:
+    """Yield one tuple per finished attempt, in the order of :data:`COLUMNS`."""
+    judge = Judge(plan, root)
+    for task in plan.tasks.values():
+        for job in plan.jobs(task.name):
+            for record in judge.records(task, job.index):
+                event = Event(int(record["event"]))
+                if event not in _ENDS:
+                    continue
+                yield (
+                    task.name,
+                    index_name([int(k) for k in record["index"]]),
+                    index_name(job.index),
+                    event.name.lower(),
+                    int(record["attempt"]),
+                    round(float(record["start"]), 3),
+                    round(float(record["wall"]), 6),
+                    round(float(record["cpu"]), 6),
+                    int(record["peak_kib"]),
+                    int(record["bytes_read"]),
+                    int(record["bytes_written"]),
+                    record["host"].decode(errors="replace"),
+                    int(record["pid"]),
+                )
