@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
-from funlib.geometry import Coordinate, Roi
+from funlib.geometry import Roi
 
 from snakemake_blocks.box import Index
 from snakemake_blocks.tiling import Grid
@@ -41,7 +41,15 @@ class Block:
         Index in the task's grid, zero-based; computed from the Rois when not given.
     """
 
-    __slots__ = ("block_id", "index", "read_roi", "status", "task_id", "write_roi")
+    # A worker makes a block in a microsecond; its Rois and its id, which cost fifty, are made
+    # when they are asked for.
+    __slots__ = ("_grid", "_id", "_read", "_write", "index", "status", "task_id")
+
+    index: Index
+    _grid: Grid | None
+    _read: Roi | None
+    _write: Roi | None
+    _id: tuple[str | None, int] | None
 
     def __init__(
         self,
@@ -52,8 +60,9 @@ class Block:
         task_id: str | None = None,
         index: Index | None = None,
     ) -> None:
-        self.read_roi = read_roi.copy()
-        self.write_roi = write_roi.copy()
+        self._grid = None
+        self._read = read_roi.copy()
+        self._write = write_roi.copy()
         self.task_id = task_id
         if index is None:
             context = write_roi.begin - read_roi.begin
@@ -63,8 +72,42 @@ class Block:
         if block_id is None:
             lower = write_roi.begin - read_roi.begin
             block_id = daisy_id(index, lower=lower, block_size=write_roi.shape)
-        self.block_id = block_id if isinstance(block_id, tuple) else (task_id, block_id)
+        self._id = block_id if isinstance(block_id, tuple) else (task_id, block_id)
         self.status = BlockStatus.CREATED
+
+    @property
+    def read_roi(self) -> Roi:
+        """What the block reads, in world units."""
+        if self._read is None:
+            assert self._grid is not None
+            self._read = self._grid.read(self.index).to_roi()
+        return self._read
+
+    @read_roi.setter
+    def read_roi(self, roi: Roi) -> None:
+        self._read = roi
+
+    @property
+    def write_roi(self) -> Roi:
+        """What the block writes, in world units."""
+        if self._write is None:
+            assert self._grid is not None
+            self._write = self._grid.write(self.index).to_roi()
+        return self._write
+
+    @write_roi.setter
+    def write_roi(self, roi: Roi) -> None:
+        self._write = roi
+
+    @property
+    def block_id(self) -> tuple[str | None, int]:
+        """daisy's id: task and number."""
+        if self._id is None:
+            grid = self._grid
+            assert grid is not None
+            number = daisy_id(self.index, lower=grid.lower, block_size=grid.block_size)
+            self._id = self.task_id, number
+        return self._id
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Block) and self._key() == other._key()
@@ -84,16 +127,10 @@ class Block:
 
 def block_of(grid: Grid, index: Index, *, task_id: str) -> Block:
     """Return the block at ``index`` of a task's grid."""
-    read, write = grid.read(index), grid.write(index)
-    number = daisy_id(index, lower=grid.lower, block_size=grid.block_size)
-    return Block(
-        total_roi=Roi(Coordinate(read.begin), Coordinate(read.shape)),
-        read_roi=read.to_roi(),
-        write_roi=write.to_roi(),
-        block_id=(task_id, number),
-        task_id=task_id,
-        index=index,
-    )
+    block = Block.__new__(Block)
+    block._grid, block._read, block._write, block._id = grid, None, None, None
+    block.index, block.task_id, block.status = index, task_id, BlockStatus.CREATED
+    return block
 
 
 def daisy_id(index: Sequence[int], *, lower: Sequence[int], block_size: Sequence[int]) -> int:
