@@ -8,9 +8,11 @@ regions are read straight through zarr: importing funlib.persistence takes secon
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ __all__ = [
     "create",
     "describe",
     "missing_chunks",
+    "obstacle_to",
     "open_array",
     "read_region",
     "write_region",
@@ -54,17 +57,9 @@ def describe(path: str, folder: Path) -> ArrayInfo | None:
     InputError
         If there is something at ``path``, but no array whose place in the world is clear.
     """
-    import zarr
-
-    where = folder / path
-    if not where.exists():
+    node = _open(path, folder)
+    if node is None:
         return None
-    try:
-        node = zarr.open(str(where), mode="r")
-    except FileNotFoundError:
-        return None
-    if not isinstance(node, zarr.Array):
-        raise InputError(f"{path}: is a group, not an array; name one of {sorted(node.keys())}")
     attributes = dict(node.attrs)
     spatial = _spatial_axes(attributes, node.ndim, path)
     if not spatial:
@@ -74,18 +69,61 @@ def describe(path: str, folder: Path) -> ArrayInfo | None:
             f"{path}: channel axes have to lead, spatial axes are {spatial} of {node.ndim}; "
             "store the array transposed"
         )
+    if node.dtype.kind not in "biufc":
+        raise InputError(f"{path}: holds {node.dtype}, not numbers")
+    if 0 in node.shape:
+        raise InputError(f"{path}: has shape {list(node.shape)}, so it holds nothing")
     count = len(spatial)
     storage = getattr(node, "shards", None) or node.chunks
     return ArrayInfo(
         path=path,
-        offset=_integers(attributes.get("offset"), count, 0, f"{path}: offset"),
+        offset=_integers(attributes, ("offset",), count, 0, path),
         voxel_size=_voxel_size(attributes, count, path),
         shape=tuple(int(n) for n in node.shape[-count:]),
         channels=tuple(int(n) for n in node.shape[:-count]),
         dtype=str(node.dtype),
         chunks=tuple(int(n) for n in storage),
-        units=tuple(str(u) for u in _last(attributes.get("units"), count, "")),
+        units=tuple("" if u is None else str(u) for u in _units(attributes, count)),
     )
+
+
+def _open(path: str, folder: Path) -> Any:
+    """Return the zarr array at a path, None if there is nothing."""
+    import zarr
+
+    where = folder / path
+    if not where.exists():
+        return None
+    try:
+        node = zarr.open(str(where), mode="r")
+    except (FileNotFoundError, NotADirectoryError):
+        kind = "folder" if where.is_dir() else "file"
+        raise InputError(f"{path}: is a {kind}, not a Zarr array") from None
+    except Exception as error:  # what damaged metadata raise is anybody's guess
+        raise InputError(f"{path}: cannot be opened ({type(error).__name__}: {error})") from error
+    if not isinstance(node, zarr.Array):
+        inside = ", ".join(sorted(node.keys())) or "nothing"
+        raise InputError(f"{path}: is a group, not an array; it holds {inside}")
+    return node
+
+
+def obstacle_to(path: str, folder: Path) -> str:
+    """Return what is in the way of an array to be made, empty if nothing is."""
+    if (folder / path).exists():
+        return f"{path}: something that is no array is there; move it, or write to another path"
+    for parent in list((folder / path).parents):
+        if parent.is_file():
+            return f"{path}: {parent} is a file"
+        if (parent / ".zarray").exists() or _is_array(parent / "zarr.json"):
+            return f"{path}: {parent} is an array, and an array holds no other; choose another path"
+    return ""
+
+
+def _is_array(metadata: Path) -> bool:
+    try:
+        return bool(json.loads(metadata.read_bytes()).get("node_type") == "array")
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _spatial_axes(attributes: Mapping[str, Any], ndim: int, path: str) -> list[int]:
@@ -96,39 +134,55 @@ def _spatial_axes(attributes: Mapping[str, Any], ndim: int, path: str) -> list[i
         types = ["channel" if str(n).endswith("^") else "space" for n in names]
     if types is not None:
         if len(types) != ndim:
-            raise InputError(f"{path}: names {len(types)} axes and has {ndim}")
+            raise InputError(f"{path}: its attributes name {len(types)} axes, it has {ndim}")
         return [a for a, t in enumerate(types) if t in ("space", "time")]
-    for key in ("voxel_size", "resolution", "offset"):
-        value = attributes.get(key)
-        if value is not None:
-            return list(range(ndim - len(value), ndim))
-    return list(range(ndim))
+    keys = ("voxel_size", "resolution", "offset", "units")
+    lengths = {k: len(v) for k in keys if isinstance(v := attributes.get(k), list | tuple)}
+    if len(set(lengths.values())) > 1 or any(n > ndim for n in lengths.values()):
+        found = ", ".join(f"{key} has {n}" for key, n in lengths.items())
+        raise InputError(
+            f"{path}: cannot tell which of its {ndim} axes are spatial: {found} entries; store "
+            "the attribute types, e.g. [channel, space, space]"
+        )
+    count = next(iter(lengths.values()), ndim)
+    return list(range(ndim - count, ndim))
 
 
 def _voxel_size(attributes: Mapping[str, Any], count: int, path: str) -> Index:
-    value = attributes.get("voxel_size", attributes.get("resolution"))
-    sizes = _integers(value, count, 1, f"{path}: voxel size")
+    sizes = _integers(attributes, ("voxel_size", "resolution"), count, 1, path)
     if any(v <= 0 for v in sizes):
-        raise InputError(f"{path}: voxel size {list(sizes)} is not positive")
+        raise InputError(f"{path}: voxel_size {list(sizes)} is not positive")
     return sizes
 
 
-def _last(value: Any, count: int, default: Any) -> list[Any]:
-    """Return the entries of the last ``count`` axes; channels may be listed before them."""
-    if value is None:
-        return [default] * count
-    return list(value)[-count:]
+def _units(attributes: Mapping[str, Any], count: int) -> list[Any]:
+    """Return a unit per spatial axis; one text stands for all axes."""
+    units = attributes.get("units")
+    if isinstance(units, list | tuple) and len(units) >= count:
+        return list(units)[-count:]
+    return [units if isinstance(units, str) else ""] * count
 
 
-def _integers(value: Any, count: int, default: int, place: str) -> Index:
-    numbers = _last(value, count, default)
-    if len(numbers) != count:
-        raise InputError(f"{place} {value} has {len(numbers)} entries for {count} spatial axes")
-    exact = [Fraction(str(n)) for n in numbers]
+def _integers(
+    attributes: Mapping[str, Any], keys: Sequence[str], count: int, default: int, path: str
+) -> Index:
+    """Return an attribute of the spatial axes; the channels may be listed before them."""
+    key = next((k for k in keys if attributes.get(k) is not None), None)
+    if key is None:
+        return (default,) * count
+    value = attributes[key]
+    try:
+        exact = [Fraction(str(n)) for n in value]
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise InputError(f"{path}: {key} {value} is not a list of numbers") from None
+    channels = len(attributes.get("types") or attributes.get("axis_names") or ()) - count
+    if len(exact) not in (count, count + max(0, channels)):
+        raise InputError(f"{path}: {key} {value} has {len(exact)} entries for {count} axes")
+    exact = exact[-count:]
     if any(n.denominator != 1 for n in exact):
         raise InputError(
-            f"{place} {value} is not whole; world units are integers, "
-            "store it in a smaller unit (nm for um)"
+            f"{path}: {key} {value} is not whole; world units are integers, store it in a "
+            "smaller unit (nm for um)"
         )
     return tuple(int(n) for n in exact)
 
@@ -167,12 +221,17 @@ def create(array: ArrayInfo, folder: Path) -> None:
     from funlib.geometry import Coordinate
     from funlib.persistence import prepare_ds
 
-    if (folder / array.path).exists():
-        raise InputError(f"{array.path}: is in the way of the array to be made; move it")
+    where = folder / array.path
+    obstacle = obstacle_to(array.path, folder)
+    if obstacle:
+        raise InputError(obstacle)
     names = [f"c{i}" for i in range(len(array.channels))]
     names += ["tzyx"[-array.ndim :][a] if array.ndim <= 4 else f"d{a}" for a in range(array.ndim)]
+    zarr_format = _format_of_store(where)
+    temporary = where.with_name(f".{where.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
     prepare_ds(
-        str(folder / array.path),
+        str(temporary),
         shape=array.full_shape,
         offset=Coordinate(array.offset),
         voxel_size=Coordinate(array.voxel_size),
@@ -182,8 +241,9 @@ def create(array: ArrayInfo, folder: Path) -> None:
         chunk_shape=array.chunks,
         dtype=np.dtype(array.dtype),
         mode="w-",
-        zarr_format=_format_of_store(folder / array.path),
+        zarr_format=zarr_format,
     )
+    temporary.rename(where)  # seen with its attributes or not at all
 
 
 def _format_of_store(path: Path) -> int:
