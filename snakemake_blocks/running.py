@@ -14,7 +14,8 @@ from pathlib import Path
 from snakemake_blocks.arrays import create
 from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
-from snakemake_blocks.errors import InputError, SpecError
+from snakemake_blocks.check import Proof, check_plan
+from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.launch import run_snakemake
 from snakemake_blocks.locks import Lock, held, holder_of, is_alive
 from snakemake_blocks.moving import move_state, refuse_running
@@ -24,7 +25,7 @@ from snakemake_blocks.plan import Plan
 from snakemake_blocks.planning import pickles, plan_pipeline
 from snakemake_blocks.profiles import resolve_profile
 from snakemake_blocks.resetting import reset_blocks
-from snakemake_blocks.snakefile import conda_environment, explicit_snakefile, snakefile
+from snakemake_blocks.snakefile import MADE_BY, conda_environment, explicit_snakefile, snakefile
 from snakemake_blocks.sources import facts_of, missing_function
 from snakemake_blocks.spec import load_pipeline
 from snakemake_blocks.status import RunStatus, read_status
@@ -32,6 +33,7 @@ from snakemake_blocks.task import Task
 
 __all__ = [
     "Options",
+    "check_pipeline",
     "exit_status",
     "generate",
     "load_plan",
@@ -122,21 +124,115 @@ def make_plan(
         If the tasks cannot be planned together.
     """
     pipeline = to_pipeline(source)
-    problems = []
-    facts = {}
+    problems = _run_directory_problems(pipeline)
     for task in pipeline.tasks:
         problems += _function_problems(pipeline, task)
-        facts[task.task_id] = facts_of(task.process_function, pipeline.folder)
     if problems:
         raise SpecError(problems)
     return plan_pipeline(
         pipeline,
-        facts=facts,
+        facts={t.task_id: facts_of(t.process_function, pipeline.folder) for t in pipeline.tasks},
         target=Target(target),
         run_directory=os.path.relpath(pipeline.run_directory, pipeline.folder),
         base=os.path.relpath(pipeline.folder, pipeline.run_directory),
         before=before,
     )
+
+
+def check_pipeline(source: Source, *, target: Target | str = Target.LOCAL) -> Proof:
+    """Return what is proved of the plan of a pipeline, and what stands against it.
+
+    Raises
+    ------
+    SpecError, PlanError
+        As :func:`make_plan`.
+    """
+    pipeline = to_pipeline(source)
+    return check_plan(make_plan(pipeline, target=target), pipeline.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A proved plan that may take the place of the one in the run directory; not written yet.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        What was planned.
+    plan : Plan
+        The plan.
+    text : str
+        The Snakefile.
+    old : Plan or None
+        The plan in place, if any.
+    in_place : bytes
+        Its file.
+    """
+
+    pipeline: Pipeline
+    plan: Plan
+    text: str
+    old: Plan | None
+    in_place: bytes
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, options: Options) -> _Draft:
+        """Plan, and refuse what is not proved.
+
+        Raises
+        ------
+        SpecError
+            With every violation.
+        """
+        root = pipeline.run_directory
+        in_place = _content(RunPaths(root).plan)
+        old = Plan.load(root) if in_place else None
+        before = None if options.rebatch else old
+        plan = make_plan(pipeline, target=options.target, before=before)
+        violations = check_plan(plan, pipeline.tasks).violations
+        if violations:
+            raise SpecError([f"{pipeline.name}: {violation}" for violation in violations])
+        layout = explicit_snakefile if options.explicit else snakefile
+        return cls(pipeline, plan, layout(plan, version=_version()), old, in_place)
+
+    def write(self) -> Plan:
+        """Make missing outputs and move state under the plan; the caller holds the run lock.
+
+        Raises
+        ------
+        BusyError
+            While a job of this run directory is going on, or if it was planned anew meanwhile.
+        """
+        root = self.pipeline.run_directory
+        refuse_running(root)
+        if _content(RunPaths(root).plan) != self.in_place:
+            raise BusyError(f"{root}: somebody else planned here just now; try again")
+        for task in self.plan.tasks.values():
+            for write in task.writes.values():
+                if not (self.pipeline.folder / write.array.path).exists():
+                    create(write.array, self.pipeline.folder)
+        move_state(self.old, self.plan, root, pickles(self.pipeline))
+        return self.plan
+
+
+def _content(path: Path) -> bytes:
+    """Return what a file holds, nothing if there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _run_directory_problems(pipeline: Pipeline) -> list[str]:
+    """Return why Snakefiles cannot name the run directory, or state would mix with data."""
+    root, place = pipeline.run_directory, f"{pipeline.name}: run_directory"
+    if pipeline.folder.resolve().is_relative_to(root.resolve()):
+        return [f"{place}: {root} holds the pipeline itself; name a folder of its own"]
+    name = os.path.relpath(root, pipeline.folder)
+    wrong = sorted({c for c in name if c in '{}"\\*?[]$`' or not c.isprintable()})
+    if wrong:
+        return [f"{place}: {name!r} has {' '.join(map(repr, wrong))} in it; choose a plain name"]
+    return []
 
 
 def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:
@@ -145,10 +241,8 @@ def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:
         "check": task.checks[0],
         "check.after": task.checks[1],
     }
-    is_yaml = pipeline.name != "python"
-    place = f"{pipeline.name}: tasks.{task.task_id}" if is_yaml else f"task {task.task_id}"
     return [
-        f"{place}.{key}: {text}"
+        f"task {task.task_id}: {key}: {text}"
         for key, name in named.items()
         if isinstance(name, str) and (text := missing_function(name, pipeline.folder))
     ]
@@ -177,27 +271,34 @@ def generate(
     BusyError
         While a job of this run directory, or another `run`, is going on.
     """
-    pipeline = to_pipeline(source)
-    make_plan(pipeline)  # refuses before anything is written
+    pipeline, options = to_pipeline(source), options or Options()
+    path = _snakefile_path(pipeline, output)
+    draft = _Draft.of(pipeline, options)
     with _run_lock(pipeline.run_directory):
-        plan = _generate(pipeline, output, options or Options())
-    return plan, _snakefile_path(pipeline, output)
+        return _generate(draft, path), path
 
 
-def _snakefile_path(pipeline: Pipeline, output: Path | None) -> Path:
-    return output or pipeline.folder / "Snakefile"
+def _snakefile_path(pipeline: Pipeline, output: Path | None = None) -> Path:
+    """Return where the Snakefile goes, unless somebody else's stands there."""
+    path = output or pipeline.folder / "Snakefile"
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    if path.exists() and not path.read_bytes().startswith(MADE_BY.encode()):
+        raise InputError(
+            f"{path}: was not made by snakemake-blocks; move it, or write to another file with "
+            "`snakemake-blocks generate -o`"
+        )
+    return path
 
 
 def _run_lock(root: Path) -> AbstractContextManager[Lock]:
     return held(RunPaths(root).lock, os.environ, what=f"run directory {root}")
 
 
-def _generate(pipeline: Pipeline, output: Path | None, options: Options) -> Plan:
+def _generate(draft: _Draft, path: Path) -> Plan:
     """Write state and Snakefile; the caller holds the run lock."""
-    plan = _prepare(pipeline, options)
-    text = (explicit_snakefile if options.explicit else snakefile)(plan, version=_version())
-    path = _snakefile_path(pipeline, output)
-    write_atomically(path, text.encode())
+    plan = draft.write()
+    write_atomically(path, draft.text.encode())
     environment = path.parent / "envs" / "blocks.yaml"
     if not environment.exists():
         write_atomically(environment, conda_environment(_version()).encode())
@@ -212,22 +313,9 @@ def prepare(pipeline: Pipeline) -> Plan:
     BusyError
         While a job of this run directory is going on.
     """
-    make_plan(pipeline)
+    draft = _Draft.of(pipeline, Options())
     with _run_lock(pipeline.run_directory):
-        return _prepare(pipeline, Options())
-
-
-def _prepare(pipeline: Pipeline, options: Options) -> Plan:
-    root = pipeline.run_directory
-    refuse_running(root)
-    old = Plan.load(root) if RunPaths(root).plan.exists() else None
-    plan = make_plan(pipeline, target=options.target, before=None if options.rebatch else old)
-    for task in plan.tasks.values():
-        for write in task.writes.values():
-            if not (pipeline.folder / write.array.path).exists():
-                create(write.array, pipeline.folder)
-    move_state(old, plan, root, pickles(pipeline))
-    return plan
+        return draft.write()
 
 
 def _version() -> str:
@@ -244,11 +332,12 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
         ledgers. Success is what the status says, not what the exit status says.
     """
     pipeline = to_pipeline(source)
-    make_plan(pipeline)
+    path = _snakefile_path(pipeline)
+    draft = _Draft.of(pipeline, options)
     arguments = _arguments(options, pipeline.folder)
     root = pipeline.run_directory
     with _run_lock(root) as lock:
-        plan = _generate(pipeline, None, options)
+        plan = _generate(draft, path)
         RunPaths(root).drain.unlink(missing_ok=True)
         _clear_dead_run(lock, pipeline.folder)
         status = run_snakemake(arguments, folder=pipeline.folder)
