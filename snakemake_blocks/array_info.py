@@ -81,8 +81,13 @@ class ArrayInfo:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping, the inverse of :meth:`from_json`."""
-        return asdict(self)
+        """Return a JSON-ready mapping, the inverse of :meth:`from_json`.
+
+        ``exists`` is left out: it holds at the moment of planning, not in the plan.
+        """
+        data = asdict(self)
+        del data["exists"]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ArrayInfo:
