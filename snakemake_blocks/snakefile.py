@@ -11,10 +11,13 @@ from snakemake_blocks.paths import index_name
 from snakemake_blocks.plan import Job, Plan, PlannedTask
 from snakemake_blocks.rules import all_resources, grows
 
-__all__ = ["COMMAND", "conda_environment", "explicit_snakefile", "snakefile"]
+__all__ = ["COMMAND", "MADE_BY", "conda_environment", "explicit_snakefile", "snakefile"]
 
 # The same bytes in both layouts, so that switching between them re-runs nothing.
-COMMAND = "snakemake-blocks work {output} --attempt {resources.attempt} > {log} 2>&1"
+COMMAND = "snakemake-blocks work {output:q} --attempt {resources.attempt} > {log:q} 2>&1"
+MADE_BY = "# Made by snakemake-blocks"
+"""How a Snakefile begins that may be made again."""
+
 JOB_RETRIES = 2
 _EXPLICIT_JOBS = 2000
 _RETRIES_AND_CONDA = (
@@ -26,7 +29,8 @@ _RETRIES_AND_CONDA = (
 
 def snakefile(plan: Plan, *, version: str) -> str:
     """Return the Snakefile of a plan: one loop over phases per task, inputs computed."""
-    head = _header(plan, version) + [
+    head = [
+        *_header(plan, version),
         "from snakemake_blocks.rules import Rules",
         "",
         f"blocks = Rules({_quoted(plan.run_directory)})",
@@ -54,7 +58,8 @@ def explicit_snakefile(plan: Plan, *, version: str) -> str:
             f"--explicit writes one rule per job, and {jobs:,} jobs are more than "
             f"{_EXPLICIT_JOBS:,}; leave --explicit out, or use larger blocks_per_job"
         )
-    lines = _header(plan, version) + [
+    lines = [
+        *_header(plan, version),
         "import shlex",
         "import sys",
         "from pathlib import Path",
@@ -93,7 +98,7 @@ def conda_environment(version: str) -> str:
 
 def _header(plan: Plan, version: str) -> list[str]:
     return [
-        f"# Made by snakemake-blocks {version} from {plan.name}, plan {plan.fingerprint}.",
+        f"{MADE_BY} {version} from {plan.name}, plan {plan.fingerprint}.",
         "# Do not edit; change the pipeline and generate again.",
     ]
 
@@ -107,7 +112,7 @@ def _limits(plan: Plan) -> list[str]:
     for task in plan.tasks.values():
         if task.max_workers is not None:
             lines.append(f'workflow.register_resource("{task.slug}_workers", {task.max_workers})')
-    return lines + [""] if lines else []
+    return [*lines, ""] if lines else []
 
 
 def _local_rules(plan: Plan, *, explicit: bool = False) -> list[str]:
