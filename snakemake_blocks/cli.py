@@ -177,6 +177,29 @@ def status(run_directory: Path, as_json: bool, watch: bool, table: Path | None) 
     sys.exit(0 if state.complete else 1)
 
 
+@_command("snakemake-blocks check-context pipeline.yaml smooth --context 10")
+@click.argument("pipeline", type=_EXISTING)
+@click.argument("task")
+@click.option("--context", multiple=True, type=int, help="Try this one; once, or once per axis.")
+@click.option("--samples", default=5, show_default=True, help="Blocks to look at.")
+@click.option("--tolerance", default=1e-5, show_default=True, help="Relative to the results.")
+def check_context(
+    pipeline: Path, task: str, context: tuple[int, ...], samples: int, tolerance: float
+) -> None:
+    """Tell whether the context of TASK is enough: do blocks leave seams?
+
+    What the task reads has to be there. Exit status 1 if the context is not enough.
+    """
+    from snakemake_blocks.report import context_text
+    from snakemake_blocks.running import check_task_context
+
+    report = check_task_context(
+        pipeline, task, context=context, samples=samples, tolerance=tolerance
+    )
+    click.echo(f"{task}: {context_text(report)}")
+    sys.exit(0 if report.is_enough else 1)
+
+
 @_command("snakemake-blocks verify blocks")
 @click.argument("run_directory", default=".", type=_EXISTING)
 def verify(run_directory: Path) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from snakemake_blocks.context_check import ContextReport
 from snakemake_blocks.failures import grouped
 from snakemake_blocks.paths import index_name
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 
-__all__ = ["plan_to_json", "print_plan", "print_status"]
+__all__ = ["context_text", "plan_to_json", "print_plan", "print_status"]
 
 _LISTED_BLOCKS = 5
 _STYLES = {State.DONE: "green", State.FAILED: "bold red", State.ORPHANED: "yellow"}
@@ -56,6 +57,23 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
             for task in plan.tasks.values()
         },
     }
+
+
+def context_text(report: ContextReport) -> str:
+    """Return what a comparison of contexts says, as one paragraph."""
+    verdict = "is enough" if report.is_enough else "is NOT enough"
+    text = (
+        f"a context of {_per_axis(report.context)} {verdict}: with {_per_axis(report.reference)} "
+        f"the results of {report.blocks} sample blocks differ by {report.difference:.1e} at most "
+        f"(limit {report.tolerance:.1e})"
+    )
+    if report.enough is None:
+        return text + "; they keep changing with the context, so no context in reach is enough"
+    return text + f"; the smallest that is enough is {_per_axis(report.enough)}"
+
+
+def _per_axis(sizes: tuple[int, ...]) -> str:
+    return str(sizes[0]) if len(set(sizes)) == 1 else " x ".join(map(str, sizes))
 
 
 def print_status(status: RunStatus, console: Console) -> None:

@@ -15,6 +15,7 @@ from snakemake_blocks.arrays import create
 from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
 from snakemake_blocks.check import Proof, check_plan
+from snakemake_blocks.context_check import ContextReport, check_context
 from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.launch import run_snakemake
 from snakemake_blocks.locks import Lock, held, holder_of, is_alive
@@ -34,7 +35,7 @@ from snakemake_blocks.task import Task
 __all__ = [
     "Options",
     "check_pipeline",
-    "exit_status",
+    "check_task_context", "exit_status",
     "generate",
     "load_plan",
     "make_plan",
@@ -416,3 +417,26 @@ def reset_run(
     with _run_lock(root):
         refuse_running(root)
         return reset_blocks(plan, root, task, roi=roi, only_failed=only_failed)
+
+
+def check_task_context(
+    source: Source,
+    task: str,
+    *,
+    context: Sequence[int] = (),
+    samples: int = 5,
+    tolerance: float = 1e-5,
+) -> ContextReport:
+    """Tell whether a task's context is enough, see :func:`~.context_check.check_context`.
+
+    ``context`` is one number for all axes, one per axis, or nothing for the declared one.
+    """
+    pipeline = to_pipeline(source)
+    plan = make_plan(pipeline)
+    asked = None
+    if context and task in plan.tasks:
+        ndim = plan.tasks[task].grid.ndim
+        asked = tuple(context) * ndim if len(context) == 1 else tuple(context)
+    return check_context(
+        plan, pipeline.folder, task, context=asked, samples=samples, tolerance=tolerance
+    )

@@ -11,7 +11,7 @@ OBJECTS_PER_BLOCK = 1 << 14
 
 def smooth(raw, sigma):
     """Smooth every channel; the arrays are channels first."""
-    return gaussian(raw, sigma=sigma, channel_axis=0, mode="constant", truncate=4)
+    return gaussian(raw, sigma=sigma, channel_axis=0)
 
 
 def segment(smoothed, neighbours, block):

@@ -1,0 +1,245 @@
+"""Is the context of a task enough? Sample blocks are computed with more of it and compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snakemake_blocks.array_info import ArrayInfo
+from snakemake_blocks.arrays import open_array, read_region
+from snakemake_blocks.block import block_of
+from snakemake_blocks.box import Box, Index
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.functions import importable_from, load
+from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.task import Call
+
+__all__ = ["ContextReport", "check_context"]
+
+# The reference context is doubled until a further doubling changes nothing, at most so often.
+_DOUBLINGS = 4
+_LEAST_GROWTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ContextReport:
+    """What more context changes.
+
+    Parameters
+    ----------
+    context : tuple of int
+        The context that was asked about, world units per axis (the larger side).
+    reference : tuple of int
+        The larger context that it was compared with.
+    difference : float
+        Largest difference inside the write Rois: of values, or for integer results the share
+        of voxels that differ.
+    tolerance : float
+        Differences up to this are taken for none.
+    enough : tuple of int or None
+        Smallest context per axis that is enough; None if even the reference is not stable.
+    blocks : int
+        Sample blocks.
+    """
+
+    context: Index
+    reference: Index
+    difference: float
+    tolerance: float
+    enough: Index | None
+    blocks: int
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the context that was asked about is enough."""
+        return self.enough is not None and self.difference <= self.tolerance
+
+
+def check_context(
+    plan: Plan,
+    folder: Path,
+    name: str,
+    *,
+    context: Sequence[int] | None = None,
+    samples: int = 5,
+    tolerance: float = 1e-5,
+) -> ContextReport:
+    """Compare results of sample blocks with those under larger contexts.
+
+    Every sample costs about ``axes * log2(reference)`` calls of the function. Reads of the
+    task's own output see the fill value, as the first block would.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan of the pipeline; nothing of it has to have run but what the task reads.
+    folder : Path
+        The pipeline's folder.
+    name : str
+        A task with ``call: arrays``.
+    context : sequence of int, optional
+        World units per axis, in place of the declared one.
+    samples : int
+        Blocks to look at, spread over the region.
+    tolerance : float
+        Largest difference that counts as none, relative to the largest absolute result.
+
+    Raises
+    ------
+    InputError
+        If there is no such task, it does not work on arrays, or something that it reads is
+        missing.
+    """
+    if name not in plan.tasks:
+        raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
+    task = plan.tasks[name]
+    if task.call is not Call.ARRAYS:
+        raise InputError(f"task {name}: check-context needs call: arrays, it has call: {task.call}")
+    declared = tuple(map(max, task.grid.lower, task.grid.upper))
+    asked = tuple(context) if context is not None else declared
+    if len(asked) != task.grid.ndim:
+        raise InputError(f"{len(asked)} contexts for {task.grid.ndim} axes; give one per axis")
+    step = _steps(task)
+    if any(c % s for c, s in zip(asked, step, strict=True)):
+        raise InputError(f"context {asked} is not a multiple of the voxel size {step}")
+    with importable_from(folder):
+        sampler = _Sampler(task, folder, _samples(task, samples))
+        return _compare(sampler, asked, step, tolerance)
+
+
+def _compare(sampler: _Sampler, asked: Index, step: Index, tolerance: float) -> ContextReport:
+    reference = tuple(c + max(c, _LEAST_GROWTH * s) for c, s in zip(asked, step, strict=True))
+    limit = tolerance * sampler.scale(reference)
+    stable = False
+    for _ in range(_DOUBLINGS):
+        larger = tuple(2 * r for r in reference)
+        if sampler.difference(reference, larger) <= limit:
+            stable = True
+            break
+        reference = larger
+    enough = None
+    if stable:
+        enough = tuple(
+            _smallest(sampler, reference, axis, step[axis], limit) for axis in range(len(step))
+        )
+    difference = sampler.difference(asked, reference)
+    return ContextReport(asked, reference, difference, limit, enough, sampler.count)
+
+
+def _smallest(sampler: _Sampler, reference: Index, axis: int, step: int, limit: float) -> int:
+    """Return the smallest context on one axis that is enough, the others at the reference."""
+    low, high = -1, reference[axis] // step
+    while high - low > 1:
+        middle = (low + high) // 2
+        candidate = reference[:axis] + (middle * step,) + reference[axis + 1 :]
+        if sampler.difference(candidate, reference) <= limit:
+            high = middle
+        else:
+            low = middle
+    return high * step
+
+
+def _steps(task: PlannedTask) -> Index:
+    """Return the least common multiple of the voxel sizes of all arrays, per axis."""
+    arrays = [r.array for r in task.reads.values()] + [w.array for w in task.writes.values()]
+    return tuple(math.lcm(*sizes) for sizes in zip(*(a.voxel_size for a in arrays), strict=True))
+
+
+def _samples(task: PlannedTask, count: int) -> list[Index]:
+    """Return blocks spread evenly over the present ones; the middle one is always there."""
+    blocks = [index for job in task.jobs.jobs for index in task.blocks_of(job)]
+    places = {round((len(blocks) - 1) * (i + 0.5) / count) for i in range(count)}
+    return [blocks[p] for p in sorted(places | {len(blocks) // 2})]
+
+
+class _Sampler:
+    """Results of the sample blocks under a context, each computed once."""
+
+    def __init__(self, task: PlannedTask, folder: Path, blocks: Sequence[Index]) -> None:
+        self._task = task
+        self._blocks = blocks
+        self._function: Callable[..., Any] = load(task.function, folder)
+        written = {w.array.path for w in task.writes.values()}
+        self._own = {n for n, r in task.reads.items() if r.array.path in written}
+        self._data = {
+            name: open_array(read.array, folder, writable=False)
+            for name, read in task.reads.items()
+            if name not in self._own
+        }
+        self._known: dict[tuple[Index, Index], dict[str, NDArray[Any]]] = {}
+
+    @property
+    def count(self) -> int:
+        """Number of sample blocks."""
+        return len(self._blocks)
+
+    def scale(self, context: Index) -> float:
+        """Return the largest absolute result, 1 for integers."""
+        largest = 0.0
+        for block in self._blocks:
+            for values in self._results(block, context).values():
+                if values.dtype.kind in "biu":
+                    return 1.0
+                largest = max(largest, float(np.abs(values).max(initial=0.0)))
+        return largest
+
+    def difference(self, one: Index, other: Index) -> float:
+        """Return the largest difference between two contexts inside the write Rois."""
+        return max(
+            _difference(mine, self._results(block, other)[name])
+            for block in self._blocks
+            for name, mine in self._results(block, one).items()
+        )
+
+    def _results(self, block: Index, context: Index) -> dict[str, NDArray[Any]]:
+        key = (block, context)
+        if key not in self._known:
+            self._known[key] = self._compute(block, context)
+        return self._known[key]
+
+    def _compute(self, index: Index, context: Index) -> dict[str, NDArray[Any]]:
+        import inspect
+
+        task = self._task
+        write = task.grid.write(index)
+        region = write.grow(context, context)
+        inputs: dict[str, Any] = {}
+        for name, read in task.reads.items():
+            if name in self._own:
+                shape = read.array.channels + read.array.voxels(region).shape
+                inputs[name] = np.full(shape, read.fill or 0, read.array.dtype)
+            else:
+                inputs[name] = read_region(self._data[name], read, region)
+        if "block" in inspect.signature(self._function).parameters:
+            block = block_of(task.grid, index, task_id=task.name)
+            block.read_roi = region.to_roi()
+            inputs["block"] = block
+        result = self._function(**inputs, **task.params)
+        if not isinstance(result, Mapping):
+            result = {next(iter(task.writes)): result}
+        return {
+            name: _cropped(np.asarray(result[name]), w.array, region, write)
+            for name, w in task.writes.items()
+        }
+
+
+def _cropped(values: NDArray[Any], array: ArrayInfo, region: Box, write: Box) -> NDArray[Any]:
+    if values.shape == array.channels + array.voxels(write).shape:
+        return values
+    inside = array.voxels(write).shift([-b for b in array.voxels(region).begin])
+    lead = (slice(None),) * len(array.channels)
+    return values[
+        lead + tuple(slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True))
+    ]
+
+
+def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+    if one.dtype.kind in "biu":
+        return float(np.mean(one != other))
+    return float(np.abs(one.astype(float) - other.astype(float)).max(initial=0.0))
