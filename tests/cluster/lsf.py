@@ -191,11 +191,15 @@ class LsfStandIn:
             if runner is None:
                 raise StandInError(f"job {job['id']} is not running")
             jobs[job["id"] - 1].update({"state": "UNKWN", "runner": None})
-            for pid in {runner} | marked(JOB_MARK, self._book.job_mark(job["id"])):
+            for pid in {runner} | self.processes(job):
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue  # it ended by itself
+
+    def processes(self, job: Job) -> set[int]:
+        """Process ids of what a job runs, the shell that LSF starts included."""
+        return marked(JOB_MARK, self._book.job_mark(job["id"]))
 
     def kill(self, job: Job) -> None:
         """Let bkill end a job: SIGINT, SIGTERM and SIGKILL with the grace between them."""

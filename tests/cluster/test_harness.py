@@ -145,16 +145,16 @@ def test_lsf_job_fails_when_killed_or_out_of_time_and_bjobs_may_fail_for_a_while
 def test_lsf_jobs_end_with_an_interrupted_snakemake(
     cluster_python: Path, tmp_path: Path, lsf: LsfStandIn
 ) -> None:
-    write_toy(tmp_path, dict.fromkeys("abcde", LONG))
+    write_toy(tmp_path, {"a": LONG, "b": LONG}, threads=3)  # there are 4 slots
     arguments = (*lsf.snakemake_arguments, *ARGUMENTS)
     with SnakemakeRun(cluster_python, tmp_path, *arguments, env=lsf.env) as run:
         # A job whose submission Snakemake has not noted yet would be left to itself.
-        lsf.wait_for(lambda: run.log.count("has been submitted") == 5, what="all submissions")
+        lsf.wait_for(lambda: run.log.count("has been submitted") == 2, what="all submissions")
         time.sleep(0.5)
-        assert [job["state"] for job in lsf.jobs()] == ["RUN"] * 4 + ["PEND"]
+        assert [job["state"] for job in lsf.jobs()] == ["RUN", "PEND"]
         run.interrupt()
         assert run.wait() == 1
-    lsf.wait_for(lambda: len(lsf.jobs(state="EXIT")) == 5, what="all jobs to end")
+    lsf.wait_for(lambda: len(lsf.jobs(state="EXIT")) == 2, what="all jobs to end")
     assert len(lsf.calls("bkill")) == 1
 
 
@@ -227,9 +227,11 @@ def test_lsf_refuses_what_it_is_told_and_what_it_does_not_know(lsf: LsfStandIn) 
 
 
 def test_lsf_reports_what_it_is_told(lsf: LsfStandIn) -> None:
+    gate = lsf.directory / "gate"
     lsf.report("UNKWN", jobs="hidden*", run=True)
-    submit(lsf, "hidden", "sleep 0.3")
+    submit(lsf, "hidden", f"until [ -e {gate} ]; do sleep 0.05; done")
     assert look(lsf, "*hid*") == "1 UNKWN"
+    gate.touch()
     lsf.wait_for_job("hidden", state="DONE")
     assert look(lsf, "*hid*") == "1 DONE"
     lsf.fail_bjobs(calls=1, seconds=60)
@@ -249,11 +251,12 @@ def test_lsf_reports_what_it_is_told(lsf: LsfStandIn) -> None:
 
 def test_lsf_crash_leaves_nothing_of_a_job_but_its_unknown_state(lsf: LsfStandIn) -> None:
     submit(lsf, "lost", "setsid sleep 300 & sleep 300")
-    lsf.wait_for(lambda: len(marked("LSB_JOBID", "1")) >= 3, what="the processes of the job")
-    lsf.crash(lsf.jobs("lost")[0])
-    lsf.wait_for(lambda: not marked("LSB_JOBID", "1"), what="their end")
+    job = lsf.jobs("lost")[0]
+    lsf.wait_for(lambda: len(lsf.processes(job)) >= 3, what="the processes of the job")
+    lsf.crash(job)
+    lsf.wait_for(lambda: not lsf.processes(job), what="their end")
     assert look(lsf, "lost") == "1 UNKWN"
-    lsf.kill(lsf.jobs("lost")[0])
+    lsf.kill(job)
     assert look(lsf, "lost") == "1 EXIT"
 
 

@@ -27,6 +27,7 @@ rule toy:
         {output},
     params:
         seconds=lambda wildcards: SECONDS[wildcards.job],
+    threads: {threads}
     resources:
         mem_mb=100,
         runtime=lambda wildcards: MINUTES.get(wildcards.job, 30),
@@ -41,6 +42,7 @@ def write_toy(
     seconds: Mapping[str, float],
     *,
     minutes: Mapping[str, int] | None = None,
+    threads: int = 1,
     touch: bool = False,
 ) -> None:
     """Write a Snakefile with one job for each name, which makes ``out/NAME``.
@@ -53,12 +55,15 @@ def write_toy(
         How long each job sleeps before it writes its output.
     minutes : mapping of str to int, optional
         Walltimes; 30 for jobs that it does not name.
+    threads : int
+        Threads, and so slots, of each job.
     touch : bool
         Let Snakemake, not the job, make the outputs, by ``touch()``.
     """
     text = _SNAKEFILE.format(
         seconds=dict(seconds),
         minutes=dict(minutes or {}),
+        threads=threads,
         output='touch("out/{job}")' if touch else '"out/{job}"',
         command="true" if touch else "echo done > {output}",
     )
