@@ -111,10 +111,11 @@ def obstacle_to(path: str, folder: Path) -> str:
     """Return what is in the way of an array to be made, empty if nothing is."""
     if (folder / path).exists():
         return f"{path}: something that is no array is there; move it, or write to another path"
-    for parent in list((folder / path).parents):
-        if parent.is_file():
-            return f"{path}: {parent} is a file"
-        if (parent / ".zarray").exists() or _is_array(parent / "zarr.json"):
+    for parent in Path(path).parents:
+        where = folder / parent
+        if where.is_file():
+            return f"{path}: {parent} is a file; choose another path"
+        if (where / ".zarray").exists() or _is_array(where / "zarr.json"):
             return f"{path}: {parent} is an array, and an array holds no other; choose another path"
     return ""
 
