@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.dependencies import needed_blocks
+from snakemake_blocks.dependencies import needed_blocks, needed_jobs
 from snakemake_blocks.failures import Failure, grouped, read_failures
 from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.locks import holder_of, is_alive
@@ -129,8 +129,12 @@ def read_status(plan: Plan, root: Path) -> RunStatus:
     paths = RunPaths(root)
     states = {name: _states(judge, task, paths) for name, task in plan.tasks.items()}
     _mark_orphans(plan, states)
+    held = _all_held(plan, states)
     return RunStatus(
-        {name: _task_status(judge, task, states[name], paths) for name, task in plan.tasks.items()}
+        {
+            name: _task_status(judge, task, states[name], held[name], paths)
+            for name, task in plan.tasks.items()
+        }
     )
 
 
@@ -216,7 +220,11 @@ def _spread_in_task(task: PlannedTask, states: NDArray[np.uint8], found: set[Ind
 
 
 def _task_status(
-    judge: Judge, task: PlannedTask, states: NDArray[np.uint8], paths: RunPaths
+    judge: Judge,
+    task: PlannedTask,
+    states: NDArray[np.uint8],
+    held: dict[str, int],
+    paths: RunPaths,
 ) -> TaskStatus:
     judgement = judge.judge_all(task)
     counts = np.bincount(states.ravel(), minlength=len(State))
@@ -231,7 +239,7 @@ def _task_status(
             tuple(int(k) for k in i) for i in np.argwhere(states == _CODES[State.ORPHANED])
         ),
         seconds=_seconds(judge, task),
-        held=_held(task, states, failed),
+        held=held,
     )
 
 
@@ -266,20 +274,44 @@ def _seconds(judge: Judge, task: PlannedTask) -> float:
     return total
 
 
-def _held(
-    task: PlannedTask, states: NDArray[np.uint8], failed: NDArray[np.bool_]
-) -> dict[str, int]:
-    """Return how many pending blocks are in jobs that wait for a job with failed blocks."""
-    found: dict[str, int] = {}
-    for job in _jobs_of(task, failed):
-        waiting = 0
-        for other in task.phases.conflicting(job):
-            if task.phases.of(other) > task.phases.of(job):
-                members = task.jobs.members(other)
-                waiting += int((states[_slices(members)] == _CODES[State.PENDING]).sum())
-        if waiting:
-            found[index_name(job)] = waiting
+def _all_held(plan: Plan, states: dict[str, NDArray[np.uint8]]) -> dict[str, dict[str, int]]:
+    """Return per task how many pending blocks a failed job holds up, by that job's name.
+
+    A job that waits for a failed job does not start, also for blocks that need none of the
+    failed ones.
+    """
+    found: dict[str, dict[str, int]] = {name: {} for name in plan.tasks}
+    if not any((s == _CODES[State.FAILED]).any() for s in states.values()):
+        return found
+    blocked: dict[str, dict[Index, str]] = {}
+    for name, task in plan.tasks.items():
+        failed = _jobs_of(task, states[name] == _CODES[State.FAILED])
+        blocked[name] = {job: f"{name}/{index_name(job)}" for job in failed}
+        for job in plan.jobs(name):  # phase by phase, so what it waits for comes first
+            holder = _holder(plan, task, job.index, blocked)
+            if holder is None or job.index in blocked[name]:
+                continue
+            blocked[name][job.index] = holder
+            part = states[name][_slices(task.jobs.members(job.index))]
+            waiting = int((part == _CODES[State.PENDING]).sum())
+            if waiting:
+                found[name][holder] = found[name].get(holder, 0) + waiting
     return found
+
+
+def _holder(
+    plan: Plan, task: PlannedTask, job: Index, blocked: dict[str, dict[Index, str]]
+) -> str | None:
+    """Return the failed job that a job waits for, directly or not."""
+    for other in task.phases.predecessors(job):
+        if other in blocked[task.name]:
+            return blocked[task.name][other]
+    for name in task.upstream:
+        if blocked[name]:
+            for other in needed_jobs(task.jobs, job, plan.tasks[name].jobs):
+                if other in blocked[name]:
+                    return blocked[name][other]
+    return None
 
 
 def _slices(box: Box) -> tuple[slice, ...]:

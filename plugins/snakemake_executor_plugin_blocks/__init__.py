@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from snakemake.exceptions import WorkflowError
+from snakemake.exceptions import SpawnedJobError
 from snakemake.executors.local import Executor as LocalExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
@@ -54,7 +54,7 @@ class Executor(LocalExecutor):  # type: ignore[misc]
             folder=self.workflow.workdir_init,
         )
         if status:
-            raise WorkflowError(f"{job.output[0]}: exit status {status}, see {job.log[0]}")
+            raise SpawnedJobError  # the scheduler reports job, log and rule
 
     def shutdown(self) -> None:
         """Wait for running jobs, then let the hosts go."""

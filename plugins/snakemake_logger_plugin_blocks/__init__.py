@@ -37,6 +37,7 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         self._view: ProgressView | None = None
+        self._failed: set[str] = set()
         self._is_quiet = self.settings is not None and self.settings.quiet
         self._text = DefaultFormatter(show_failed_logs=self.common_settings.show_failed_logs)
 
@@ -48,8 +49,18 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         event = getattr(record, "event", None)
         if event == LogEvent.JOB_INFO and self._view is None and not self._is_quiet:
             self._start(getattr(record, "output", []))
-        if event in _ERRORS or record.levelno >= logging.WARNING:
+        if event == LogEvent.JOB_ERROR and self._is_ours(record):
+            if record.output[0] not in self._failed:
+                self._failed.add(record.output[0])
+                self._say(f"a job failed: {record.output[0]}, log: {record.log[0]}")
+        elif event in _ERRORS or record.levelno >= logging.WARNING:
             self._say(self._text.format(record))
+
+    @staticmethod
+    def _is_ours(record: logging.LogRecord) -> bool:
+        """Tell whether a failed job is one of blocks: its log says all, the run ends with causes."""
+        shell = str(getattr(record, "shellcmd", ""))
+        return shell.startswith("snakemake-blocks work ") and bool(getattr(record, "log", None))
 
     def _start(self, output: list[str]) -> None:
         """Follow the run directory that a job's output lies in, if it is one."""
