@@ -274,11 +274,9 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
 
     try:
         # Empty chunks are stored too, so that `verify` can tell a lost chunk from an empty one.
-        found = zarr.open_array(
-            str(folder / array.path),
-            mode="r+" if writable else "r",
-            config={"write_empty_chunks": True},
-        )
+        # (open_array ignores its own `config` for an array that exists.)
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            found = zarr.open_array(str(folder / array.path), mode="r+" if writable else "r")
     except FileNotFoundError:
         raise InputError(
             f"{array.path}: is missing; `snakemake-blocks generate` makes declared outputs"

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from project import Project
+from strategies import grid_cases
+
+from snakemake_blocks.array_info import ArrayInfo
+from snakemake_blocks.arrays import (
+    block_presence,
+    chunk_shape,
+    create,
+    describe,
+    missing_chunks,
+    open_array,
+    read_region,
+    write_region,
+)
+from snakemake_blocks.box import Box
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.task import Read
+
+SPACE = ["space", "space"]
+
+# Shape and attributes that funlib.persistence understands.
+UNDERSTOOD: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "nothing said": ((6, 8), {}),
+    "offset and voxel size": ((6, 8), {"offset": [-40, 8], "voxel_size": [4, 2]}),
+    "offset alone": ((6, 8), {"offset": [3, -5]}),
+    "leading channels, by the length of the rest": ((3, 6, 8), {"voxel_size": [4, 2]}),
+    "two channel axes": ((2, 3, 6, 8), {"offset": [1, 1], "voxel_size": [4, 2]}),
+    "channels by type": ((3, 6, 8), {"types": ["channel", *SPACE], "voxel_size": [4, 2]}),
+    "channels by name": ((3, 6, 8), {"axis_names": ["c^", "y", "x"], "offset": [7, 7]}),
+    "types win over names": ((3, 6), {"axis_names": ["c^", "x"], "types": SPACE}),
+    "time counts as space": ((4, 6, 8), {"types": ["time", *SPACE], "voxel_size": [1, 4, 2]}),
+    "channels listed": ((3, 6, 8), {"types": ["channel", *SPACE], "voxel_size": [1, 4, 2],
+                                    "offset": [0, 8, 6], "units": ["", "nm", "nm"]}),
+    "units": ((6, 8), {"units": ["nm", "nm"], "voxel_size": [4, 4]}),
+    "whole numbers as floats": ((6, 8), {"voxel_size": [4.0, 2.0]}),
+}  # fmt: skip
+
+# Likewise what it refuses, or takes as something else than a place in the world.
+REFUSED: dict[str, tuple[tuple[int, ...], dict[str, Any], str]] = {
+    "ambiguous": ((2, 6, 8), {"voxel_size": [4, 2], "offset": [0, 0, 0]}, "cannot tell which"),
+    "too many": ((6, 8), {"voxel_size": [1, 4, 2]}, "cannot tell which of its 2 axes"),
+    "types of other axes": ((6, 8), {"types": ["channel", *SPACE]}, "name 3 axes, it has 2"),
+    "a size missing": ((3, 6, 8), {"types": ["channel", *SPACE], "voxel_size": [4]}, "1 entries"),
+    "only channels": ((6, 8), {"types": ["channel", "channel"]}, "no spatial axis"),
+    "channels last": ((6, 8, 3), {"types": [*SPACE, "channel"]}, "channel axes have to lead"),
+    "a fraction": ((6, 8), {"voxel_size": [0.5, 2]}, "is not whole; world units are integers"),
+    "a fractional offset": ((6, 8), {"offset": [0.5, 2]}, "offset .* is not whole"),
+    "zero": ((6, 8), {"voxel_size": [0, 2]}, "is not positive"),
+    "negative": ((6, 8), {"resolution": [-1, 2]}, "is not positive"),
+    "text": ((6, 8), {"voxel_size": ["a", "b"]}, "is not a list of numbers"),
+    "one number": ((6, 8), {"voxel_size": 4}, "is not a list of numbers"),
+    "no number": ((6, 8), {"offset": [float("nan"), 0]}, "is not a list of numbers"),
+}
+
+
+class TestDescribe:
+    @pytest.mark.filterwarnings("ignore:using axis names:DeprecationWarning")
+    @pytest.mark.parametrize("zarr_format", [2, 3])
+    @pytest.mark.parametrize("name", UNDERSTOOD)
+    def test_says_what_funlib_says(self, project: Project, name: str, zarr_format: int) -> None:
+        from funlib.persistence import open_ds
+
+        shape, attributes = UNDERSTOOD[name]
+        project.array("s.zarr/a", np.zeros(shape, ">u2"), zarr_format=zarr_format, **attributes)
+        ours, theirs = describe("s.zarr/a", project.folder), open_ds(project.folder / "s.zarr/a")
+        assert ours is not None
+        assert ours.roi == Box.from_roi(theirs.roi)
+        assert ours.voxel_size == tuple(theirs.voxel_size)
+        assert ours.full_shape == theirs.shape
+        assert len(ours.channels) == theirs.channel_dims
+        assert ours.units == tuple(theirs.units)
+        assert ours.dtype == str(theirs.dtype)
+        assert ours.chunks == theirs.data.chunksize
+
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_refuses_what_has_no_clear_place(self, project: Project, name: str) -> None:
+        shape, attributes, reason = REFUSED[name]
+        project.array("s.zarr/a", np.zeros(shape), **attributes)
+        with pytest.raises(InputError, match=rf"s\.zarr/a: .*{reason}"):
+            describe("s.zarr/a", project.folder)
+
+    def test_resolution_is_the_voxel_size_of_old_arrays(self, project: Project) -> None:
+        project.array("s.zarr/a", np.zeros((3, 6, 8)), resolution=[4, 2])
+        array = describe("s.zarr/a", project.folder)
+        assert array is not None
+        assert (array.voxel_size, array.channels) == ((4, 2), (3,))
+
+    def test_a_shard_is_what_one_file_holds(self, project: Project) -> None:
+        project.array("s.zarr/a", np.zeros((16, 16)), chunks=(2, 2), shards=(8, 16))
+        array = describe("s.zarr/a", project.folder)
+        assert array is not None and array.chunks == (8, 16)
+
+    def test_one_unit_may_stand_for_all_axes(self, project: Project) -> None:
+        project.array("s.zarr/a", np.zeros((6, 8)), units="nm")
+        array = describe("s.zarr/a", project.folder)
+        assert array is not None and array.units == ("nm", "nm")
+
+    def test_nothing_is_none(self, project: Project) -> None:
+        assert describe("s.zarr/a", project.folder) is None
+
+    def test_a_group_is_refused_with_what_it_holds(self, project: Project) -> None:
+        project.array("s.zarr/a", np.zeros(3))
+        with pytest.raises(InputError, match=r"s\.zarr: is a group, not an array; it holds a$"):
+            describe("s.zarr", project.folder)
+
+    @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"zarr_format": 3}', "\x00"])
+    def test_damaged_metadata_are_an_error_of_ours(self, project: Project, content: str) -> None:
+        project.array("s.zarr/a", np.zeros(3))
+        (project.folder / "s.zarr/a/zarr.json").write_text(content)
+        with pytest.raises(InputError, match=r"^s\.zarr/a: "):
+            describe("s.zarr/a", project.folder)
+
+    def test_nothing_to_compute_with_is_refused(self, project: Project) -> None:
+        project.array("s.zarr/a", np.zeros((0, 4)))
+        project.array("s.zarr/b", np.zeros(4, "M8[s]"))
+        project.array("s.zarr/c", np.zeros(()))
+        for name, reason in (
+            ("a", "holds nothing"),
+            ("b", "not numbers"),
+            ("c", "no spatial axis"),
+        ):
+            with pytest.raises(InputError, match=reason):
+                describe(f"s.zarr/{name}", project.folder)
+
+
+class TestChunkShape:
+    @given(
+        st.lists(st.integers(1, 400), min_size=1, max_size=4), st.sampled_from([1, 2, 4, 8, 24, 64])
+    )
+    def test_divides_the_block_and_is_small_where_divisors_allow(
+        self, block: list[int], itemsize: int
+    ) -> None:
+        chunk = chunk_shape(block, itemsize=itemsize)
+        assert all(b % c == 0 for b, c in zip(block, chunk, strict=True))
+        assert np.prod(chunk, dtype=int) * itemsize <= 4 << 20 or set(chunk) == {1}
+
+    def test_a_small_block_is_one_chunk(self) -> None:
+        assert chunk_shape([64, 64], itemsize=12) == (64, 64)
+
+    def test_a_large_block_is_cut_along_its_longest_axes(self) -> None:
+        assert chunk_shape([256, 256, 256], itemsize=1) == (128, 128, 256)
+
+
+def to_be_made(path: str = "s.zarr/a", **more: Any) -> ArrayInfo:
+    """Return an array with channels, offset and voxel size that does not exist."""
+    values: dict[str, Any] = {
+        "path": path,
+        "offset": (-8, 4),
+        "voxel_size": (4, 2),
+        "shape": (6, 8),
+        "channels": (3,),
+        "dtype": "float32",
+        "chunks": (3, 2, 4),
+        "units": ("nm", "nm"),
+    }
+    return ArrayInfo(**{**values, **more}, exists=False)
+
+
+class TestCreate:
+    @pytest.mark.parametrize("zarr_format", [2, 3])
+    def test_makes_what_was_described_in_the_format_of_the_store(
+        self, project: Project, zarr_format: int
+    ) -> None:
+        from funlib.persistence import open_ds
+
+        project.array("s.zarr/other", np.zeros(3), zarr_format=zarr_format)
+        create(to_be_made(), project.folder)
+        found = describe("s.zarr/a", project.folder)
+        assert found is not None
+        assert found.to_json() == to_be_made().to_json()
+        theirs = open_ds(project.folder / "s.zarr/a")
+        assert Box.from_roi(theirs.roi) == found.roi
+        assert (theirs.axis_names, theirs.types) == (["c0", "y", "x"], ["channel", *SPACE])
+        assert zarr.open_array(project.folder / "s.zarr/a").metadata.zarr_format == zarr_format
+
+    @pytest.mark.parametrize("path", ["new.zarr/a", "new.zarr/deep/er/a", "new.zarr", "folder/a"])
+    def test_makes_the_store_around_it(self, project: Project, path: str) -> None:
+        create(to_be_made(path), project.folder)
+        assert describe(path, project.folder) is not None
+        if path.startswith("new.zarr/"):
+            zarr.open_group(project.folder / "new.zarr", mode="r")
+
+    @pytest.mark.parametrize("ndim", [1, 2, 3, 4, 5])
+    def test_any_number_of_axes(self, project: Project, ndim: int) -> None:
+        array = to_be_made(
+            offset=(0,) * ndim, voxel_size=(1,) * ndim, shape=(2,) * ndim, channels=(),
+            chunks=(1,) * ndim, units=("",) * ndim,
+        )  # fmt: skip
+        create(array, project.folder)
+        assert describe("s.zarr/a", project.folder) is not None
+
+    def test_what_is_in_the_way_stays(self, project: Project) -> None:
+        (project.folder / "file").write_text("mine")
+        project.array("s.zarr/a", np.zeros(3))
+        for path in ("file", "file/a", "s.zarr/a", "s.zarr/a/b"):
+            with pytest.raises(InputError, match=f"^{path}: "):
+                create(to_be_made(path), project.folder)
+        assert (project.folder / "file").read_text() == "mine"
+
+    def test_a_killed_creation_leaves_nothing_half_made(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def die(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", die)
+            with pytest.raises(KeyboardInterrupt):
+                create(to_be_made(), project.folder)
+        assert describe("s.zarr/a", project.folder) is None
+        create(to_be_made(), project.folder)
+        assert describe("s.zarr/a", project.folder) is not None
+
+
+class TestOpen:
+    def test_another_array_than_planned_is_refused(self, project: Project) -> None:
+        project.array("s.zarr/a", np.zeros((3, 6, 9), np.float32))
+        with pytest.raises(InputError, match=r"is float32\[3, 6, 9\], the plan says float32\[3, 6"):
+            open_array(to_be_made(), project.folder, writable=False)
+
+    def test_a_missing_one_is_named(self, project: Project) -> None:
+        with pytest.raises(InputError, match=r"s\.zarr/a: is missing; `snakemake-blocks generate`"):
+            open_array(to_be_made(), project.folder, writable=True)
+
+
+def stored_cube(folder: Path, fill_shape: tuple[int, ...] = (2, 5, 7)) -> tuple[ArrayInfo, Any]:
+    """Return an array with two channels and offset (-6, 4), voxels (3, 2), and its values."""
+    values = Project(folder).array(
+        "s.zarr/a", np.arange(1, 71).reshape(fill_shape), chunks=(1, 2, 3), offset=[-6, 4],
+        voxel_size=[3, 2],
+    )  # fmt: skip
+    array = describe("s.zarr/a", folder)
+    assert array is not None
+    return array, values
+
+
+@pytest.fixture(scope="module")
+def cube(tmp_path_factory: pytest.TempPathFactory) -> tuple[ArrayInfo, Any, Any]:
+    folder = tmp_path_factory.mktemp("cube")
+    array, values = stored_cube(folder)
+    return array, values, open_array(array, folder, writable=False)
+
+
+class TestReadRegion:
+    @given(st.tuples(st.integers(-4, 8), st.integers(-4, 10)), st.tuples(*[st.integers(1, 12)] * 2))
+    def test_pads_with_the_fill(
+        self, cube: tuple[ArrayInfo, Any, Any], begin: tuple[int, int], shape: tuple[int, int]
+    ) -> None:
+        array, values, data = cube
+        padded = np.pad(values, [(0, 0), (20, 20), (20, 20)], constant_values=-1)
+        want = padded[:, begin[0] + 20 :, begin[1] + 20 :][:, : shape[0], : shape[1]]
+        low = (-6 + 3 * begin[0], 4 + 2 * begin[1])
+        region = Box(low, (low[0] + 3 * shape[0], low[1] + 2 * shape[1]))
+        np.testing.assert_array_equal(read_region(data, Read(array, -1), region), want)
+
+    def test_outside_without_a_fill_is_an_error(self, cube: tuple[ArrayInfo, Any, Any]) -> None:
+        array, values, data = cube
+        whole = read_region(data, Read(array), array.roi)
+        np.testing.assert_array_equal(whole, values)
+        with pytest.raises(
+            InputError, match=r"read \[-9, 4\] to \[9, 18\] reaches outside of the "
+        ):
+            read_region(data, Read(array), array.roi.grow((3, 0), (0, 0)))
+
+
+class TestWriteRegion:
+    def test_what_lies_outside_of_the_array_is_dropped(self, project: Project) -> None:
+        array, values = stored_cube(project.folder)
+        data = open_array(array, project.folder, writable=True)
+        written = np.full((2, 4, 2), -7)
+        write_region(data, array, Box((3, 16), (15, 20)), written)
+        values[:, 3:, 6:] = -7
+        np.testing.assert_array_equal(project.read("s.zarr/a"), values)
+
+
+class TestMissingChunks:
+    @pytest.mark.parametrize("zarr_format", [2, 3])
+    def test_chunks_of_fill_values_are_stored_too(self, project: Project, zarr_format: int) -> None:
+        project.array("s.zarr/other", np.zeros(3), zarr_format=zarr_format)
+        create(to_be_made(), project.folder)
+        array = describe("s.zarr/a", project.folder)
+        assert array is not None
+        lost, looked_for = missing_chunks(array, project.folder, [array.roi])
+        assert (len(lost), looked_for) == (6, 6)
+        data = open_array(array, project.folder, writable=True)
+        write_region(data, array, array.roi, np.zeros((3, 6, 8), np.float32))
+        assert missing_chunks(array, project.folder, [array.roi]) == ([], 6)
+        upper = Box((-8, 4), (0, 20))
+        assert missing_chunks(array, project.folder, [upper]) == ([], 2)
+
+    def test_shards_count_once(self, project: Project) -> None:
+        project.array("s.zarr/a", np.ones((16, 16)), chunks=(2, 2), shards=(8, 8))
+        array = describe("s.zarr/a", project.folder)
+        assert array is not None
+        assert missing_chunks(array, project.folder, [array.roi]) == ([], 4)
+        (project.folder / "s.zarr/a/c/1/0").unlink()
+        assert missing_chunks(array, project.folder, [array.roi]) == (["c/1/0"], 4)
+
+
+class TestBlockPresence:
+    @given(st.data())
+    def test_is_where_a_nonzero_voxel_meets_the_write_roi(
+        self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    ) -> None:
+        case = data.draw(grid_cases(ndim=st.integers(1, 3), empty=False))
+        ndim = case.grid.ndim
+        shape = data.draw(st.tuples(*[st.integers(1, 5)] * ndim))
+        voxel = data.draw(st.tuples(*[st.integers(1, 6)] * ndim))
+        offset = data.draw(st.tuples(*[st.integers(-25, 25)] * ndim))
+        channels = data.draw(st.sampled_from([(), (2,)]))
+        size = int(np.prod(channels + shape))
+        seed = data.draw(st.integers(0, 99))
+        mask = (np.random.default_rng(seed).random(size) < 0.2).reshape(channels + shape)
+        folder = tmp_path_factory.getbasetemp()
+        Project(folder).array("m.zarr/mask", mask, offset=offset, voxel_size=voxel)
+        array = describe("m.zarr/mask", folder)
+        assert array is not None
+        want = np.zeros(case.grid.shape, bool)
+        for index, (write, _) in case.blocks.items():
+            for where in np.argwhere(mask):
+                spans = zip(offset, voxel, where[len(channels) :], strict=True)
+                cells = [set(range(o + v * int(i), o + v * int(i) + v)) for o, v, i in spans]
+                want[index] |= all(a & b for a, b in zip(cells, write, strict=True))
+        np.testing.assert_array_equal(block_presence(array, case.grid, folder), want)
+
+
+def test_metadata_of_a_plan_survive_json() -> None:
+    array = to_be_made()
+    again = ArrayInfo.from_json(json.loads(json.dumps(array.to_json())))
+    assert again.to_json() == array.to_json()
+    assert again.exists
+
+
+def test_voxels_are_exact_on_multiples_and_round_outward_elsewhere() -> None:
+    array = to_be_made()
+    assert array.voxels(array.roi) == Box((0, 0), (6, 8))
+    for low, high in itertools.product(range(-20, 4), range(4, 30)):
+        found = array.voxels(Box((low, 4), (high, 6)))
+        assert (
+            array.offset[0] + 4 * found.begin[0] <= low < array.offset[0] + 4 * (found.begin[0] + 1)
+        )
+        assert array.offset[0] + 4 * (found.end[0] - 1) < high <= array.offset[0] + 4 * found.end[0]
