@@ -16,6 +16,13 @@ from snakemake_blocks.errors import BlocksError
 __all__ = ["main"]
 
 _EXISTING = click.Path(path_type=Path)
+_CORES = click.option(
+    "--cores",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default=True,
+    help="Local cores.",
+)
 
 
 class _Group(click.Group):
@@ -54,7 +61,7 @@ def _console() -> Any:
 
 @_command("snakemake-blocks demo my-demo")
 @click.argument("folder", default="blocks-demo", type=_EXISTING)
-@click.option("--cores", default=os.cpu_count() or 1, show_default=True, help="Local cores.")
+@_CORES
 def demo(folder: Path, cores: int) -> None:
     """Write the demo pipeline (a real image) to FOLDER, run it and check the result."""
     from snakemake_blocks.demo import run_demo
@@ -69,18 +76,33 @@ def demo(folder: Path, cores: int) -> None:
 @click.option("--target", type=click.Choice(["local", "cluster"]), default="local")
 def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> None:
     """Show what would be made of PIPELINE; writes no state."""
-    from snakemake_blocks.report import plan_to_json, print_plan
-    from snakemake_blocks.running import make_plan
+    from snakemake_blocks.report import plan_to_json, print_plan, print_proof
+    from snakemake_blocks.running import check_pipeline
 
-    made = make_plan(pipeline, target=target)
+    made, proof = check_pipeline(pipeline, target=target)
     if picture is not None:
         from snakemake_blocks.plots import draw_plan
 
         draw_plan(made, picture)
     if as_json:
-        click.echo(json.dumps(plan_to_json(made), indent=2))
+        click.echo(json.dumps(plan_to_json(made, proof), indent=2))
     else:
         print_plan(made, _console())
+        print_proof(made.name, proof, _console(), proved=False)
+    sys.exit(2 if proof.violations else 0)
+
+
+@_command("snakemake-blocks check pipeline.yaml")
+@click.argument("pipeline", type=_EXISTING)
+@click.option("--target", type=click.Choice(["local", "cluster"]), default="local")
+def check(pipeline: Path, target: str) -> None:
+    """Prove that PIPELINE misses no voxel and that no two jobs meet; exit status 2 if not."""
+    from snakemake_blocks.report import print_proof
+    from snakemake_blocks.running import check_pipeline
+
+    made, proof = check_pipeline(pipeline, target=target)
+    print_proof(made.name, proof, _console())
+    sys.exit(2 if proof.violations else 0)
 
 
 @_command("snakemake-blocks generate pipeline.yaml -o Snakefile && snakemake --cores 4")
@@ -105,7 +127,7 @@ def generate(
 
 @_command("snakemake-blocks run pipeline.yaml --cores 8 -- --printshellcmds")
 @click.argument("pipeline", type=_EXISTING)
-@click.option("--cores", default=os.cpu_count() or 1, show_default=True, help="Local cores.")
+@_CORES
 @click.option("--profile", default="", help="Snakemake profile: name or path.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would run.")
 @click.option("-q", "--quiet", is_flag=True, help="No output of Snakemake but errors.")

@@ -6,34 +6,47 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["run_snakemake", "start_warm_host"]
+__all__ = ["INTERRUPTED", "run_snakemake", "start_warm_host"]
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status of what was stopped from outside."""
 
 
 def run_snakemake(
     arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None
 ) -> int:
-    """Run Snakemake in ``folder`` and return its exit status.
+    """Run Snakemake in ``folder`` and return its exit status, 130 if it was interrupted.
 
     A Ctrl-C reaches Snakemake from the terminal like it reaches this process, which then waits
     for Snakemake to end; SIGTERM is passed on.
     """
     command = [sys.executable, "-m", "snakemake", *arguments]
     process = subprocess.Popen(command, cwd=folder, env=dict(environment or os.environ))
-    before = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
-    }
+    received: list[int] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        received.append(number)
+        if number == signal.SIGTERM:
+            process.terminate()
+
+    # Only the main thread may have handlers; elsewhere signals are not ours to handle.
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if main else ()
+    before = [(number, signal.signal(number, pass_on)) for number in numbers]
     try:
         status = process.wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in before:
             signal.signal(number, handler)
         if process.poll() is None:
             process.kill()
             process.wait()
+    if status and (received or status in (-signal.SIGINT, -signal.SIGTERM)):
+        return INTERRUPTED
     return 128 - status if status < 0 else status
 
 

@@ -7,13 +7,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from snakemake_blocks.check import Proof
 from snakemake_blocks.context_check import ContextReport
 from snakemake_blocks.failures import grouped
 from snakemake_blocks.paths import index_name
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 
-__all__ = ["context_text", "plan_to_json", "print_plan", "print_status"]
+__all__ = ["context_text", "plan_to_json", "print_plan", "print_proof", "print_status"]
 
 _LISTED_BLOCKS = 5
 _STYLES = {State.DONE: "green", State.FAILED: "bold red", State.ORPHANED: "yellow"}
@@ -39,11 +40,26 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(table)
 
 
-def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """Return the numbers of a plan as a JSON-ready mapping."""
+def print_proof(name: str, proof: Proof, console: Console, *, proved: bool = True) -> None:
+    """Print what stands against a plan and, if asked for, what is proved; a line each."""
+    for line in proof.proved if proved else ():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for word, style, lines in (
+        ("warning", "yellow", proof.warnings),
+        ("refused", "bold red", proof.violations),
+    ):
+        for line in lines:
+            console.print(f"{word}: ", style=style, end="")
+            console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def plan_to_json(plan: Plan, proof: Proof) -> dict[str, Any]:
+    """Return the numbers of a plan, and what stands against it, as a JSON-ready mapping."""
     return {
         "name": plan.name,
         "fingerprint": plan.fingerprint,
+        "violations": list(proof.violations),
+        "warnings": list(proof.warnings),
         "tasks": {
             task.name: {
                 "after": list(task.upstream),

@@ -17,7 +17,7 @@ from snakemake_blocks.box import Box
 from snakemake_blocks.check import Proof, check_plan
 from snakemake_blocks.context_check import ContextReport, check_context
 from snakemake_blocks.errors import BusyError, InputError, SpecError
-from snakemake_blocks.launch import run_snakemake
+from snakemake_blocks.launch import INTERRUPTED, run_snakemake
 from snakemake_blocks.locks import Lock, held, holder_of, is_alive
 from snakemake_blocks.moving import move_state, refuse_running
 from snakemake_blocks.paths import RunPaths, write_atomically
@@ -35,7 +35,8 @@ from snakemake_blocks.task import Task
 __all__ = [
     "Options",
     "check_pipeline",
-    "check_task_context", "exit_status",
+    "check_task_context",
+    "exit_status",
     "generate",
     "load_plan",
     "make_plan",
@@ -140,8 +141,8 @@ def make_plan(
     )
 
 
-def check_pipeline(source: Source, *, target: Target | str = Target.LOCAL) -> Proof:
-    """Return what is proved of the plan of a pipeline, and what stands against it.
+def check_pipeline(source: Source, *, target: Target | str = Target.LOCAL) -> tuple[Plan, Proof]:
+    """Return the plan of a pipeline, and what is proved of it or stands against it.
 
     Raises
     ------
@@ -149,7 +150,8 @@ def check_pipeline(source: Source, *, target: Target | str = Target.LOCAL) -> Pr
         As :func:`make_plan`.
     """
     pipeline = to_pipeline(source)
-    return check_plan(make_plan(pipeline, target=target), pipeline.tasks)
+    plan = make_plan(pipeline, target=target)
+    return plan, check_plan(plan, pipeline.tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,8 +349,8 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
 
 def exit_status(snakemake: int, state: RunStatus, *, dry_run: bool = False) -> int:
     """Return the exit status of `run`: what the ledgers say, not what Snakemake says."""
-    if snakemake in (130, 128 + 15):
-        return 130
+    if snakemake == INTERRUPTED:
+        return snakemake
     if dry_run:
         return snakemake
     return 0 if state.complete else 1
