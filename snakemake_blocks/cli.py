@@ -44,7 +44,7 @@ def main() -> None:
     \b
     snakemake-blocks demo                 # see it work
     snakemake-blocks run pipeline.yaml    # plan, run, and report the truth
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 def _command(example: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -129,6 +129,7 @@ def generate(
 @click.argument("pipeline", type=_EXISTING)
 @_CORES
 @click.option("--profile", default="", help="Snakemake profile: name or path.")
+@click.option("--roi", default="", help="A pilot: only blocks needed here, begin:end per axis.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would run.")
 @click.option("-q", "--quiet", is_flag=True, help="No output of Snakemake but errors.")
 @click.option("--target", type=click.Choice(["local", "cluster"]), default=None)
@@ -137,6 +138,7 @@ def run(
     pipeline: Path,
     cores: int,
     profile: str,
+    roi: str,
     dry_run: bool,
     quiet: bool,
     target: str | None,
@@ -151,6 +153,7 @@ def run(
         cores=cores,
         profile=profile,
         target=Target(target or ("cluster" if profile else "local")),
+        roi=_box(roi),
         dry_run=dry_run,
         quiet=quiet,
         snakemake_arguments=snakemake_args,
@@ -208,7 +211,7 @@ def status(run_directory: Path, as_json: bool, watch: bool, table: Path | None) 
 def check_context(
     pipeline: Path, task: str, context: tuple[int, ...], samples: int, tolerance: float
 ) -> None:
-    """Tell whether the context of TASK is enough: do blocks leave seams?
+    """Tell whether the context of TASK is enough, that is, whether blocks leave seams.
 
     What the task reads has to be there. Exit status 1 if the context is not enough.
     """
