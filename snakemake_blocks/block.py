@@ -101,7 +101,7 @@ class Block:
 
     @property
     def block_id(self) -> tuple[str | None, int]:
-        """daisy's id: task and number."""
+        """Task and number, as daisy has them."""
         if self._id is None:
             grid = self._grid
             assert grid is not None

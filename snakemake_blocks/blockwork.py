@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,20 +15,19 @@ from typing import Any
 from snakemake_blocks.arrays import open_array, read_region, write_region
 from snakemake_blocks.block import Block, BlockStatus
 from snakemake_blocks.box import Box
-from snakemake_blocks.errors import BlocksError, InputError
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.failures import BlockFailedError
 from snakemake_blocks.functions import FunctionRef, importable_from, load
 from snakemake_blocks.ledger import Measurement
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.task import Call
 
-__all__ = ["BlockFailedError", "Meter", "Work", "lower_phase_only"]
+__all__ = ["Meter", "Work", "lower_phase_only"]
 
 # Reading /proc costs as much as a tiny block; bytes are measured for longer ones.
 _WORTH_MEASURING = 0.005
-
-
-class BlockFailedError(BlocksError):
-    """A block that did not raise but is not done: status FAILED, or refused by its check."""
+# getrusage gives KiB, on macOS bytes.
+_PEAK_UNIT = 1024 if sys.platform == "darwin" else 1
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Meter:
     _wall: float = 0.0
     _cpu: float = 0.0
     _start: float = 0.0
-    _bytes: tuple[int, int] = (0, 0)
+    _bytes: tuple[int, int] = field(default_factory=lambda: _bytes_so_far())
 
     def begin(self) -> None:
         """Start an attempt."""
@@ -47,7 +47,7 @@ class Meter:
         """Return the cost since :meth:`begin`."""
         wall = time.perf_counter() - self._wall
         cpu = time.process_time() - self._cpu
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // _PEAK_UNIT
         if wall < _WORTH_MEASURING:
             return Measurement(self._start, wall, cpu, peak)
         before, self._bytes = self._bytes, _bytes_so_far()

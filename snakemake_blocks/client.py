@@ -1,16 +1,18 @@
 """``Client``: for worker scripts that ask for their blocks themselves, as with daisy.
 
 In the worker's own process a client takes blocks straight from the worker. A script that the
-worker function starts as a subprocess finds a folder with a named pipe in its environment; the
-worker answers there. Nothing listens on a network.
+worker function starts as a subprocess finds a folder with named pipes in its environment; the
+worker answers there. Nothing listens on a network, and a script whose worker dies dies with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
 import json
 import os
+import secrets
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from funlib.geometry import Roi
 
 from snakemake_blocks.block import Block, BlockStatus
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.failures import BlockFailedError, ScriptError, failure_of
 
 __all__ = ["Client", "serving"]
 
@@ -40,7 +43,10 @@ class Source(Protocol):
         """Raise if the block is not done."""
 
 
-_here: Source | None = None
+# The worker's own source, and the process that may use it.
+_here: tuple[Source, int] | None = None
+# What all clients of a script share.
+_script: _PipeSource | None = None
 
 
 class Client:
@@ -53,10 +59,13 @@ class Client:
     """
 
     def __init__(self) -> None:
-        if _here is not None:
-            self._source: Source = _here
+        global _script
+        if _here is not None and _here[1] == os.getpid():
+            self._source: Source = _here[0]
         elif folder := os.environ.get(_VARIABLE):
-            self._source = _PipeSource(Path(folder))
+            if _script is None or _script.process != os.getpid():
+                _script = _PipeSource(Path(folder))
+            self._source = _script
         else:
             raise InputError(
                 "Client() works inside a job only: in a function without arguments "
@@ -88,80 +97,85 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(source: Source, task_id: str) -> Iterator[None]:
+def serving(source: Source) -> Iterator[None]:
     """Let clients in this process and in its subprocesses take blocks from ``source``."""
     global _here
     with tempfile.TemporaryDirectory(prefix="blocks-client-") as name:
-        folder = Path(name)
-        os.mkfifo(folder / "requests", 0o600)
-        os.mkfifo(folder / "replies", 0o600)
-        thread = threading.Thread(target=_serve, args=(folder, source, task_id), daemon=True)
-        thread.start()
-        _here = source
+        server = _Server(Path(name), source)
+        _here = source, os.getpid()
         os.environ[_VARIABLE] = name
         try:
             yield
         finally:
             _here = None
             del os.environ[_VARIABLE]
-            _say_goodbye(folder, thread)
+            server.close()
 
 
-def _say_goodbye(folder: Path, thread: threading.Thread) -> None:
-    """End the serving thread, which may be waiting for a script to open its pipe."""
-    while thread.is_alive():
-        with contextlib.suppress(OSError):
-            handle = os.open(folder / "requests", os.O_WRONLY | os.O_NONBLOCK)
-            os.write(handle, b'{"verb": "goodbye"}\n')
-            os.close(handle)
-        thread.join(0.05)
+class _Server:
+    """Worker side of the pipes: a thread that answers scripts, one after the other."""
 
+    def __init__(self, folder: Path, source: Source) -> None:
+        self._folder = folder
+        self._source = source
+        for name in ("requests", "replies", "life"):
+            os.mkfifo(folder / name, 0o600)
+        # Open as long as this process lives: a script sees the end of "life" when it dies.
+        self._replies = os.open(folder / "replies", os.O_RDWR)
+        self._life = os.open(folder / "life", os.O_RDWR)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
-def _serve(folder: Path, source: Source, task_id: str) -> None:
-    """Answer scripts, one after the other, until told goodbye."""
-    while True:
-        with open(folder / "requests", encoding="utf-8") as requests:
-            in_hand: Block | None = None
-            for line in requests:
-                request = json.loads(line)
-                if request["verb"] == "goodbye":
-                    return
-                if request["verb"] == "next":
-                    in_hand = source.next()
-                    if not _answer(folder, in_hand):
-                        break
-                else:
-                    _finish(source, in_hand, request)
-                    in_hand = None
-            if in_hand is not None:
-                source.finish(RuntimeError("the worker script ended with a block in its hands"))
+    def close(self) -> None:
+        """End the thread, which may be waiting for a script to open its pipe."""
+        while self._thread.is_alive():
+            with contextlib.suppress(OSError):
+                handle = os.open(self._folder / "requests", os.O_WRONLY | os.O_NONBLOCK)
+                os.write(handle, b'\n{"verb": "goodbye"}\n')
+                os.close(handle)
+            self._thread.join(0.01)
+        os.close(self._replies)
+        os.close(self._life)
 
+    def _serve(self) -> None:
+        while True:
+            with open(self._folder / "requests", encoding="utf-8", errors="replace") as requests:
+                for line in requests:
+                    if not self._answer(line):
+                        return
+            self._source.finish(
+                BlockFailedError("the worker script ended with a block in its hands")
+            )
 
-def _finish(source: Source, block: Block | None, request: dict[str, Any]) -> None:
-    """Pass on how a script's block ended."""
-    error: BaseException | None = None
-    if request["error"]:
-        error = RuntimeError(request["error"])
-    elif block is not None:
+    def _answer(self, line: str) -> bool:
+        """Do what one line asks for; false at the end."""
         try:
-            source.accept(block)
-        except Exception as refused:  # recorded as the block's failure
-            error = refused
-    source.finish(error)
+            request = json.loads(line)
+        except ValueError:  # a script died while it wrote
+            return True
+        if request["verb"] == "goodbye":
+            return False
+        if request["verb"] == "next":
+            self._block = self._source.next()
+            data = self._block and _block_to_json(self._block)
+            reply = {"session": request["session"], "block": data}
+            os.write(self._replies, (json.dumps(reply) + "\n").encode())
+        else:
+            self._finish(request["error"])
+        return True
 
-
-def _answer(folder: Path, block: Block | None) -> bool:
-    """Send a block (or None) to the script; false if the script is gone."""
-    data = None if block is None else _block_to_json(block)
-    try:
-        handle = os.open(folder / "replies", os.O_WRONLY | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return False
-    with os.fdopen(handle, "w", encoding="utf-8") as replies:
-        replies.write(json.dumps(data) + "\n")
-    return True
+    def _finish(self, error: dict[str, str] | None) -> None:
+        """Pass on how a script's block ended."""
+        if error is not None:
+            self._source.finish(ScriptError(**error))
+            return
+        assert self._block is not None, "a script finished a block that it did not get"
+        try:
+            self._source.accept(self._block)
+        except BaseException as refused:  # recorded as the block's failure
+            self._source.finish(refused)
+        else:
+            self._source.finish(None)
 
 
 def _block_to_json(block: Block) -> dict[str, Any]:
@@ -178,21 +192,43 @@ class _PipeSource:
     """Client side of the pipes, in a script."""
 
     def __init__(self, folder: Path) -> None:
+        self.process = os.getpid()
+        self._session = secrets.token_hex(8)
         try:
-            # Both ways, so that the pipe has a reader as long as this process lives.
-            handle = os.open(folder / "replies", os.O_RDWR)
-            self._replies = os.fdopen(handle, "rb", buffering=0)
+            self._lock = open(folder / "script", "w")  # noqa: SIM115
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._replies = open(folder / "replies", "rb", buffering=0)  # noqa: SIM115
             self._requests = open(folder / "requests", "w", encoding="utf-8")  # noqa: SIM115
+            life = os.open(folder / "life", os.O_RDONLY)
+        except BlockingIOError:
+            raise InputError(
+                "another script takes blocks from this worker; start one at a time, and let "
+                "num_workers decide how many there are"
+            ) from None
         except OSError as error:
             raise InputError(f"the worker that started this script is gone ({error})") from None
+        self._ended = False
+        threading.Thread(target=self._die_with_worker, args=(life,), daemon=True).start()
+
+    def _die_with_worker(self, life: int) -> None:
+        """Nobody would record what this script does without its worker, or keep others away."""
+        os.read(life, 1)
+        if not self._ended:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def next(self) -> Block | None:
         """Return the next block, None when there is none left."""
-        self._ask({"verb": "next"})
-        data = json.loads(self._replies.readline())
+        if self._ended:
+            return None
+        self._ask({"verb": "next", "session": self._session})
+        reply: dict[str, Any] = {}
+        while reply.get("session") != self._session:  # an answer to a script that died
+            reply = json.loads(self._replies.readline())
+        data = reply["block"]
         if data is None:
-            self._requests.close()
-            self._replies.close()
+            self._ended = True
+            for file in (self._requests, self._replies, self._lock):
+                file.close()
             return None
         return Block(
             total_roi=Roi(*data["read"]),
@@ -205,13 +241,16 @@ class _PipeSource:
 
     def finish(self, error: BaseException | None) -> None:
         """Say how the block in hand ended."""
-        text = "" if error is None else f"{type(error).__name__}: {error}"
-        self._ask({"verb": "finish", "error": text})
+        told = None
+        if error is not None:
+            failure = failure_of(error, (), 0, "")
+            told = {"cause": failure.cause, "message": failure.message, "trace": failure.trace}
+        self._ask({"verb": "finish", "error": told})
 
     def accept(self, block: Block) -> None:
         """Raise if the block's status is FAILED; the check after it runs in the worker."""
         if block.status is BlockStatus.FAILED:
-            raise RuntimeError("the script set block.status to FAILED")
+            raise BlockFailedError("the script set block.status to FAILED")
 
     def _ask(self, request: dict[str, Any]) -> None:
         self._requests.write(json.dumps(request) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,8 +12,17 @@ from pathlib import Path
 from types import TracebackType
 
 from snakemake_blocks.box import Index
+from snakemake_blocks.errors import BlocksError
 
-__all__ = ["Failure", "append_failure", "failure_of", "grouped", "read_failures"]
+__all__ = [
+    "BlockFailedError",
+    "Failure",
+    "ScriptError",
+    "append_failure",
+    "failure_of",
+    "grouped",
+    "read_failures",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +53,58 @@ class Failure:
     log: str = ""
 
 
+class BlockFailedError(BlocksError):
+    """A block that did not raise but is not done: status FAILED, or refused by its check."""
+
+
+class ScriptError(Exception):
+    """What another process said of an exception there.
+
+    Parameters
+    ----------
+    cause, message, trace : str
+        As in :class:`Failure`.
+    """
+
+    def __init__(self, cause: str, message: str, trace: str) -> None:
+        super().__init__(message)
+        self.cause, self.message, self.trace = cause, message, trace
+
+
 def failure_of(error: BaseException, index: Index, attempt: int, log: str) -> Failure:
-    """Return what an exception says; the cause is its type and the line that raised it."""
-    where = _raised_at(error.__traceback__)
-    cause = f"{type(error).__name__} at {where}" if where else type(error).__name__
+    """Return what an exception says; the cause is its type and the line that raised it.
+
+    Our own refusals have no line of the user's; their cause is what they say.
+    """
+    if isinstance(error, ScriptError):
+        return Failure(index, attempt, error.cause, error.message, error.trace, log)
     message = "".join(traceback.format_exception_only(error)).strip()
+    where = _raised_at(error.__traceback__, others=not isinstance(error, BlocksError))
+    cause = f"{type(error).__name__} at {where}" if where else message.splitlines()[0]
     return Failure(index, attempt, cause, message, "".join(traceback.format_exception(error)), log)
 
 
-def _raised_at(trace: TracebackType | None) -> str:
-    """Return the user's innermost line, ``functions.py:12``; libraries are passed over."""
-    here = os.path.dirname(__file__)
+def _raised_at(trace: TracebackType | None, *, others: bool) -> str:
+    """Return the user's innermost line, ``functions.py:12``; libraries only if ``others``."""
+    here = os.path.dirname(__file__) + os.sep
     frames = traceback.extract_tb(trace)
     own = [f for f in frames if "site-packages" not in f.filename and here not in f.filename]
-    frame = next(reversed(own or frames), None)
+    frame = next(reversed(own or (frames if others else [])), None)
     return f"{os.path.basename(frame.filename)}:{frame.lineno}" if frame else ""
 
 
 def append_failure(path: Path, failure: Failure) -> None:
-    """Append one failure as a line of JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Append one failure as a line of JSON; where that is not possible, say so in the log."""
     line = json.dumps(asdict(failure)) + "\n"
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        os.write(handle, line.encode())
-    finally:
-        os.close(handle)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+    except OSError as error:
+        sys.stderr.write(f"{path}: a failure could not be written down ({error})\n")
 
 
 def read_failures(path: Path) -> Iterator[Failure]:

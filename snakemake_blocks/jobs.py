@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
-import signal
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from snakemake_blocks.aggregates import Aggregates
 from snakemake_blocks.blockwork import Work
 from snakemake_blocks.box import Box
-from snakemake_blocks.errors import InputError, LedgerError
-from snakemake_blocks.failures import read_failures
-from snakemake_blocks.judgement import Judge, Judgement, Progress
+from snakemake_blocks.errors import BusyError, InputError, LedgerError
+from snakemake_blocks.failures import Failure, append_failure, read_failures
+from snakemake_blocks.judgement import Judge, Judgement, Progress, block_fingerprints
 from snakemake_blocks.ledger import Event, Ledger
-from snakemake_blocks.locks import Lock, held, process_start
+from snakemake_blocks.locks import TIMING, Holder, Lock, Watch, holder_of
 from snakemake_blocks.paths import RunPaths, SentinelName, find_run_directory
 from snakemake_blocks.plan import Job, Plan, PlannedTask
 from snakemake_blocks.pool import Outcome, Pool
+from snakemake_blocks.processes import end_marked
 from snakemake_blocks.queueing import BlockQueue
 from snakemake_blocks.sentinel import Sentinel, digest_of_sentinels, digest_of_stamps
+from snakemake_blocks.stopping import CONDUCTOR, StopReasons, conductor, deadline_of
 from snakemake_blocks.worker import Pulse, WorkerContext
 
 __all__ = [
     "CONDUCTOR",
     "JobResult",
+    "PlanChangedError",
     "aggregate_inputs",
     "conductor",
+    "is_sentinel_of",
     "run_job",
     "sentinel_of",
     "work_sentinel",
 ]
 
-# Names the Snakemake process that a job belongs to: "pid:start time".
-CONDUCTOR = "SNAKEMAKE_BLOCKS_CONDUCTOR"
-# A job whose lock is held by an orphan of a killed run waits for it to notice and stop.
-_LOCK_PATIENCE = 60.0
-_GRACE = 20.0
-_DEADLINE_MARGIN = 60.0
 _REPEATED_TRACEBACKS = 20
+
+
+class PlanChangedError(LedgerError):
+    """Another plan has taken the place of the one that a job was started with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class JobResult:
         Blocks failed for good, and blocks that only wait for those.
     stopped : str
         Why it ended early, empty otherwise.
+    interrupted, by_keyboard : bool
+        It was asked to stop; by Ctrl-C.
     """
 
     done: int
@@ -66,6 +70,8 @@ class JobResult:
     failed: int = 0
     orphaned: int = 0
     stopped: str = ""
+    interrupted: bool = False
+    by_keyboard: bool = False
 
     @property
     def complete(self) -> bool:
@@ -100,18 +106,31 @@ def work_sentinel(
         If the plan has no such sentinel.
     """
     root = find_run_directory(path)
-    plan = plan or Plan.load(root)
-    relative = path.relative_to(root)
-    if len(relative.parts) > 1 and (
-        relative.parts[1:] == ("done.json",) or relative.parts[1] == "tree"
-    ):
-        return _aggregate(plan, relative.parts, root)
-    job = plan.job_at(SentinelName.from_path(path))
-    result = run_job(job, root, attempt=attempt, environment=environment)
+    while True:
+        plan = plan or Plan.load(root)
+        relative = path.relative_to(root)
+        if len(relative.parts) > 1 and (
+            relative.parts[1:] == ("done.json",) or relative.parts[1] == "tree"
+        ):
+            return _aggregate(plan, relative.parts, root)
+        job = plan.job_at(SentinelName.from_path(path))
+        try:
+            result = run_job(
+                job,
+                root,
+                attempt=attempt,
+                environment=environment,
+                runtime=job.task.resources.get("runtime"),
+            )
+            break
+        except PlanChangedError:
+            plan = None
     if attempt > 1 and result.failed:
         _repeat_tracebacks(job, root)
     print(_summary(job, result), flush=True)
-    return 0 if result.complete else 1
+    if result.complete:
+        return 0
+    return 130 if result.by_keyboard else 1
 
 
 def _repeat_tracebacks(job: Job, root: Path) -> None:
@@ -131,34 +150,155 @@ def _summary(job: Job, result: JobResult) -> str:
     return text + (f"; {result.stopped}" if result.stopped else "")
 
 
-def run_job(job: Job, root: Path, *, attempt: int, environment: Mapping[str, str]) -> JobResult:
+def run_job(
+    job: Job,
+    root: Path,
+    *,
+    attempt: int,
+    environment: Mapping[str, str],
+    patience: float = math.inf,
+    runtime: object = None,
+    watch: Watch | None = None,
+) -> JobResult:
     """Do all blocks of a job that have no counting record, then write its sentinel.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    root : Path
+        The run directory.
+    attempt : int
+        1 opens a new budget of attempts per block.
+    environment : mapping
+        The process environment.
+    patience : float
+        Seconds to wait for a living process that has the job in hand.
+    runtime : object
+        For how long the scheduler lets the job run at its first attempt, as the resource says.
+    watch : Watch, optional
+        What the caller saw of the job's lock earlier.
 
     Raises
     ------
     BusyError
         If another living process has the job in hand.
+    PlanChangedError
+        If another plan has taken the place of the job's.
     LedgerError
-        If upstream blocks are not done although the job was started.
+        If upstream blocks are not done although the job was started, or the run directory
+        cannot be written.
     """
     paths = RunPaths(root)
-    lock_path = paths.job_lock(job.task.slug, job.index)
-    with held(lock_path, environment, patience=_LOCK_PATIENCE, what=f"job {job.name}") as lock:
-        judge = Judge(job.plan, root)
-        members = job.task.jobs.members(job.index)
-        judgement = judge.judge(job.task, members)
-        todo = (judgement.progress != Progress.MASKED) & ~judgement.done
-        outcome, queue = Outcome(), None
-        if todo.any():
-            _refuse_unready(job, members, judgement, todo)
-            queue = _queue(job, members, judgement, root, attempt)
-            outcome = _run_pool(job, root, queue, lock, environment)
-            judge.forget()
-        lock.verify()
-        return _conclude(job, root, judge, queue, outcome)
+    deadline = deadline_of(runtime, attempt=attempt, environment=environment)
+    lock = Lock(paths.job_lock(job.task.slug, job.index), Holder.this_process(environment))
+    with StopReasons(paths, environment, deadline) as stops:
+        _acquire(lock, job, paths, patience, stops, watch)
+        try:
+            _end_leftovers(lock)
+            _refuse_other_plan(job, paths)
+            return _run(_Run(job, root, attempt, lock, stops))
+        except OSError as error:
+            raise LedgerError(
+                f"job {job.name}: {error.filename or root}: {os.strerror(error.errno or 0)}; "
+                "what is recorded is safe, and the next attempt goes on from there"
+            ) from error
+        finally:
+            lock.release()
 
 
-def _refuse_unready(job: Job, members: Box, judgement: Judgement, todo: np.ndarray) -> None:
+def _acquire(
+    lock: Lock,
+    job: Job,
+    paths: RunPaths,
+    patience: float,
+    stops: StopReasons,
+    watch: Watch | None,
+) -> None:
+    """Take the job's lock at a time when nobody changes the state between jobs.
+
+    Who does so looks for locks of jobs after it has taken its own, and the other way round.
+    """
+    moving = Watch()
+    while True:
+        lock.acquire(patience=patience, what=f"job {job.name}", stop=stops.reason, watch=watch)
+        if not paths.moving.exists() or moving.is_dead(paths.moving):
+            return
+        lock.release()
+        if patience == 0 or stops.reason():
+            raise BusyError(f"{paths.root}: {holder_of(paths.moving)} changes its state")
+        time.sleep(TIMING.poll)
+
+
+def _end_leftovers(lock: Lock) -> None:
+    """Kill what workers of a dead holder started and left behind on this host."""
+    dead = lock.taken_over_from
+    if dead is not None:
+        found = end_marked(f"{dead.token}.")
+        left = f"; {found} processes that it left were ended" if found else ""
+        print(f"{lock.path}: taken over from {dead}, which is dead{left}", flush=True)
+
+
+def _refuse_other_plan(job: Job, paths: RunPaths) -> None:
+    digest = job.plan.digest
+    if digest and hashlib.sha256(paths.plan.read_bytes()).hexdigest() != digest:
+        raise PlanChangedError(f"job {job.name}: there is another plan now; start it again")
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of a job by this process, which holds its lock."""
+
+    job: Job
+    root: Path
+    attempt: int
+    lock: Lock
+    stops: StopReasons
+
+    @property
+    def paths(self) -> RunPaths:
+        """Files of the run directory."""
+        return RunPaths(self.root)
+
+    @property
+    def members(self) -> Box:
+        """Blocks of the job."""
+        return self.job.task.jobs.members(self.job.index)
+
+    def ledger(self) -> Ledger:
+        """Return a new appender to the job's ledger."""
+        return Ledger(self.paths.ledger(self.job.task.slug, self.job.index), self.members.ndim)
+
+
+def _run(run: _Run) -> JobResult:
+    """Do what there is to do, and write the sentinel if every present block is done."""
+    job = run.job
+    judge = Judge(job.plan, run.root)
+    judgement = judge.judge(job.task, run.members)
+    todo = (judgement.progress != Progress.MASKED) & ~judgement.done
+    outcome = Outcome()
+    failed = orphaned = 0
+    if todo.any():
+        _refuse_unready(job, run.members, judgement, todo)
+        outcome, failed, orphaned = _run_pool(run, judgement)
+        judge.forget(job.task, job.index)
+        judgement = judge.judge(job.task, run.members)
+    run.lock.verify()
+    sentinel = _sentinel(job, judgement)
+    if sentinel is not None:
+        sentinel.write(run.paths.sentinel(job.task.slug, job.phase, job.index))
+    return JobResult(
+        done=int(judgement.done.sum()),
+        total=int((judgement.progress != Progress.MASKED).sum()),
+        failed=failed,
+        orphaned=orphaned,
+        stopped=outcome.stopped,
+        interrupted=outcome.interrupted,
+        by_keyboard=outcome.interrupted and run.stops.by_keyboard,
+    )
+
+
+def _refuse_unready(job: Job, members: Box, judgement: Judgement, todo: NDArray[np.bool_]) -> None:
     missing = np.argwhere(todo & ~judgement.ready)
     if len(missing):
         first = tuple(int(k) + b for k, b in zip(missing[0], members.begin, strict=True))
@@ -168,59 +308,61 @@ def _refuse_unready(job: Job, members: Box, judgement: Judgement, todo: np.ndarr
         )
 
 
-def _queue(job: Job, members: Box, judgement: Judgement, root: Path, attempt: int) -> BlockQueue:
-    """Return the blocks to do; the job's first attempt opens a new budget."""
-    if attempt <= 1 and judgement.attempts.any():
-        ledger = Ledger(RunPaths(root).ledger(job.task.slug, job.index), members.ndim)
-        ledger.append(Event.BUDGET, members.begin, fingerprint=job.task.fingerprint)
-        ledger.close()
-        judgement.attempts.fill(0)
-    return BlockQueue(job.task, members, judgement, job.task.retries + 1)
-
-
-def _run_pool(
-    job: Job, root: Path, queue: BlockQueue, lock: Lock, environment: Mapping[str, str]
-) -> Outcome:
-    paths = RunPaths(root)
-    folder = root / job.plan.base
-    ledger = Ledger(paths.ledger(job.task.slug, job.index), job.task.grid.ndim)
-    work = Work(job.task, folder, paths.functions.absolute())
-    context = WorkerContext(
-        task=job.task,
-        work=work,
-        ledger=ledger,
-        lock=lock,
-        pulse=Pulse(),
-        failures=paths.failures(job.task.slug, job.index),
-        log=str(paths.log(job.task.slug, job.index)),
-    )
+def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
+    """Return how a pool ended, and how many blocks failed for good or are orphaned."""
+    job, paths = run.job, run.paths
+    ledger = run.ledger()
     try:
-        with _Stops(paths, environment, _deadline(job, environment)) as stops:
-            sys.stdout.flush()
-            pool = Pool(context, queue, job.task.workers, stops.reason, stops.grace)
-            outcome = pool.run()
-            ledger.sync()
-            return outcome
+        queue = _queue(run, judgement, ledger)
+        context = WorkerContext(
+            task=job.task,
+            work=Work(job.task, run.root / job.plan.base, paths.functions.absolute()),
+            ledger=ledger,
+            lock=run.lock,
+            pulse=Pulse(),
+            failures=paths.failures(job.task.slug, job.index),
+            log=str(paths.log(job.task.slug, job.index)),
+        )
+        outcome = Pool(context, queue, job.task.workers, run.stops).run()
+        return outcome, len(queue.failed), len(queue.orphaned)
     finally:
         ledger.close()
 
 
-def _conclude(
-    job: Job, root: Path, judge: Judge, queue: BlockQueue | None, outcome: Outcome
-) -> JobResult:
-    """Write the sentinel if every present block is done."""
-    judgement = judge.judge(job.task, job.task.jobs.members(job.index))
-    total, done = int((judgement.progress != Progress.MASKED).sum()), int(judgement.done.sum())
-    sentinel = sentinel_of(job, judge)
-    if sentinel is not None:
-        sentinel.write(RunPaths(root).sentinel(job.task.slug, job.phase, job.index))
-    failed, orphaned = (len(queue.failed), len(queue.orphaned)) if queue else (0, 0)
-    return JobResult(done, total, failed, orphaned, outcome.stopped)
+def _queue(run: _Run, judgement: Judgement, ledger: Ledger) -> BlockQueue:
+    """Return the blocks to do; the job's first attempt opens a new budget."""
+    task, members = run.job.task, run.members
+    if run.attempt <= 1 and judgement.attempts.any():
+        ledger.append(Event.BUDGET, members.begin, fingerprint=task.fingerprint)
+        judgement.attempts.fill(0)
+    queue = BlockQueue(task, members, judgement, task.retries + 1)
+    for number in sorted(queue.failed):
+        if judgement.progress.flat[number] == Progress.STARTED:
+            _blame_for_the_job(run, queue, number, ledger)
+    return queue
+
+
+def _blame_for_the_job(run: _Run, queue: BlockQueue, number: int, ledger: Ledger) -> None:
+    """Record that a block's last attempt ended with the whole job, so that it is failed."""
+    task, index = run.job.task, queue.index_of(number)
+    attempt = int(queue.judgement.attempts.flat[number])
+    how = "the whole job was killed while the block ran, and it has no attempt left"
+    paths = run.paths
+    log = str(paths.log(task.slug, run.job.index))
+    print(f"block {index}, attempt {attempt}: {how}", flush=True)
+    append_failure(
+        paths.failures(task.slug, run.job.index), Failure(index, attempt, how, how, "", log)
+    )
+    fingerprint = int(block_fingerprints(task, Box(index, tuple(k + 1 for k in index))).flat[0])
+    ledger.append(Event.FAILED, index, fingerprint=fingerprint, attempt=attempt)
 
 
 def sentinel_of(job: Job, judge: Judge) -> Sentinel | None:
     """Return the sentinel of a job, None if not all of its blocks have a counting record."""
-    judgement = judge.judge(job.task, job.task.jobs.members(job.index))
+    return _sentinel(job, judge.judge(job.task, job.task.jobs.members(job.index)))
+
+
+def _sentinel(job: Job, judgement: Judgement) -> Sentinel | None:
     present = judgement.progress != Progress.MASKED
     if not judgement.done[present].all():
         return None
@@ -234,21 +376,36 @@ def sentinel_of(job: Job, judge: Judge) -> Sentinel | None:
     )
 
 
+def is_sentinel_of(task: PlannedTask, node: str, sentinel: Sentinel | None) -> bool:
+    """Tell whether a sentinel was written under the plan of ``task``, for the job ``node``."""
+    return sentinel is not None and (
+        sentinel.task,
+        sentinel.fingerprint,
+        sentinel.batch,
+        sentinel.node,
+    ) == (task.name, f"{task.fingerprint:016x}", list(task.jobs.batch), node)
+
+
 def _aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> int:
     """Write an aggregate from the sentinels that it stands on."""
     task = next((t for t in plan.tasks.values() if t.slug == parts[0]), None)
     if task is None:
         raise InputError(f"{'/'.join(parts)}: the plan has no task {parts[0]}; plan again")
     paths, tree = RunPaths(root), task.aggregates
-    below = aggregate_inputs(paths, task, tree, parts)
     contents = []
     blocks = 0
-    for path in below:
-        try:
-            contents.append(path.read_bytes())
-        except FileNotFoundError:
-            raise LedgerError(f"{path}: is missing; it was to be there first") from None
-        blocks += Sentinel(**_json(contents[-1])).blocks
+    for path in aggregate_inputs(paths, task, tree, parts):
+        content = path.read_bytes() if path.exists() else b""
+        sentinel = Sentinel.from_bytes(content)
+        node = "/".join(path.relative_to(paths.task(task.slug)).parts).removesuffix(".json")
+        name = node if node.startswith("tree/") else path.stem
+        if sentinel is None or not is_sentinel_of(task, name, sentinel):
+            raise LedgerError(
+                f"{path}: is missing, damaged or of another plan; `snakemake-blocks generate` "
+                "puts that right"
+            )
+        contents.append(content)
+        blocks += sentinel.blocks
     sentinel = Sentinel(
         task=task.name,
         fingerprint=f"{task.fingerprint:016x}",
@@ -275,78 +432,3 @@ def aggregate_inputs(
         return [paths.tree(task.slug, level - 1, n) for n in numbers]
     jobs = (task.job_index(n) for n in numbers)
     return [paths.sentinel(task.slug, task.phases.of(j), j) for j in jobs]
-
-
-def _json(content: bytes) -> dict[str, Any]:
-    import json
-
-    data: dict[str, Any] = json.loads(content)
-    return data
-
-
-def _deadline(job: Job, environment: Mapping[str, str]) -> float | None:
-    """Return the monotonic time at which the scheduler would kill the job, None if unknown."""
-    minutes = job.task.resources.get("runtime")
-    on_cluster = any(environment.get(k) for k in ("SLURM_JOB_ID", "LSB_JOBID"))
-    if not on_cluster or not isinstance(minutes, int | float):
-        return None
-    return time.monotonic() + float(minutes) * 60
-
-
-@dataclass(slots=True)
-class _Stops:
-    """Reasons to start no further block: a signal, `stop`, the walltime, a dead Snakemake."""
-
-    paths: RunPaths
-    environment: Mapping[str, str]
-    deadline: float | None
-    _signal: int = field(default=0, init=False)
-    _before: dict[int, object] = field(default_factory=dict, init=False)
-
-    def __enter__(self) -> _Stops:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-            self._before[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _remember(self, number: int, _frame: object) -> None:
-        self._signal = self._signal or number
-
-    def reason(self) -> str:
-        """Return why no further block may start; empty if there is no reason."""
-        if self._signal:
-            return f"stopped by {signal.Signals(self._signal).name}"
-        if self.paths.drain.exists():
-            return "stopped by `snakemake-blocks stop`"
-        if self.deadline is not None and time.monotonic() > self.deadline - _DEADLINE_MARGIN:
-            return "stopped before the walltime"
-        if self._conductor_is_gone():
-            return "stopped because its Snakemake process is gone"
-        return ""
-
-    def grace(self) -> float:
-        """Return for how many seconds running blocks may go on."""
-        if self._signal == signal.SIGINT or self._conductor_is_gone():
-            return 0.0
-        if self._signal:
-            return _GRACE
-        if self.paths.drain.exists():
-            return float("inf")
-        if self.deadline is not None:
-            return max(0.0, self.deadline - time.monotonic() - 20.0)
-        return _GRACE
-
-    def _conductor_is_gone(self) -> bool:
-        pid, _, start = self.environment.get(CONDUCTOR, "").partition(":")
-        if not pid.isdigit():
-            return False
-        now = process_start(int(pid))
-        return now is None or (start.isdigit() and now != int(start))
-
-
-def conductor() -> str:
-    """Return the value of the conductor variable for this process."""
-    return f"{os.getpid()}:{process_start(os.getpid())}"

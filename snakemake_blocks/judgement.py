@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.ledger import Event, read_records
+from snakemake_blocks.ledger import Event, read_chunks, read_records
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.tiling import Grid
@@ -63,7 +63,10 @@ class Judgement:
     ready : ndarray of bool
         Every upstream block has a counting record (or is masked).
     stale : ndarray of bool
-        There is a result, but it no longer counts.
+        The last event is a result, but it no longer counts.
+    outdated : ndarray of bool
+        There was a result, or a reset, and nothing counts now: what lies in the output is known
+        to be old, whatever a check says of it.
     """
 
     progress: NDArray[np.uint8]
@@ -72,17 +75,129 @@ class Judgement:
     seen: U64
     ready: NDArray[np.bool_]
     stale: NDArray[np.bool_]
+    outdated: NDArray[np.bool_]
 
     def part(self, region: Box) -> Judgement:
         """Return the judgement on a box inside this one, which begins at the origin."""
-        where = tuple(slice(b, e) for b, e in zip(region.begin, region.end, strict=True))
+        where = _slices(region)
         return Judgement(**{f.name: getattr(self, f.name)[where] for f in fields(self)})
 
     @property
     def done(self) -> NDArray[np.bool_]:
         """Blocks with a counting record."""
-        found: NDArray[np.bool_] = np.isin(self.progress, (Progress.DONE, Progress.SKIPPED))
+        done: NDArray[np.bool_] = np.isin(self.progress, (Progress.DONE, Progress.SKIPPED))
+        return done
+
+
+@dataclass(slots=True)
+class _History:
+    """What ledgers tell of the blocks of a box, whether it counts or not.
+
+    Only the last event of a block tells what lies in the output: an attempt that began after a
+    result may have overwritten it.
+
+    Parameters
+    ----------
+    region : Box
+        The blocks; all arrays have its shape.
+    event, fingerprint, seen, stamp : ndarray
+        Of the last record; event 0 where there is none.
+    attempts : ndarray of int32
+        Attempts since the last new budget and the last end, under the present fingerprint.
+    ended : ndarray of bool
+        A result or a reset was ever recorded.
+    seconds : float
+        Wall time of all done attempts.
+    """
+
+    region: Box
+    event: NDArray[np.uint8]
+    fingerprint: U64
+    seen: U64
+    stamp: U64
+    attempts: NDArray[np.int32]
+    ended: NDArray[np.bool_]
+    seconds: float = 0.0
+
+    @classmethod
+    def empty(cls, region: Box) -> _History:
+        """Return the history of blocks of which nothing is known."""
+        shape = region.shape
+        return cls(
+            region,
+            event=np.zeros(shape, np.uint8),
+            fingerprint=np.zeros(shape, np.uint64),
+            seen=np.zeros(shape, np.uint64),
+            stamp=np.zeros(shape, np.uint64),
+            attempts=np.zeros(shape, np.int32),
+            ended=np.zeros(shape, np.bool_),
+        )
+
+    @classmethod
+    def read(cls, path: Path, task: PlannedTask, members: Box) -> _History:
+        """Return the history of a job's blocks; O(blocks) memory, however long the ledger is."""
+        found = cls.empty(members)
+        expected: U64 | None = None
+        scratch = np.zeros(0, np.int64)
+        for records in read_chunks(path, members.ndim):
+            if expected is None:
+                expected = block_fingerprints(task, members).ravel()
+                scratch = np.zeros(members.size, np.int64)
+            found._append(records, expected, scratch)
         return found
+
+    def _append(self, records: NDArray[np.void], expected: U64, scratch: NDArray[np.int64]) -> None:
+        """Take in the next records of the ledger."""
+        opened = np.flatnonzero(records["event"] == Event.BUDGET)
+        if len(opened):
+            self.attempts[...] = 0
+        place = records["index"] - np.asarray(self.region.begin, np.int32)
+        # A ledger may carry records of other jobs' blocks after a change of batch shape.
+        mine = np.all((place >= 0) & (place < self.region.shape), axis=1)
+        order = np.flatnonzero(mine & (records["event"] != Event.BUDGET))
+        at = _flat(place[order], self.region.shape)
+        event, fingerprint = records["event"][order], records["fingerprint"][order]
+
+        last = _last_of_each(at, scratch)
+        rows, of = order[last], at[last]
+        self.event.ravel()[of] = event[last]
+        self.fingerprint.ravel()[of] = fingerprint[last]
+        self.seen.ravel()[of] = records["seen"][rows]
+        self.stamp.ravel()[of] = records["stamp"][rows]
+
+        done = event == Event.DONE
+        ends = np.flatnonzero(done | (event == Event.SKIPPED) | (event == Event.RESET))
+        self.ended.ravel()[at[ends]] = True
+        self.seconds += float(records["wall"][order[done]].sum(dtype=np.float64))
+        self.attempts.ravel()[at[ends]] = 0
+        # An attempt counts if it began after the last end of its block and the last new budget.
+        scratch[at] = -1
+        scratch[at[ends]] = ends
+        recent = (fingerprint == expected[at]) & (np.arange(len(at)) > scratch[at])
+        recent &= order > (opened[-1] if len(opened) else -1)
+        np.add.at(self.attempts.ravel(), at[recent & (event == Event.STARTED)], 1)
+        np.subtract.at(self.attempts.ravel(), at[recent & (event == Event.RELEASED)], 1)
+
+    def enter(self, other: _History) -> None:
+        """Copy what the history of another box tells of this one's blocks."""
+        both = self.region.intersect(other.region)
+        if not both:
+            return
+        here = _slices(both.shift([-b for b in self.region.begin]))
+        there = _slices(both.shift([-b for b in other.region.begin]))
+        for name in ("event", "fingerprint", "seen", "stamp", "attempts", "ended"):
+            getattr(self, name)[here] = getattr(other, name)[there]
+
+
+def _last_of_each(at: NDArray[np.int64], scratch: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the positions at which each number occurs in ``at`` for the last time."""
+    numbers = np.arange(len(at))
+    scratch[at] = numbers
+    return np.flatnonzero(scratch[at] == numbers)
+
+
+def _slices(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))
 
 
 @dataclass(slots=True)
@@ -99,7 +214,7 @@ class Judge:
 
     plan: Plan
     root: Path
-    _records: dict[tuple[str, Index], NDArray[np.void]] = field(default_factory=dict, repr=False)
+    _histories: dict[tuple[str, Index], _History] = field(default_factory=dict, repr=False)
     _whole: dict[str, Judgement] = field(default_factory=dict, repr=False)
 
     def judge_all(self, task: PlannedTask) -> Judgement:
@@ -115,79 +230,52 @@ class Judge:
         whole = self._whole.get(task.name)
         return self._judge(task, region) if whole is None else whole.part(region)
 
-    def _judge(self, task: PlannedTask, region: Box) -> Judgement:
-        shape = region.shape
-        seen, ready = self._seen(task, region)
-        present = task.jobs.presence(region)
-        expected = block_fingerprints(task, region)
-        progress = np.where(present, Progress.PENDING, Progress.MASKED).astype(np.uint8)
-        attempts = np.zeros(shape, np.int32)
-        stamp = np.zeros(shape, np.uint64)
-        stale = np.zeros(shape, bool)
-        for job in task.jobs.jobs_of(region):
-            self._judge_job(
-                task, job, region, expected, seen, ready, progress, attempts, stamp, stale
-            )
-        return Judgement(progress, attempts, stamp, seen, ready, stale)
-
-    def forget(self) -> None:
-        """Read ledgers anew from now on."""
-        self._records.clear()
+    def forget(self, task: PlannedTask, job: Index) -> None:
+        """Read the ledger of a job anew from now on."""
+        self._histories.pop((task.slug, job), None)
         self._whole.clear()
 
     def records(self, task: PlannedTask, job: Index) -> NDArray[np.void]:
         """Return the valid records of a job's ledger."""
+        return read_records(self._path(task, job), task.grid.ndim)
+
+    def seconds(self, task: PlannedTask) -> float:
+        """Return the wall time of all done attempts of a task that are on record."""
+        return sum(self._history(task, job).seconds for job in task.jobs.jobs)
+
+    def _path(self, task: PlannedTask, job: Index) -> Path:
+        return RunPaths(self.root).ledger(task.slug, job)
+
+    def _history(self, task: PlannedTask, job: Index) -> _History:
         key = (task.slug, job)
-        if key not in self._records:
-            path = RunPaths(self.root).ledger(task.slug, job)
-            self._records[key] = read_records(path, task.grid.ndim)
-        return self._records[key]
+        found = self._histories.get(key)
+        if found is None:
+            found = _History.read(self._path(task, job), task, task.jobs.members(job))
+            self._histories[key] = found
+        return found
 
-    def _judge_job(
-        self,
-        task: PlannedTask,
-        job: Index,
-        region: Box,
-        expected: U64,
-        seen: U64,
-        ready: NDArray[np.bool_],
-        progress: NDArray[np.uint8],
-        attempts: NDArray[np.int32],
-        stamp: U64,
-        stale: NDArray[np.bool_],
-    ) -> None:
-        """Enter one job's records into the arrays of the region."""
-        records = self.records(task, job)
-        if not len(records):
-            return
-        # A ledger may carry records of other jobs' blocks after a change of batch shape.
-        mine = region.intersect(task.jobs.members(job))
-        inside = np.all((records["index"] >= mine.begin) & (records["index"] < mine.end), axis=1)
-        budget = np.flatnonzero(records["event"] == Event.BUDGET)
-        opened = int(budget[-1]) if len(budget) else -1
-        order = np.flatnonzero(inside & (records["event"] != Event.BUDGET))
-        rows = records[order]
-        flat = _flat(rows["index"] - np.asarray(region.begin, np.int32), region.shape)
-        same = rows["fingerprint"] == expected.ravel()[flat]
-        event = rows["event"]
-
-        # Only the last event tells what lies in the output: an attempt that began after a
-        # result may have overwritten it.
-        last = np.full(region.size, -1, np.int64)
-        last[flat] = np.arange(len(rows))
-        at = np.flatnonzero(last >= 0)
-        row, fits = rows[last[at]], same[last[at]]
-        result = (row["event"] == Event.DONE) | (row["event"] == Event.SKIPPED)
-        counts = result & fits & (row["seen"] == seen.ravel()[at]) & ready.ravel()[at]
-        code = np.where(counts, _PROGRESS_OF_RESULT[row["event"]], Progress.PENDING)
-        code = np.where(~result & fits, _PROGRESS_OF_ATTEMPT[row["event"]], code)
-        progress.ravel()[at] = code
-        stale.ravel()[at] = result & ~counts
-        stamp.ravel()[at] = np.where(counts, row["stamp"], np.uint64(0))
-
-        recent = (order > opened) & same
-        np.add.at(attempts.ravel(), flat[recent & (event == Event.STARTED)], 1)
-        np.subtract.at(attempts.ravel(), flat[recent & (event == Event.RELEASED)], 1)
+    def _judge(self, task: PlannedTask, region: Box) -> Judgement:
+        """Return the judgement on a box: what its ledgers tell, and whether that counts."""
+        seen, ready = self._seen(task, region)
+        past = _History.empty(region)
+        for job in task.jobs.jobs_of(region):
+            past.enter(self._history(task, job))
+        fits = past.fingerprint == block_fingerprints(task, region)
+        result = (past.event == Event.DONE) | (past.event == Event.SKIPPED)
+        counts = result & fits & (past.seen == seen) & ready
+        progress = np.where(counts, _PROGRESS_OF_RESULT[past.event], np.uint8(Progress.PENDING))
+        progress = np.where(~result & fits, _PROGRESS_OF_ATTEMPT[past.event], progress)
+        progress[~task.jobs.presence(region)] = Progress.MASKED
+        counts &= progress != Progress.MASKED
+        return Judgement(
+            progress=progress,
+            attempts=past.attempts,
+            stamp=np.where(counts, past.stamp, np.uint64(0)),
+            seen=seen,
+            ready=ready,
+            stale=result & ~counts,
+            outdated=past.ended & ~counts,
+        )
 
     def _seen(self, task: PlannedTask, region: Box) -> tuple[U64, NDArray[np.bool_]]:
         """Return per block the hash of its upstream stamps, and whether all are there."""

@@ -3,29 +3,59 @@
 A lock is a small file made atomically. Its holder renews a counter in it. A holder on the same
 host is dead when its process is gone; one elsewhere, when the counter stood still for 120 s of
 the observer's own monotonic clock. Whoever lost its lock notices by the token, before it
-writes.
+writes; and it trusts a lock that it could not renew for half of that time no longer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import math
+import mmap
 import os
 import secrets
-import socket
+import signal
+import struct
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from snakemake_blocks.errors import BusyError, LedgerError
 from snakemake_blocks.paths import write_atomically
+from snakemake_blocks.processes import boot_clock, process_host, process_start
 
-__all__ = ["Holder", "Lock", "held", "holder_of", "is_alive", "process_start"]
+__all__ = ["TIMING", "Holder", "Lock", "Timing", "Watch", "held", "holder_of", "is_alive"]
 
-_STANDSTILL = 120.0
-_POLL = 1.0
 _SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
+_DIGITS = 20
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds; one for the whole program, and short in tests.
+
+    Parameters
+    ----------
+    standstill : float
+        A counter that stands still for so long belongs to a dead holder.
+    lease : float
+        For how long a holder trusts a lock that it last renewed; well below ``standstill``.
+    heartbeat : float
+        Between two renewals.
+    poll : float
+        Between two looks at somebody else's lock.
+    """
+
+    standstill: float = 120.0
+    lease: float = 60.0
+    heartbeat: float = 5.0
+    poll: float = 0.2
+
+
+TIMING = Timing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,53 +83,27 @@ class Holder:
     token: str
     counter: int = 0
 
+    def __post_init__(self) -> None:
+        kinds = (str, int, int, str, str, int)
+        for name, kind in zip(self.__slots__, kinds, strict=True):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} of a lock's holder is no {kind.__name__}")
+
     @classmethod
     def this_process(cls, environment: Mapping[str, str]) -> Holder:
         """Return a new holder for the running process."""
         scheduler = next((environment[k] for k in _SCHEDULER_IDS if environment.get(k)), "")
         pid = os.getpid()
-        return cls(_host(), pid, process_start(pid) or 0, scheduler, secrets.token_hex(8))
+        return cls(process_host(), pid, process_start(pid) or 0, scheduler, secrets.token_hex(8))
 
     def __str__(self) -> str:
         job = f", scheduler job {self.scheduler_id}" if self.scheduler_id else ""
         return f"process {self.pid} on {self.host.split('/')[0]}{job}"
 
 
-def _host() -> str:
-    """Return a name that two processes share iff they can see each other's pids."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return "/".join(parts)
-
-
-def process_start(pid: int) -> int | None:
-    """Return when a process of this host started, None if there is none (or it is a zombie)."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        if Path("/proc/self/stat").exists():
-            return None
-        return _start_without_proc(pid)
-    state, *rest = text.rpartition(")")[2].split()
-    return None if state in "ZX" else int(rest[18])
-
-
-def _start_without_proc(pid: int) -> int | None:
-    """Return 0 for any living process where the system has no /proc."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return 0
-    return 0
-
-
 def is_alive(holder: Holder) -> bool | None:
     """Tell whether a holder lives; None if it cannot be seen from this host."""
-    if holder.host != _host():
+    if holder.host != process_host():
         return None
     return process_start(holder.pid) == holder.start
 
@@ -107,9 +111,41 @@ def is_alive(holder: Holder) -> bool | None:
 def holder_of(path: Path) -> Holder | None:
     """Return who holds the lock at ``path``; None if nobody does or the file is damaged."""
     try:
-        return Holder(**json.loads(path.read_bytes()))
+        head, _, counter = path.read_bytes().partition(b"\n")
+        return Holder(**json.loads(head), counter=int(counter))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # removed on another host while it was being read
+            return None
+        raise
+
+
+@dataclass(slots=True)
+class Watch:
+    """What one observer saw of counters in locks, and when by its own clock."""
+
+    _seen: dict[str, tuple[str, int, float]] = field(default_factory=dict, repr=False)
+
+    def is_dead(self, path: Path) -> bool:
+        """Tell whether the lock at ``path`` is there and belongs to nobody alive.
+
+        Holders that cannot be looked up, and damaged files, have to be asked about again and
+        again: they are dead once their counter stood still for long enough.
+        """
+        holder = holder_of(path)
+        alive = None if holder is None else is_alive(holder)
+        if alive is not None:
+            return not alive
+        if not path.exists():
+            return False
+        now = time.monotonic()
+        key = (holder.token, holder.counter) if holder else ("damaged", 0)
+        *before, since = self._seen.get(str(path), (*key, now))
+        if tuple(before) != key:
+            since = now
+        self._seen[str(path)] = (*key, since)
+        return now - since >= TIMING.standstill
 
 
 @dataclass(slots=True)
@@ -127,36 +163,73 @@ class Lock:
     path: Path
     holder: Holder
     taken_over_from: Holder | None = field(default=None, init=False)
+    _handle: int = field(default=-1, init=False, repr=False)
+    _counter: int = field(default=0, init=False, repr=False)
+    # Shared with forked workers: until when the lock needs no second look.
+    _lease: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8), init=False, repr=False)
 
-    def acquire(self, *, patience: float = 0.0, what: str = "") -> None:
+    def acquire(
+        self,
+        *,
+        patience: float = 0.0,
+        what: str = "",
+        stop: Callable[[], str] = lambda: "",
+        watch: Watch | None = None,
+    ) -> None:
         """Take the lock, if need be over from a dead holder.
 
         Parameters
         ----------
         patience : float
-            Seconds to wait for a living holder to let go.
+            Seconds to wait for a living holder to let go. One that cannot be looked up from this
+            host gets so much more time that its counter would show whether it lives; with a
+            ``watch``, that time begins when the watch began.
         what : str
-            Words for the error.
+            Words for messages.
+        stop : callable
+            Asked now and then; a reason to wait no longer, or an empty string.
+        watch : Watch, optional
+            What the caller saw of this lock earlier.
 
         Raises
         ------
         BusyError
-            If somebody alive holds it, with who that is.
+            If somebody who may be alive holds it, with who that is.
+        LedgerError
+            If the file cannot be written.
         """
-        give_up = time.monotonic() + patience
-        watched: dict[str, tuple[int, float]] = {}
-        while not self._create():
+        what = what or str(self.path)
+        once = watch is not None and patience == 0
+        watch = watch or Watch()
+        began, told = time.monotonic(), False
+        while not self._take(watch):
             other = holder_of(self.path)
-            if self._is_dead(other, watched):
-                self._take_over(other)
-                continue
-            if other is not None and is_alive(other) is not None and time.monotonic() >= give_up:
-                raise BusyError(f"{what or self.path}: is held by {other}")
-            if other is not None and time.monotonic() >= give_up + _STANDSTILL:
-                raise BusyError(f"{what or self.path}: is held by {other}")
-            if other is None and not self.path.exists():
-                continue
-            time.sleep(_POLL)
+            waited = time.monotonic() - began
+            seen = other is not None and is_alive(other) is not None
+            if other is not None and (reason := stop()):
+                raise BusyError(f"{what}: is held by {other}; {reason}")
+            unseen = TIMING.standstill + 2 * TIMING.poll
+            if once or waited >= patience + (0 if seen else unseen):
+                raise BusyError(f"{what}: is held by {other or 'an unreadable lock file'}")
+            if other is not None and not told and waited > 1 and math.isinf(patience):
+                print(f"{what}: is held by {other}; waiting", flush=True)
+                told = True
+            time.sleep(min(TIMING.poll, 0.01 + waited / 10))
+
+    def _take(self, watch: Watch) -> bool:
+        """Try once; a dead holder's lock is removed, to be taken at the next try."""
+        try:
+            if self._create():
+                return True
+            if watch.is_dead(self.path):
+                self._remove(watch)
+                return self._create()
+        except OSError as error:
+            raise LedgerError(
+                f"{self.path}: cannot be written ({os.strerror(error.errno or 0)}); "
+                "the run directory has to be writable and its disk must not be full"
+            ) from None
+        return False
 
     def _create(self) -> bool:
         """Make the lock file if there is none; false if there is one."""
@@ -164,50 +237,54 @@ class Lock:
         temporary = self.path.with_name(f".{self.path.name}.{self.holder.token}")
         write_atomically(temporary, self._content(), durable=False)
         try:
-            os.link(temporary, self.path)  # atomic also where O_EXCL is not
+            self._link(temporary)
+            self._handle = os.open(self.path, os.O_WRONLY)
         except FileExistsError:
             return False
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
+        self._trust()
         return True
 
-    def _is_dead(self, other: Holder | None, watched: dict[str, tuple[int, float]]) -> bool:
-        """Tell whether the holder is dead, watching those that cannot be looked up."""
-        now = time.monotonic()
-        if other is None:
-            key, counter = "damaged", 0
-            if not self.path.exists():
-                return False
-        else:
-            alive = is_alive(other)
-            if alive is not None:
-                return not alive
-            key, counter = other.token, other.counter
-        before, since = watched.get(key, (counter, now))
-        watched[key] = (counter, since if counter == before else now)
-        return now - watched[key][1] >= _STANDSTILL
+    def _link(self, temporary: Path) -> None:
+        """Give the file its name unless that is taken; atomic also where O_EXCL is not."""
+        try:
+            os.link(temporary, self.path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                raise
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            os.write(handle, self._content())
+            os.close(handle)
 
-    def _take_over(self, other: Holder | None) -> None:
+    def _remove(self, watch: Watch) -> None:
         """Remove the lock of a dead holder; of several observers only one does it."""
-        guard = Lock(self.path.with_name(self.path.name + ".takeover"), self.holder)
+        dead = holder_of(self.path)
+        guard = Lock(self.path.with_name(f"{self.path.name}.takeover"), self.holder)
         if not guard._create():
-            if guard._is_dead(holder_of(guard.path), {}):
+            if watch.is_dead(guard.path):
                 guard.path.unlink(missing_ok=True)
-            time.sleep(_POLL)
             return
         try:
             now = holder_of(self.path)
-            if (now and now.token) == (other and other.token):
+            if (now and now.token) == (dead and dead.token):
                 self.path.unlink(missing_ok=True)
-                self.taken_over_from = other
+                self.taken_over_from = dead
         finally:
-            guard.path.unlink(missing_ok=True)
+            guard.release()
 
     def _content(self) -> bytes:
-        return json.dumps(asdict(self.holder)).encode()
+        data = asdict(self.holder)
+        del data["counter"]
+        return json.dumps(data).encode() + b"\n" + self._digits()
+
+    def _digits(self) -> bytes:
+        return f"{self._counter:0{_DIGITS}d}".encode()
 
     def renew(self) -> None:
         """Raise the counter, so that others see that the holder lives.
+
+        It is written in place: into a file that was taken away nobody looks any more.
 
         Raises
         ------
@@ -215,8 +292,23 @@ class Lock:
             If the lock was taken over in the meantime.
         """
         self.verify()
-        self.holder = replace(self.holder, counter=self.holder.counter + 1)
-        write_atomically(self.path, self._content(), durable=False)
+        self._counter += 1
+        try:
+            os.pwrite(self._handle, self._digits(), len(self._content()) - _DIGITS)
+        except OSError as error:
+            # Not renewed, so not trusted for longer; and not lost before others may take it.
+            print(f"{self.path}: cannot be renewed ({error})", flush=True)
+            return
+        self._trust()
+
+    def _trust(self) -> None:
+        struct.pack_into("<d", self._lease, 0, boot_clock() + TIMING.lease)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the lock was renewed so recently that nobody can have taken it over."""
+        until: float = struct.unpack_from("<d", self._lease, 0)[0]
+        return boot_clock() < until
 
     def verify(self) -> None:
         """Check that the lock is still ours.
@@ -228,23 +320,45 @@ class Lock:
         """
         other = holder_of(self.path)
         if other is None or other.token != self.holder.token:
-            raise LedgerError(f"{self.path}: was taken over by {other}; this process stops")
+            by = f"taken over by {other}" if other else "taken away"
+            raise LedgerError(f"{self.path}: was {by}; this process stops")
 
     def release(self) -> None:
         """Let go; a lock that was taken over is left alone."""
         other = holder_of(self.path)
         if other is not None and other.token == self.holder.token:
             self.path.unlink(missing_ok=True)
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
 
 @contextlib.contextmanager
 def held(
     path: Path, environment: Mapping[str, str], *, patience: float = 0.0, what: str = ""
 ) -> Iterator[Lock]:
-    """Hold a lock inside the ``with`` block."""
+    """Hold a lock inside the ``with`` block; a thread renews it.
+
+    A process that lost it sends itself SIGTERM.
+    """
     lock = Lock(path, Holder.this_process(environment))
     lock.acquire(patience=patience, what=what)
+    ended = threading.Event()
+    thread = threading.Thread(target=_keep_renewing, args=(lock, ended), daemon=True)
+    thread.start()
     try:
         yield lock
     finally:
+        ended.set()
+        thread.join()
         lock.release()
+
+
+def _keep_renewing(lock: Lock, ended: threading.Event) -> None:
+    while not ended.wait(TIMING.heartbeat):
+        try:
+            lock.renew()
+        except LedgerError as error:
+            print(error, flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return

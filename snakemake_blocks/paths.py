@@ -102,6 +102,11 @@ class RunPaths:
         return self.root / "locks" / "run.json"
 
     @property
+    def moving(self) -> Path:
+        """Lock of whoever changes state between jobs; no job begins while it is held."""
+        return self.root / "locks" / "moving.json"
+
+    @property
     def drain(self) -> Path:
         """While this file exists, no new block is started."""
         return self.root / "stop"

@@ -275,12 +275,15 @@ class Plan:
         Relative to the folder that Snakemake runs in.
     base : str
         The pipeline's folder, relative to the run directory.
+    digest : str
+        sha256 of the file that it was read from, empty for one that was made.
     """
 
     name: str
     tasks: Mapping[str, PlannedTask]
     run_directory: str = "blocks"
     base: str = ".."
+    digest: str = ""
 
     @property
     def paths(self) -> RunPaths:
@@ -366,7 +369,8 @@ class Plan:
         """
         paths = RunPaths(root)
         try:
-            data = json.loads(paths.plan.read_bytes())
+            content = paths.plan.read_bytes()
+            data = json.loads(content)
         except FileNotFoundError:
             raise InputError(
                 f"{paths.plan}: there is no plan; run `snakemake-blocks generate` first"
@@ -379,7 +383,8 @@ class Plan:
                 "plan again"
             )
         tasks = [_task_from_json(paths, entry) for entry in data["tasks"]]
-        return cls(data["name"], {t.name: t for t in tasks}, str(root), data["base"])
+        digest = hashlib.sha256(content).hexdigest()
+        return cls(data["name"], {t.name: t for t in tasks}, str(root), data["base"], digest)
 
 
 def _task_to_json(plan: Plan, task: PlannedTask) -> dict[str, Any]:

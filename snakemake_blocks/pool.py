@@ -8,32 +8,56 @@ blocks do not pay for it.
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
-import signal
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
+import traceback
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Protocol
 
-from snakemake_blocks.box import Index
+import numpy as np
+
 from snakemake_blocks.failures import Failure, append_failure
 from snakemake_blocks.ledger import Event, read_records
-from snakemake_blocks.queueing import BlockQueue, Item
-from snakemake_blocks.worker import SETUP_FAILED, Pulse, Report, WorkerContext, work_blocks
+from snakemake_blocks.locks import TIMING
+from snakemake_blocks.processes import end_marked, end_tree, how_it_ended, process_start
+from snakemake_blocks.queueing import Batch, BlockQueue, Item, batch_dtype, item_of
+from snakemake_blocks.worker import (
+    LEDGER_FAILED,
+    Pulse,
+    Report,
+    WorkerContext,
+    work_blocks,
+)
 
-__all__ = ["Outcome", "Pool"]
+__all__ = ["Outcome", "Pool", "Stops"]
 
 _BATCH_SECONDS = 0.02
 _LARGEST_BATCH = 1024
-_HEARTBEAT_SECONDS = 5.0
 _SYNC_SECONDS = 1.0
+_LISTEN_SECONDS = 0.5
 _REPLACE_AFTER_FAILURES = 3
 _CANARY_BLOCKS = 16
-_SETUP_ATTEMPTS = 2
+# Set-ups that fail, or workers that die without having begun a block, one after the other.
+_BARREN_WORKERS = 2
+# For closing what was set up, once all blocks are done or a worker is replaced.
+_CLOSING_SECONDS = 20.0
 
-_fork = multiprocessing.get_context("fork")
+
+class Stops(Protocol):
+    """Says when to start no further block."""
+
+    def reason(self) -> str:
+        """Return why, an empty string if there is no reason."""
+
+    def grace(self) -> float:
+        """Return for how many seconds from now running blocks may go on."""
+
+    @property
+    def wake(self) -> int | None:
+        """A file descriptor that can be read when there may be a new reason."""
 
 
 @dataclass(slots=True)
@@ -46,10 +70,13 @@ class Outcome:
         Blocks finished in this run of the job.
     stopped : str
         Why it ended early; empty if nothing was left to do.
+    interrupted : bool
+        It was asked to stop.
     """
 
     done: int = 0
     stopped: str = ""
+    interrupted: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -57,18 +84,43 @@ class _Member:
     """One worker process, as the supervisor sees it."""
 
     number: int
-    process: ForkProcess
+    pid: int
     outbox: Connection
     pulse: Pulse
-    batch: list[Item] = field(default_factory=list)
+    batch: Batch
+    ledger_end: int = 0
     size: int = 1
     since: float = 0.0
     waiting: bool = False
     reported: int = 0
-    failed: set[int] = field(default_factory=set)
+    settled: set[int] = field(default_factory=set)
     failures_in_a_row: int = 0
     served: bool = False
     closed: bool = False
+    retiring: float = 0.0
+    cause: str = ""
+    # Readable when the process has ended, where the system has such a thing.
+    ended: int | None = None
+
+    def __post_init__(self) -> None:
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                self.ended = os.pidfd_open(self.pid)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is a zombie: until it is reaped nobody else gets its pid."""
+        if not hasattr(os, "waitid"):
+            return process_start(self.pid) is None
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def reap(self) -> int:
+        """Wait for the end of the process; return its exit status, negative for a signal."""
+        _, status = os.waitpid(self.pid, 0)
+        self.outbox.close()
+        if self.ended is not None:
+            os.close(self.ended)
+        return os.waitstatus_to_exitcode(status)
 
 
 @dataclass(slots=True)
@@ -83,37 +135,48 @@ class Pool:
         The blocks.
     workers : int
         Processes.
-    stop : callable
-        Asked often; returns why no further block may start, or an empty string.
-    grace : callable
-        Seconds that running blocks may go on after that.
+    stops : Stops
+        When to stop early.
     """
 
     context: WorkerContext
     queue: BlockQueue
     workers: int
-    stop: Callable[[], str]
-    grace: Callable[[], float]
+    stops: Stops
     _members: list[_Member] = field(default_factory=list, init=False)
     _numbers: int = field(default=0, init=False)
     _outcome: Outcome = field(default_factory=Outcome, init=False)
     _causes: set[str] = field(default_factory=set, init=False)
     _canaries: set[int] = field(default_factory=set, init=False)
-    _setup_failures: int = field(default=0, init=False)
+    _barren: int = field(default=0, init=False)
     _renewed: float = field(default=0.0, init=False)
     _synced: float = field(default=0.0, init=False)
 
     def run(self) -> Outcome:
-        """Run until nothing is left to do or a reason to stop appears."""
+        """Run until nothing is left to do or a reason to stop appears.
+
+        Raises
+        ------
+        OSError
+            If the ledger cannot be written.
+        LedgerError
+            If the job was taken over.
+        """
+        self._renewed = self._synced = time.monotonic()
         try:
             while not self.queue.exhausted and not self._outcome.stopped:
                 self._fill()
                 self._feed()
-                self._listen()
+                self._listen(_LISTEN_SECONDS)
                 self._tend()
             self._drain()
+            self.context.ledger.sync()
         finally:
-            self._kill_all()
+            for member in self._members:
+                end_tree(member.pid)
+                member.reap()
+            if self._members:
+                end_marked(f"{self.context.lock.holder.token}.")
         self._outcome.done = self.queue.done
         return self._outcome
 
@@ -123,62 +186,62 @@ class Pool:
             self._members.append(self._start())
 
     def _start(self) -> _Member:
-        ours, theirs = _fork.Pipe()
+        ours, theirs = Pipe()
         pulse = Pulse()
-        mine = self.context
-        context = WorkerContext(
-            mine.task, mine.work, mine.ledger, mine.lock, pulse, mine.failures, mine.log
-        )
-        inherited = [m.outbox for m in self._members]
-        process = _fork.Process(target=_child, args=(context, theirs, ours, inherited))
-        process.start()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        supervisor = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            context = replace(self.context, pulse=pulse)
+            _be_worker(context, theirs, [ours, *(m.outbox for m in self._members)], supervisor)
         theirs.close()
         self._numbers += 1
-        return _Member(self._numbers, process, ours, pulse)
+        nothing = np.empty(0, batch_dtype(self.context.ledger.ndim))
+        return _Member(self._numbers, pid, ours, pulse, nothing)
 
     def _feed(self) -> None:
         """Give every waiting worker its next batch."""
         for member in self._members:
             if not member.waiting or member.closed:
                 continue
-            alone = len(self._members) == 1
+            others = (m for m in self._members if m is not member)
+            alone = all(m.closed or m.retiring for m in others)
             batch = self.queue.take(member.size, member.number, alone=alone)
-            if batch:
+            if len(batch):
                 self._send(member, batch)
             elif self.queue.exhausted:
                 return
 
-    def _send(self, member: _Member, batch: list[Item]) -> None:
+    def _send(self, member: _Member, batch: Batch) -> None:
         member.batch, member.waiting, member.reported = batch, False, 0
-        member.failed.clear()
+        member.settled.clear()
+        member.ledger_end = self.context.ledger.end
         member.since = time.monotonic()
         member.served = True
-        try:
-            member.outbox.send(batch)
-        except BrokenPipeError:
-            pass  # it died meanwhile; its process is buried with the batch
+        # What cannot be sent is settled when the worker's end is noticed.
+        with contextlib.suppress(OSError):
+            member.outbox.send_bytes(batch.tobytes())
 
-    def _listen(self, seconds: float = 0.5) -> None:
+    def _listen(self, seconds: float) -> None:
         """Take reports, notice deaths."""
-        sources: list[object] = [m.outbox for m in self._members if not m.closed]
-        sources += [m.process.sentinel for m in self._members]
-        ready = wait(sources, timeout=self._patience(seconds))  # type: ignore[arg-type]
+        timeout = self.context.task.timeout
+        sources: list[Connection | int] = [m.outbox for m in self._members if not m.closed]
+        sources += [m.ended for m in self._members if m.ended is not None]
+        if self.stops.wake is not None:
+            sources.append(self.stops.wake)
+        ready = wait(sources, min(seconds, timeout / 4) if timeout else seconds)
         for member in list(self._members):
             if member.outbox in ready:
                 self._take_reports(member)
-            if member.process.sentinel in ready:
-                self._take_reports(member)
+            if member.has_ended:
                 self._bury(member)
-
-    def _patience(self, seconds: float) -> float:
-        timeout = self.context.task.timeout
-        return min(seconds, timeout / 4) if timeout else seconds
 
     def _take_reports(self, member: _Member) -> None:
         try:
             while not member.closed and member.outbox.poll():
                 self._take(member, member.outbox.recv())
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             member.closed = True
 
     def _take(self, member: _Member, report: Report) -> None:
@@ -189,200 +252,223 @@ class Pool:
             self._canaries.clear()
             self._causes.clear()
         if report.failed is not None:
-            member.failed.add(report.failed)
+            member.settled.add(report.failed)
             self._note_failure(member, member.batch[report.failed], report.cause)
+        elif report.released is not None:
+            member.settled.add(report.released)
+            self.queue.give_back([int(member.batch["number"][report.released])])
+        elif report.cause:
+            member.cause = report.cause
         if report.batch_ended:
-            self.queue.give_back(member.batch[report.begun :])
+            self.queue.give_back(member.batch["number"][report.begun :].tolist())
             self._grow(member)
-            member.batch = []
+            member.batch = member.batch[:0]
             member.waiting = True
             if member.failures_in_a_row >= _REPLACE_AFTER_FAILURES:
                 self._retire(member)
 
     def _grow(self, member: _Member) -> None:
         """Let batches grow while they are short."""
-        if member.batch:
+        if len(member.batch):
+            self._barren = 0
             lasted = time.monotonic() - member.since
             if lasted < _BATCH_SECONDS:
                 member.size = min(member.size * 2, _LARGEST_BATCH)
             elif lasted > 4 * _BATCH_SECONDS:
                 member.size = max(1, member.size // 2)
 
-    def _note_failure(self, member: _Member, item: Item, cause: str) -> None:
+    def _note_failure(self, member: _Member, row: np.void, cause: str) -> None:
         member.failures_in_a_row += 1
-        self.queue.attempt_failed(item, member.number)
+        number = int(row["number"])
+        self.queue.attempt_failed(number, member.number)
         if self.queue.done == 0:
-            self._canaries.add(item.number)
+            self._canaries.add(number)
             self._causes.add(cause)
             if len(self._canaries) >= _CANARY_BLOCKS and len(self._causes) == 1:
-                self._outcome.stopped = (
+                self._stop(
                     f"the first {len(self._canaries)} blocks all failed alike ({cause}); "
                     "the job stops early"
                 )
 
+    def _stop(self, reason: str) -> None:
+        self._outcome.stopped = self._outcome.stopped or reason
+
     def _retire(self, member: _Member) -> None:
         """Let a worker go whose blocks keep failing; a new one takes its place."""
         print(
-            f"worker {member.number} (pid {member.process.pid}) failed "
+            f"worker {member.number} (pid {member.pid}) failed "
             f"{member.failures_in_a_row} blocks in a row and is replaced",
             flush=True,
         )
-        member.failures_in_a_row = 0
         self._dismiss(member)
 
     def _dismiss(self, member: _Member) -> None:
         """Tell a waiting worker that there is nothing more."""
         member.waiting = False
-        try:
-            member.outbox.send(None)
-        except BrokenPipeError:
-            member.closed = True
+        member.retiring = time.monotonic()
+        with contextlib.suppress(OSError):
+            member.outbox.send_bytes(b"")
 
-    def _bury(self, member: _Member) -> None:
-        """Settle what a worker that ended had in hand."""
-        member.process.join()
+    def _bury(self, member: _Member, *, how: str = "", blame: bool = True) -> None:
+        """End what is left of a worker, and settle what it had in hand."""
+        end_tree(member.pid)
+        self._take_reports(member)
         self._members.remove(member)
-        member.outbox.close()
-        code = member.process.exitcode or 0
-        _kill_group(member.process.pid)
-        if code == SETUP_FAILED:
-            self._setup_failures += 1
-            if self._setup_failures >= _SETUP_ATTEMPTS:
-                self._outcome.stopped = "the task's set-up failed, see the log"
-        elif not member.served and not member.batch and code:
-            self._setup_failures += 1
-            if self._setup_failures >= _SETUP_ATTEMPTS:
-                self._outcome.stopped = f"workers die while being set up ({_death(code)})"
-        self._settle(member, _death(code))
+        code = member.reap()
+        if code:
+            end_marked(f"{self.context.lock.holder.token}.{member.pid}")
+        how = how or how_it_ended(code)
+        if not self._settle(member, how, blame=blame) and not member.retiring:
+            self._note_barren(member, code, how)
 
-    def _settle(self, member: _Member, how: str) -> None:
-        """Account for the batch of a dead worker, as the ledger tells it."""
-        if not member.batch:
+    def _note_barren(self, member: _Member, code: int, how: str) -> None:
+        """A worker ended by itself that had begun no block."""
+        if code == LEDGER_FAILED:
+            self._stop("a worker could not record a block, see the log")
+        elif member.served and code == 0:
             return
+        elif any(m.served and not m.retiring for m in self._members) and not member.served:
+            # The task can be set up, only not once more: go on with those who have.
+            self.workers = len(self._members)
+            print(f"worker {member.number} {how}; {self.workers} go on without it", flush=True)
+        else:
+            self._barren += 1
+            if self._barren >= _BARREN_WORKERS:
+                why = member.cause or f"worker {how}"
+                what = "workers end without having begun a block"
+                self._stop(f"{what if member.served else 'the set-up failed'}: {why}")
+
+    def _settle(self, member: _Member, how: str, *, blame: bool) -> bool:
+        """Account for the batch of a dead worker, as the ledger tells it; true if it had begun."""
         events = self._events_of(member)
         done, never_begun = 0, []
-        for position, item in enumerate(member.batch):
-            event = events.get(item.index)
-            if event in (Event.DONE, Event.SKIPPED):
+        for position, row in enumerate(member.batch):
+            event = events.get(int(row["number"]))
+            if event is None:
+                never_begun.append(int(row["number"]))
+            elif event in (Event.DONE, Event.SKIPPED):
                 done += 1
+            elif position in member.settled:
+                continue
             elif event is Event.STARTED:
-                self._blame(member, item, how)
-            elif event is None:
-                never_begun.append(item)
-            elif position not in member.failed:
-                self._note_failure(member, item, how)
+                self._end_attempt(member, row, how, blame=blame)
+            elif event is Event.RELEASED:
+                self.queue.give_back([int(row["number"])])
+            else:
+                self._note_failure(member, row, how)
         self.queue.succeeded(done - member.reported)
         self.queue.give_back(never_begun)
+        return bool(events)
 
-    def _events_of(self, member: _Member) -> dict[Index, Event]:
+    def _events_of(self, member: _Member) -> dict[int, Event]:
         """Return the last event that a worker recorded for each block of its batch."""
+        if not len(member.batch):
+            return {}
         ledger = self.context.ledger
-        attempts = {item.index: item.attempt for item in member.batch}
-        records = read_records(ledger.path, ledger.ndim)
-        found: dict[Index, Event] = {}
-        for record in records[records["pid"] == member.process.pid]:
-            index = tuple(int(k) for k in record["index"])
-            if attempts.get(index) == record["attempt"]:
-                found[index] = Event(int(record["event"]))
-        return found
+        numbers = {tuple(row["index"].tolist()): int(row["number"]) for row in member.batch}
+        records = read_records(ledger.path, ledger.ndim, start=member.ledger_end)
+        return {
+            numbers[index]: Event(int(record["event"]))
+            for record in records[records["pid"] == member.pid]
+            if (index := tuple(record["index"].tolist())) in numbers
+        }
 
-    def _blame(self, member: _Member, item: Item, how: str) -> None:
-        """Record that an attempt killed its worker."""
-        failure = Failure(item.index, item.attempt, f"worker {how}", how, "", self.context.log)
-        print(f"block {item.index}, attempt {item.attempt}: worker {how}", flush=True)
-        append_failure(self.context.failures, failure)
+    def _end_attempt(self, member: _Member, row: np.void, how: str, *, blame: bool) -> None:
+        """Record how the attempt ended that was running when its worker was."""
+        item = item_of(row.item())
+        event = Event.FAILED if blame else Event.RELEASED
+        self.context.lock.verify()
         self.context.ledger.append(
-            Event.FAILED, item.index, fingerprint=item.fingerprint, attempt=item.attempt
+            event, item.index, fingerprint=item.fingerprint, attempt=item.attempt, seen=item.seen
         )
-        self._note_failure(member, item, failure.cause)
+        if blame:
+            self._report(item, how)
+            self._note_failure(member, row, f"worker {how}")
+        else:
+            self.queue.give_back([item.number])
+
+    def _report(self, item: Item, how: str) -> None:
+        print(f"block {item.index}, attempt {item.attempt}: worker {how}", flush=True)
+        append_failure(
+            self.context.failures,
+            Failure(item.index, item.attempt, f"worker {how}", how, "", self.context.log),
+        )
 
     def _tend(self) -> None:
         """Enforce timeouts, renew the lock, sync the ledger, look for reasons to stop."""
         now = time.monotonic()
-        timeout = self.context.task.timeout
-        if timeout:
-            for member in list(self._members):
-                since = member.pulse.since
-                if since and now - since > timeout:
-                    self._kill_late(member, timeout)
-        if now - self._renewed > _HEARTBEAT_SECONDS:
+        for member in list(self._members):
+            self._tend_member(member, now)
+        if now - self._renewed > TIMING.heartbeat:
             self.context.lock.renew()
             self._renewed = now
         if now - self._synced > _SYNC_SECONDS:
             self.context.ledger.sync()
             self._synced = now
-        self._outcome.stopped = self._outcome.stopped or self.stop()
+        reason = self.stops.reason()
+        if reason and not self._outcome.interrupted:
+            self._outcome.interrupted = True
+            self._stop(reason)
 
-    def _kill_late(self, member: _Member, timeout: float) -> None:
-        _kill_group(member.process.pid)
-        member.process.join()
-        self._take_reports(member)
-        self._members.remove(member)
-        member.outbox.close()
-        self._settle(member, f"took longer than the timeout of {timeout:g} s and was killed")
+    def _tend_member(self, member: _Member, now: float) -> None:
+        timeout = self.context.task.timeout
+        since = member.pulse.since
+        if timeout and since and now - since > timeout:
+            end_tree(member.pid)
+            # The block may have ended in the last moment; the one after it is not to blame.
+            how = f"took longer than the timeout of {timeout:g} s and was killed"
+            self._bury(member, how=how, blame=member.pulse.since == since)
+        elif member.retiring and now - member.retiring > _CLOSING_SECONDS:
+            print(f"worker {member.number} does not end and is killed", flush=True)
+            self._bury(member)
 
     def _drain(self) -> None:
         """Let running blocks finish within the grace, then end all workers."""
-        for member in self._members:
+        began = time.monotonic()
+        for member in list(self._members):
             member.pulse.drain()
-            if member.waiting:
-                self._dismiss(member)
-        give_up = time.monotonic() + self.grace()
-        while self._members and time.monotonic() < give_up:
-            self._listen(0.1)
+            if not member.served and not member.waiting:
+                self._abandon(member)  # it is still being set up, for nothing
+        while self._members:
             for member in self._members:
                 if member.waiting:
                     self._dismiss(member)
+            left = self._time_left(began)
+            if left <= 0:
+                break
+            self._listen(min(left, _LISTEN_SECONDS))
+            self._tend()
         for member in list(self._members):
             self._abandon(member)
-        self.context.ledger.sync()
 
     def _abandon(self, member: _Member) -> None:
-        """Kill a worker and take its running attempt back without blame."""
-        _kill_group(member.process.pid)
-        member.process.join()
-        self._take_reports(member)
-        self._members.remove(member)
-        events = self._events_of(member)
-        for item in member.batch:
-            if events.get(item.index) is Event.STARTED:
-                self.context.ledger.append(
-                    Event.RELEASED, item.index, fingerprint=item.fingerprint, attempt=item.attempt
-                )
+        """End a worker at once and take its running attempt back."""
+        member.retiring = time.monotonic()
+        self._bury(member, blame=False)
 
-    def _kill_all(self) -> None:
-        for member in self._members:
-            _kill_group(member.process.pid)
-            member.process.join()
+    def _time_left(self, began: float) -> float:
+        if self._outcome.interrupted:
+            return self.stops.grace()
+        if any(len(member.batch) for member in self._members):
+            return float("inf")
+        return began + _CLOSING_SECONDS - time.monotonic()
 
 
-def _child(
-    context: WorkerContext, inbox: Connection, other: Connection, inherited: list[Connection]
+def _be_worker(
+    context: WorkerContext, inbox: Connection, inherited: list[Connection], supervisor: int
 ) -> None:
-    """Close the ends that belong to the supervisor, so that its death is seen, and work."""
-    other.close()
-    for connection in inherited:
-        connection.close()
-    work_blocks(context, inbox)
+    """Work, in a forked process; never returns.
 
-
-def _kill_group(pid: int | None) -> None:
-    """Kill a worker and what it started; nothing to do where it is gone."""
-    if pid is None:
-        return
-    for kill in (os.killpg, os.kill):
-        try:
-            kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
-
-
-def _death(code: int) -> str:
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"was killed by {name}{hint}"
-    return f"ended with exit status {code}"
+    The ends of pipes that belong to the supervisor are closed, so that its death is seen.
+    """
+    try:
+        for connection in inherited:
+            connection.close()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        work_blocks(context, inbox, supervisor=supervisor)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)

@@ -68,8 +68,7 @@ def reset_blocks(
     chosen |= chosen & judgement.stale
     indices = [tuple(int(k) for k in i) for i in np.argwhere(chosen)]
     _append(task, root, indices)
-    judge.forget()
-    settle_sentinels(judge, root)
+    settle_sentinels(Judge(plan, root), root)
     return len(indices)
 
 

@@ -48,6 +48,20 @@ class Sentinel:
     blocks: int
     digest: str
 
+    def __post_init__(self) -> None:
+        kinds = (str, str, str, list, int, str)
+        for name, kind in zip(self.__slots__, kinds, strict=True):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} of a sentinel is no {kind.__name__}")
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Sentinel | None:
+        """Return the sentinel that a file holds, None if it is damaged."""
+        try:
+            return cls(**json.loads(content))
+        except (ValueError, TypeError):
+            return None
+
     def to_bytes(self) -> bytes:
         """Return the file."""
         return (json.dumps(asdict(self), sort_keys=True) + "\n").encode()
@@ -73,7 +87,6 @@ def digest_of_sentinels(contents: Iterable[bytes]) -> str:
 def read_sentinel(path: Path) -> Sentinel | None:
     """Return the sentinel at ``path``; None if there is none or it is damaged."""
     try:
-        data = json.loads(path.read_bytes())
-        return Sentinel(**data)
-    except (FileNotFoundError, ValueError, TypeError):
+        return Sentinel.from_bytes(path.read_bytes())
+    except FileNotFoundError:
         return None

@@ -7,7 +7,6 @@ when, so that the supervisor can enforce the timeout.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import signal
@@ -20,22 +19,29 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
+
 from snakemake_blocks import client
 from snakemake_blocks.block import Block
 from snakemake_blocks.blockwork import Meter, Work
+from snakemake_blocks.errors import LedgerError
 from snakemake_blocks.failures import append_failure, failure_of
 from snakemake_blocks.ledger import Event, Ledger
 from snakemake_blocks.locks import Lock
 from snakemake_blocks.plan import PlannedTask
-from snakemake_blocks.queueing import Item
+from snakemake_blocks.processes import MARK, die_with_parent
+from snakemake_blocks.queueing import Item, batch_dtype, item_of
 from snakemake_blocks.task import Call
 
-__all__ = ["SETUP_FAILED", "Pulse", "Report", "WorkerContext", "work_blocks"]
+__all__ = ["LEDGER_FAILED", "SETUP_FAILED", "Pulse", "Report", "WorkerContext", "work_blocks"]
 
+# Exit status of a worker that cannot append to the ledger, or whose job was taken over.
+LEDGER_FAILED = 74
 # Exit status of a worker whose set-up raised.
 SETUP_FAILED = 75
 _LOCK_CHECK_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1
+# A failure so soon after SIGTERM is the signal's: schedulers send it to every process of a job.
+_SIGNAL_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -70,24 +76,25 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker says of its batch: at the end, or at once when an attempt failed.
+    """What a worker says of its batch: at the end, or at once when an attempt ended otherwise.
 
     Parameters
     ----------
     done : int
         Blocks finished since the last report.
-    failed : int or None
-        Position in the batch of a failed attempt.
+    failed, released : int or None
+        Position in the batch of an attempt that failed, or that was taken back.
     cause : str
-        Of the failure.
+        Of the failure, also of a set-up.
     batch_ended : bool
         Whether the worker waits for the next batch.
     begun : int
         Blocks of the batch that were begun.
     """
 
-    done: int
+    done: int = 0
     failed: int | None = None
+    released: int | None = None
     cause: str = ""
     batch_ended: bool = False
     begun: int = 0
@@ -106,16 +113,26 @@ class WorkerContext:
     log: str
 
 
-def work_blocks(context: WorkerContext, inbox: Connection) -> None:
-    """Run a worker until its supervisor closes the connection. Never returns normally."""
-    _detach()
+def work_blocks(context: WorkerContext, inbox: Connection, *, supervisor: int) -> None:
+    """Run a worker until its supervisor closes the connection. Never returns.
+
+    Parameters
+    ----------
+    context : WorkerContext
+        The job.
+    inbox : Connection
+        To and from the supervisor.
+    supervisor : int
+        Its pid.
+    """
+    signals = _Signals()
+    signals.detach(supervisor)
+    os.environ[MARK] = f"{context.lock.holder.token}.{os.getpid()}"
     try:
         context.work.set_up()
     except BaseException as error:
-        traceback.print_exception(error)
-        append_failure(context.failures, failure_of(error, (), 0, context.log))
-        _leave(SETUP_FAILED)
-    source = _Source(context, inbox)
+        _leave_for_setup(context, inbox, error)
+    source = _Source(context, inbox, signals, supervisor)
     status = 0
     try:
         if context.task.call is Call.WORKER:
@@ -124,9 +141,9 @@ def work_blocks(context: WorkerContext, inbox: Connection) -> None:
             for block in source:
                 _process(context, source, block)
         context.work.tear_down()
-    except EOFError:
-        status = 1  # the supervisor is gone
     except BaseException as error:
+        if not source.asked:
+            _leave_for_setup(context, inbox, error)
         traceback.print_exception(error)
         status = 1
     _leave(status)
@@ -138,23 +155,45 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
-def _detach() -> None:
-    """Lead an own process group, die with the supervisor, leave signals to it."""
-    os.setpgid(0, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Handlers, not SIG_IGN: what the user's function starts does not inherit them.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)
+def _leave_for_setup(context: WorkerContext, inbox: Connection, error: BaseException) -> None:
+    """End, and say why the set-up failed."""
+    failure = failure_of(error, (), 0, context.log)
+    sys.stderr.write(f"set-up of task {context.task.name} failed:\n{failure.trace}\n")
+    append_failure(context.failures, failure)
+    inbox.send(Report(cause=f"{failure.cause}: {failure.message}"))
+    _leave(SETUP_FAILED)
+
+
+class _Signals:
+    """A worker leads an own process group, dies with its supervisor, and leaves signals to it."""
+
+    def __init__(self) -> None:
+        self.terminated = -_SIGNAL_SECONDS
+
+    def detach(self, supervisor: int) -> None:
+        os.setpgid(0, 0)
+        die_with_parent(supervisor)
+        signal.set_wakeup_fd(-1)
+        # Handlers, not SIG_IGN: what the user's function starts does not inherit them.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, self._note)
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(line_buffering=True)
+
+    def _note(self, *_: object) -> None:
+        self.terminated = time.monotonic()
+
+    @property
+    def are_recent(self) -> bool:
+        """Whether a signal came so recently that it may have hit what a block started."""
+        return time.monotonic() - self.terminated < _SIGNAL_SECONDS
 
 
 def _process(context: WorkerContext, source: _Source, block: Block) -> None:
     try:
         context.work.process(block)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         source.finish(error)
     else:
         source.finish(None)
@@ -162,7 +201,7 @@ def _process(context: WorkerContext, source: _Source, block: Block) -> None:
 
 def _run_worker_function(context: WorkerContext, source: _Source) -> None:
     """Serve a function that asks for blocks itself, in this process or in one it starts."""
-    with client.serving(source, context.task.name):
+    with client.serving(source):
         context.work.run_worker_function()
     if source.is_open:
         source.finish(RuntimeError("the worker function returned with a block in its hands"))
@@ -174,18 +213,27 @@ def _run_worker_function(context: WorkerContext, source: _Source) -> None:
 
 
 class _Source:
-    """Blocks for one worker, one at a time, each recorded before it begins and after it ends."""
+    """Blocks for one worker, one at a time, each recorded before it begins and after it ends.
 
-    def __init__(self, context: WorkerContext, inbox: Connection) -> None:
+    Where nothing can be recorded any more the process ends on the spot: no function of the user
+    could do anything about it.
+    """
+
+    def __init__(
+        self, context: WorkerContext, inbox: Connection, signals: _Signals, supervisor: int
+    ) -> None:
         self.asked = False
         self._context = context
+        self._pulse = context.pulse
         self._inbox = inbox
+        self._signals = signals
+        self._processes = supervisor, os.getpid()
         self._meter = Meter()
-        self._batch: list[Item] = []
+        self._batch: list[tuple[object, ...]] = []
         self._position = 0
         self._done = 0
         self._current: tuple[Item, Block] | None = None
-        self._checked = 0.0
+        self._check_at = 0.0
         self._ended = False
 
     def __iter__(self) -> Iterator[Block]:
@@ -200,16 +248,17 @@ class _Source:
     def next(self) -> Block | None:
         """Return the next block; None when there is none left."""
         self.asked = True
+        if self._current is not None:
+            self.finish(RuntimeError("another block was asked for with this one not finished"))
         while not self._ended:
-            if self._position >= len(self._batch) or self._context.pulse.draining:
-                if not self._next_batch():
-                    return None
+            if self._position >= len(self._batch) or self._pulse.draining:
+                self._next_batch()
                 continue
-            item = self._batch[self._position]
+            item = item_of(self._batch[self._position])
             block = self._begin(item)
             try:
-                skip = self._context.work.is_done(block)
-            except (Exception, SystemExit) as error:
+                skip = item.ask and self._context.work.is_done(block)
+            except BaseException as error:
                 self.finish(error)
                 continue
             if not skip:
@@ -219,8 +268,9 @@ class _Source:
         return None
 
     def finish(self, error: BaseException | None) -> None:
-        """Record how the block in hand ended."""
-        assert self._current is not None, "no block is in hand"
+        """Record how the block in hand ended; nothing to do if there is none."""
+        if self._current is None:
+            return
         item, block = self._current
         if error is None:
             self._record(Event.DONE, item)
@@ -229,70 +279,88 @@ class _Source:
         block.status = block.status.FAILED
         failure = failure_of(error, item.index, item.attempt, self._context.log)
         sys.stderr.write(f"block {item.index}, attempt {item.attempt}:\n{failure.trace}\n")
+        position = self._position
+        if self._pulse.draining or self._signals.are_recent:
+            self._record(Event.RELEASED, item)
+            self._end_item(done=False)
+            self._send(Report(self._take_done(), released=position, begun=self._position))
+            return
         append_failure(self._context.failures, failure)
         self._record(Event.FAILED, item)
-        position = self._position
         self._end_item(done=False)
-        self._report(Report(self._take_done(), position, failure.cause, begun=self._position))
+        self._send(
+            Report(self._take_done(), failed=position, cause=failure.cause, begun=self._position)
+        )
 
     def accept(self, block: Block) -> None:
         """Raise if a block that a client hands back is not done."""
         self._context.work.accept(block)
 
     def _begin(self, item: Item) -> Block:
-        self._check_lock()
+        now = time.monotonic()
         block = self._context.task.block(item.index)
         self._current = item, block
-        self._context.ledger.append(
-            Event.STARTED, item.index, fingerprint=item.fingerprint, attempt=item.attempt
-        )
-        self._context.pulse.begin(time.monotonic())
+        self._append(Event.STARTED, item, now)
+        self._pulse.begin(now)
         self._meter.begin()
         return block
 
     def _record(self, event: Event, item: Item) -> None:
-        self._check_lock()
-        self._context.ledger.append(
-            event,
-            item.index,
-            fingerprint=item.fingerprint,
-            attempt=item.attempt,
-            stamp=0 if event is Event.FAILED else _new_stamp(),
-            seen=item.seen,
-            cost=self._meter.end(),
-        )
+        cost = self._meter.end()
+        result = event is Event.DONE or event is Event.SKIPPED
+        stamp = int.from_bytes(os.urandom(8), "little") or 1 if result else 0
+        self._append(event, item, time.monotonic(), stamp=stamp, cost=cost)
+
+    def _append(self, event: Event, item: Item, now: float, **more: object) -> None:
+        """Append a record, if the job is still ours."""
+        context = self._context
+        try:
+            if now >= self._check_at or not context.lock.is_fresh:
+                self._check(now)
+            context.ledger.append(
+                event,
+                item.index,
+                fingerprint=item.fingerprint,
+                attempt=item.attempt,
+                seen=item.seen,
+                **more,  # type: ignore[arg-type]
+            )
+        except (OSError, LedgerError) as error:
+            sys.stderr.write(f"block {item.index}: cannot be recorded: {error}\n")
+            _leave(LEDGER_FAILED)
+
+    def _check(self, now: float) -> None:
+        """See to it that the job is ours, and that this process is the worker."""
+        self._check_at = now + _LOCK_CHECK_SECONDS
+        self._context.lock.verify()
+        if (os.getppid(), os.getpid()) != self._processes:
+            raise LedgerError("the supervisor of this process is gone")
 
     def _end_item(self, *, done: bool) -> None:
         self._current = None
         self._position += 1
         self._done += done
-        self._context.pulse.begin(0.0)
+        self._pulse.begin(0.0)
 
-    def _check_lock(self) -> None:
-        """Once a second, make sure that the job is still ours before appending."""
-        now = time.monotonic()
-        if now - self._checked > _LOCK_CHECK_SECONDS:
-            self._context.lock.verify()
-            self._checked = now
-
-    def _next_batch(self) -> bool:
-        """Report the batch and receive the next one; false when there is none."""
-        self._report(Report(self._take_done(), batch_ended=True, begun=self._position))
-        batch: list[Item] | None = self._inbox.recv()
-        if batch is None:
+    def _next_batch(self) -> None:
+        """Report the batch and receive the next one, if there is one."""
+        self._send(Report(self._take_done(), batch_ended=True, begun=self._position))
+        try:
+            data = self._inbox.recv_bytes()
+        except (EOFError, OSError):
+            _leave(1)  # the supervisor is gone
+        if data:
+            self._batch = np.frombuffer(data, batch_dtype(self._context.ledger.ndim)).tolist()
+            self._position = 0
+        else:
             self._ended = True
-            return False
-        self._batch, self._position = batch, 0
-        return True
 
     def _take_done(self) -> int:
         done, self._done = self._done, 0
         return done
 
-    def _report(self, report: Report) -> None:
-        self._inbox.send(report)
-
-
-def _new_stamp() -> int:
-    """Return a random stamp, never 0."""
-    return int.from_bytes(os.urandom(8), "little") or 1
+    def _send(self, report: Report) -> None:
+        try:
+            self._inbox.send(report)
+        except OSError:
+            _leave(1)  # the supervisor is gone

@@ -1,0 +1,139 @@
+"""Processes of this host: who is alive, and ending a worker with all that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+
+__all__ = [
+    "MARK",
+    "boot_clock",
+    "die_with_parent",
+    "end_marked",
+    "end_tree",
+    "how_it_ended",
+    "process_host",
+    "process_start",
+]
+
+# Set in a worker's environment and so in that of every program that it starts; names the holder
+# of the job's lock and the worker.
+MARK = "SNAKEMAKE_BLOCKS_WORKER"
+_PR_SET_PDEATHSIG = 1
+
+
+@lru_cache(maxsize=1)
+def process_host() -> str:
+    """Return a name that two processes share iff they can see each other's pids."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return "/".join(parts)
+
+
+def process_start(pid: int) -> int | None:
+    """Return when a process of this host started, None if there is none (or it is a zombie)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.exists("/proc/self/stat"):
+            return None
+        return _start_without_proc(pid)
+    state, *rest = text.rpartition(b")")[2].split()
+    return None if state in (b"Z", b"X") else int(rest[18])
+
+
+def _start_without_proc(pid: int) -> int | None:
+    """Return 0 for any living process where the system has no /proc."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return 0
+    return 0
+
+
+def boot_clock() -> float:
+    """Return seconds of a clock that goes on while the machine sleeps, where there is one."""
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    else:
+        return time.monotonic()
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process killed when the process that started it ends; only Linux can.
+
+    Parameters
+    ----------
+    parent : int
+        Its pid; if it has ended already, this process ends here.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def end_tree(pid: int) -> None:
+    """Kill a process and its group.
+
+    A child has to be ended before it is waited for: until then nobody else can have its pid.
+    """
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def end_marked(mark: str, *, patience: float = 5.0) -> int:
+    """Kill the programs of this host whose mark begins so; return how many there were.
+
+    Parameters
+    ----------
+    mark : str
+        Value of the variable :data:`MARK`, or how it begins.
+    patience : float
+        Seconds to wait until they are gone.
+    """
+    found = _marked(f"{MARK}={mark}".encode())
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    give_up = time.monotonic() + patience
+    while any(process_start(pid) is not None for pid in found) and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return len(found)
+
+
+def _marked(entry: bytes) -> list[int]:
+    """Return the processes in whose environment a variable begins with ``entry``."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    environment = Path("/proc", name, "environ").read_bytes()
+                    if any(x.startswith(entry) for x in environment.split(b"\0")):
+                        found.append(int(name))
+    return found
+
+
+def how_it_ended(code: int) -> str:
+    """Return words for an exit status as :mod:`multiprocessing` gives it."""
+    if code >= 0:
+        return f"ended with exit status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
