@@ -21,6 +21,7 @@ from snakemake_blocks.launch import INTERRUPTED, run_snakemake
 from snakemake_blocks.locks import Lock, held, holder_of, is_alive
 from snakemake_blocks.moving import move_state, refuse_running
 from snakemake_blocks.paths import RunPaths, write_atomically
+from snakemake_blocks.pilot import pilot
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.planning import pickles, plan_pipeline
@@ -66,6 +67,8 @@ class Options:
         Resolve ``auto`` anew instead of keeping what the plan in place has.
     explicit : bool
         One literal rule per job.
+    roi : Box, optional
+        A pilot: only the blocks that this region, in world units, needs.
     dry_run : bool
         Show what would run.
     quiet : bool
@@ -79,6 +82,7 @@ class Options:
     target: Target = Target.LOCAL
     rebatch: bool = False
     explicit: bool = False
+    roi: Box | None = None
     dry_run: bool = False
     quiet: bool = False
     snakemake_arguments: tuple[str, ...] = ()
@@ -331,12 +335,15 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
     Returns
     -------
     tuple of (int, RunStatus)
-        Snakemake's exit status (130 if interrupted), and the state of all blocks, read from
-        ledgers. Success is what the status says, not what the exit status says.
+        Snakemake's exit status (130 if interrupted), and the state of all blocks (in a pilot, of
+        its blocks, the others shown as masked), read from ledgers. Success is what the status says, not what the exit status says.
     """
     pipeline = to_pipeline(source)
     path = _snakefile_path(pipeline)
-    draft = _Draft.of(pipeline, options)
+    asked = pipeline
+    if options.roi is not None:
+        asked = pilot(pipeline, _Draft.of(pipeline, options).plan, options.roi)
+    draft = _Draft.of(asked, options)
     arguments = _arguments(options, pipeline.folder)
     root = pipeline.run_directory
     with _run_lock(root) as lock:
@@ -344,7 +351,10 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
         RunPaths(root).drain.unlink(missing_ok=True)
         _clear_dead_run(lock, pipeline.folder)
         status = run_snakemake(arguments, folder=pipeline.folder)
-        return status, read_status(plan, root)
+        state = read_status(plan, root)
+        if asked is not pipeline:  # the whole plan comes back; what the pilot did counts in it
+            _generate(_Draft.of(pipeline, options), path)
+        return status, state
 
 
 def exit_status(snakemake: int, state: RunStatus, *, dry_run: bool = False) -> int:
