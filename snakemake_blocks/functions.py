@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -54,12 +55,20 @@ def refer(function: Callable[..., Any] | str) -> tuple[FunctionRef, bytes]:
         return FunctionRef(function), b""
     module = getattr(function, "__module__", None)
     name = getattr(function, "__qualname__", "")
-    if module not in (None, "__main__") and name and "<" not in name:
+    if module not in (None, "__main__") and _leads_to(module, name, function):
         return FunctionRef(f"{module}:{name}"), b""
     import cloudpickle
 
     payload: bytes = cloudpickle.dumps(function)
     return FunctionRef(_describe(function), hashlib.sha256(payload).hexdigest()), payload
+
+
+def _leads_to(module: str, name: str, function: Callable[..., Any]) -> bool:
+    """Tell whether importing a name gives this function, and not one that it wraps or binds."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is function
 
 
 def _describe(function: Callable[..., Any]) -> str:
@@ -69,7 +78,9 @@ def _describe(function: Callable[..., Any]) -> str:
         bound += [f"{k}={_stable(v)}" for k, v in sorted(function.keywords.items())]
         return f"{_describe(function.func)}({', '.join(bound)})"
     module = getattr(function, "__module__", type(function).__module__)
-    return f"{module}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+    name = f"{module}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+    owner = getattr(function, "__self__", None)
+    return name if owner is None or inspect.ismodule(owner) else f"{name} of {_stable(owner)}"
 
 
 def _stable(value: Any) -> str:

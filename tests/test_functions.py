@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import functools
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from project import Project
+
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.functions import FunctionRef, importable_from, load, refer
+
+
+def importable(block: object) -> object:
+    return block
+
+
+class Model:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def method(self, block: object) -> object:
+        return block
+
+
+class TestRefer:
+    def test_a_name_stays_a_name(self) -> None:
+        assert refer("functions:smooth") == (FunctionRef("functions:smooth"), b"")
+
+    @pytest.mark.parametrize("function", [importable, Model, Path.exists])
+    def test_what_can_be_imported_is_named(self, function: object) -> None:
+        ref, payload = refer(function)  # type: ignore[arg-type]
+        assert payload == b"" and ref.pickle == ""
+        assert ref.name.startswith((f"{__name__}:", "pathlib:"))
+
+    def test_what_cannot_is_pickled_under_its_hash(self, tmp_path: Path) -> None:
+        offset = 3
+        ref, payload = refer(lambda x: x + offset)
+        assert ref.pickle == hashlib.sha256(payload).hexdigest()
+        (tmp_path / f"{ref.pickle}.pkl").write_bytes(payload)
+        assert load(ref, tmp_path)(4) == 7
+
+    def test_a_partial_is_named_by_what_it_binds(self) -> None:
+        one, _ = refer(functools.partial(importable, block=1))
+        two, _ = refer(functools.partial(importable, block=2))
+        assert one.name == f"{__name__}:importable(block=1)"
+        assert one.name != two.name
+
+    def test_a_bound_method_keeps_its_object(self, tmp_path: Path) -> None:
+        ref, payload = refer(Model("weights").method)
+        assert ref.pickle, "without a pickle the object, and what it knows, would be lost"
+        assert ref.name == f"{__name__}:Model.method of Model"
+        (tmp_path / f"{ref.pickle}.pkl").write_bytes(payload)
+        assert load(ref, tmp_path)("block") == "block"
+
+    def test_a_function_that_hides_behind_its_name_is_pickled(self, tmp_path: Path) -> None:
+        @functools.wraps(importable)
+        def wrapped(block: object) -> object:
+            return importable((block,))
+
+        ref, payload = refer(wrapped)
+        assert ref.pickle, "the name leads to the function that was wrapped"
+        (tmp_path / f"{ref.pickle}.pkl").write_bytes(payload)
+        assert load(ref, tmp_path)(1) == (1,)
+
+    def test_two_processes_give_a_script_the_same_names(self, tmp_path: Path) -> None:
+        script = tmp_path / "script.py"
+        script.write_text(
+            "import functools\n"
+            "from snakemake_blocks.functions import refer\n"
+            "class Thing: pass\n"
+            "def f(block, thing, n): pass\n"
+            "print(refer(functools.partial(f, thing=Thing(), n={1: 2}))[0].name)\n"
+            "print(refer(lambda block: 1)[0].name)\n"
+            "print(refer(f)[0].name)\n"
+        )
+        runs = [
+            subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+            for _ in range(2)
+        ]
+        assert runs[0].stdout == runs[1].stdout
+        assert "0x" not in runs[0].stdout
+
+
+class TestLoad:
+    def test_by_name(self, project: Project) -> None:
+        project.functions("class Box:\n    def put(self): return 5\n", "loadable_module")
+        with importable_from(project.folder):
+            assert load(FunctionRef("loadable_module:Box"), project.folder)().put() == 5
+            assert load(FunctionRef("loadable_module:Box.put"), project.folder)(None) == 5
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("no_such_module:f", "there is no module no_such_module"),
+            ("os.path:nothing", "module os.path has no nothing"),
+            ("os:sep", "is a str, not a function or class"),
+        ],
+    )
+    def test_what_is_not_there_is_named(self, tmp_path: Path, name: str, reason: str) -> None:
+        with pytest.raises(InputError, match=reason):
+            load(FunctionRef(name), tmp_path)
+
+    def test_an_import_inside_that_fails_is_shown_as_it_is(self, project: Project) -> None:
+        project.functions("import not_installed_here\n", "importing_module")
+        with importable_from(project.folder), pytest.raises(ModuleNotFoundError, match="not_inst"):
+            load(FunctionRef("importing_module:f"), project.folder)
+
+    def test_only_the_pickle_that_the_plan_names_is_read(self, tmp_path: Path) -> None:
+        ref, payload = refer(lambda: 1)
+        with pytest.raises(InputError, match="is missing; plan again"):
+            load(ref, tmp_path)
+        (tmp_path / f"{ref.pickle}.pkl").write_bytes(payload + b"\x00")
+        with pytest.raises(InputError, match="is not the pickle that the plan names"):
+            load(ref, tmp_path)
+
+
+def test_the_path_is_left_as_it_was(tmp_path: Path) -> None:
+    before = list(sys.path)
+    with importable_from(tmp_path):
+        assert sys.path[0] == str(tmp_path.resolve())
+    assert sys.path == before
