@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = (
-    "dask funlib.persistence matplotlib networkx pandas pulp pydantic rich skimage snakemake xarray "
-    "yaml zarr"
-).split()
+HEAVY = ["dask", "funlib.persistence", "matplotlib", "networkx", "pandas", "pulp", "pydantic"]
+HEAVY += ["rich", "skimage", "snakemake", "xarray", "yaml", "zarr"]
 
 
 def loaded(code: str) -> set[str]:
