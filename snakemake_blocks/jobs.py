@@ -19,7 +19,7 @@ from snakemake_blocks.box import Box
 from snakemake_blocks.errors import BusyError, InputError, LedgerError
 from snakemake_blocks.failures import Failure, append_failure, read_failures
 from snakemake_blocks.judgement import Judge, Judgement, Progress, block_fingerprints
-from snakemake_blocks.ledger import Event, Ledger
+from snakemake_blocks.ledger import Event, Ledger, first_block
 from snakemake_blocks.locks import TIMING, Holder, Lock, Watch, holder_of
 from snakemake_blocks.paths import RunPaths, SentinelName, find_run_directory
 from snakemake_blocks.plan import Job, Plan, PlannedTask
@@ -267,7 +267,8 @@ class _Run:
 
     def ledger(self) -> Ledger:
         """Return a new appender to the job's ledger."""
-        return Ledger(self.paths.ledger(self.job.task.slug, self.job.index), self.members.ndim)
+        task = self.job.task
+        return Ledger(self.paths.ledger(task.slug, self.job.index), first_block(task.grid))
 
 
 def _run(run: _Run) -> JobResult:

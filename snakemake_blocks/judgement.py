@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.ledger import Event, read_chunks, read_records
+from snakemake_blocks.ledger import Event, first_block, read_chunks, read_records
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.tiling import Grid
@@ -139,7 +139,7 @@ class _History:
         found = cls.empty(members)
         expected: U64 | None = None
         scratch = np.zeros(0, np.int64)
-        for records in read_chunks(path, members.ndim):
+        for records in read_chunks(path, first_block(task.grid)):
             if expected is None:
                 expected = block_fingerprints(task, members).ravel()
                 scratch = np.zeros(members.size, np.int64)
@@ -237,7 +237,7 @@ class Judge:
 
     def records(self, task: PlannedTask, job: Index) -> NDArray[np.void]:
         """Return the valid records of a job's ledger."""
-        return read_records(self._path(task, job), task.grid.ndim)
+        return read_records(self._path(task, job), first_block(task.grid))
 
     def seconds(self, task: PlannedTask) -> float:
         """Return the wall time of all done attempts of a task that are on record."""

@@ -4,6 +4,9 @@ One file per job, one fixed-size record per event, each with its own CRC-32. Onl
 lock holder and its workers append, each record by one ``write`` in append mode, so a process
 that dies leaves at most one torn record. A reader keeps what has a valid checksum and finds
 its step again behind anything torn or overwritten.
+
+On disk blocks are numbered from the world's origin, so that a record names the same block
+whatever region the task writes; callers deal in indices of the grid.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
+from operator import add
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,15 +29,16 @@ from numpy.typing import NDArray
 
 from snakemake_blocks.box import Index
 from snakemake_blocks.paths import write_atomically
+from snakemake_blocks.tiling import Grid
 
 __all__ = [
     "Event",
     "Ledger",
     "Measurement",
+    "first_block",
     "read_chunks",
     "read_records",
     "record_dtype",
-    "with_indices",
     "write_records",
 ]
 
@@ -98,6 +103,11 @@ def record_dtype(ndim: int) -> np.dtype[np.void]:
     return np.dtype([*_FIELDS, ("index", "<i4", (ndim,)), ("crc", "<u4")])
 
 
+def first_block(grid: Grid) -> Index:
+    """Return how the ledgers of a task number the block at index 0 of its grid."""
+    return tuple(axis.begin // axis.step for axis in grid.axes)
+
+
 _NOTHING = Measurement()
 _CHUNK = 1 << 15
 
@@ -110,12 +120,12 @@ class Ledger:
     ----------
     path : Path
         The file; it is made with its folder.
-    ndim : int
-        Axes of the task's grid.
+    first : tuple of int
+        Of the task's grid, see :func:`first_block`.
     """
 
     path: Path
-    ndim: int
+    first: Index
     _fd: int = field(init=False, repr=False)
     _pack: Callable[..., bytes] = field(init=False, repr=False)
     _size: int = field(init=False, repr=False)
@@ -155,11 +165,16 @@ class Ledger:
             self._host,
             event,
             attempt,
-            *index,
+            *map(add, index, self.first),
         )
         written = os.write(self._fd, body + zlib.crc32(body).to_bytes(4, "little"))
         if written != self._size:
             raise OSError(errno.ENOSPC, "a record was cut off", str(self.path))
+
+    @property
+    def ndim(self) -> int:
+        """Axes of the task's grid."""
+        return len(self.first)
 
     @property
     def end(self) -> int:
@@ -175,30 +190,30 @@ class Ledger:
         os.close(self._fd)
 
 
-def read_records(path: Path, ndim: int, *, start: int = 0) -> NDArray[np.void]:
+def read_records(path: Path, first: Index, *, start: int = 0) -> NDArray[np.void]:
     """Return the valid records of a ledger in the order written; none if there is no file.
 
     Parameters
     ----------
     path : Path
         The file.
-    ndim : int
-        Axes of the task's grid.
+    first : tuple of int
+        Of the task's grid, see :func:`first_block`; zeros give indices as they are on disk.
     start : int
         Byte from which to read.
     """
-    parts = list(read_chunks(path, ndim, start=start))
+    parts = list(read_chunks(path, first, start=start))
     if len(parts) == 1:
         return parts[0]
-    return np.concatenate(parts) if parts else np.empty(0, record_dtype(ndim))
+    return np.concatenate(parts) if parts else np.empty(0, record_dtype(len(first)))
 
 
-def read_chunks(path: Path, ndim: int, *, start: int = 0) -> Iterator[NDArray[np.void]]:
+def read_chunks(path: Path, first: Index, *, start: int = 0) -> Iterator[NDArray[np.void]]:
     """Yield what :func:`read_records` returns, some ten thousand records at a time.
 
     Costs about 0.3 us per record.
     """
-    dtype = record_dtype(ndim)
+    dtype = record_dtype(len(first))
     try:
         file = open(path, "rb", buffering=0)  # noqa: SIM115
     except FileNotFoundError:
@@ -211,9 +226,17 @@ def read_chunks(path: Path, ndim: int, *, start: int = 0) -> Iterator[NDArray[np
                 # Something is torn or overwritten: from here on records begin anywhere.
                 rest = _resynchronised(memoryview(data + file.read()), dtype)
                 if len(rest):
-                    yield rest
+                    yield _from_first(rest, first)
                 return
-            yield records
+            yield _from_first(records, first)
+
+
+def _from_first(records: NDArray[np.void], first: Index) -> NDArray[np.void]:
+    """Return the records with indices of the grid."""
+    if any(first):
+        records = records.copy()
+        records["index"] -= np.asarray(first, np.int32)
+    return records
 
 
 def _valid(data: bytes, dtype: np.dtype[np.void]) -> NDArray[np.void] | None:
@@ -228,15 +251,6 @@ def _valid(data: bytes, dtype: np.dtype[np.void]) -> NDArray[np.void] | None:
     if not np.array_equal(sums, records["crc"]) or records["event"].max() > max(Event):
         return None
     return records
-
-
-def with_indices(records: NDArray[np.void], index: NDArray[np.int32]) -> NDArray[np.void]:
-    """Return the records with other block indices, checksums renewed."""
-    changed = records.copy()
-    changed["index"] = index
-    body = records.dtype.itemsize - 4
-    changed["crc"] = [zlib.crc32(row.tobytes()[:body]) for row in changed]
-    return changed
 
 
 def write_records(path: Path, records: NDArray[np.void]) -> None:

@@ -7,7 +7,9 @@ goes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -20,30 +22,68 @@ from snakemake_blocks.box import Index
 from snakemake_blocks.errors import BusyError
 from snakemake_blocks.jobs import aggregate_inputs, sentinel_of
 from snakemake_blocks.judgement import Judge
-from snakemake_blocks.ledger import with_indices, write_records
-from snakemake_blocks.locks import holder_of, is_alive
+from snakemake_blocks.ledger import first_block, read_records, write_records
+from snakemake_blocks.locks import TIMING, Watch, held, holder_of, is_alive
 from snakemake_blocks.paths import RunPaths, SentinelName, write_atomically
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.sentinel import digest_of_sentinels, read_sentinel
 
-__all__ = ["move_state", "refuse_running", "settle_sentinels"]
+__all__ = ["changing_state", "move_state", "refuse_running", "settle_sentinels"]
+
+# Jobs of a killed Snakemake notice within a quarter of a second that it is gone.
+_PATIENCE = 3.0
 
 
-def refuse_running(root: Path) -> None:
+def refuse_running(root: Path, *, patience: float = _PATIENCE) -> None:
     """Refuse to touch state while a job of this run directory is in somebody's hands.
+
+    Jobs on other hosts are watched until their counter moves, or has stood still for so long
+    that they are dead.
+
+    Parameters
+    ----------
+    root : Path
+        The run directory.
+    patience : float
+        Seconds to wait for jobs to end: those of a killed run do by themselves.
 
     Raises
     ------
     BusyError
         With who holds which job.
     """
-    for path in root.glob("*/ledger/*/*.lock"):
-        holder = holder_of(path)
-        if holder is not None and is_alive(holder) is not False:
-            job = f"{path.parents[2].name}/{path.stem}"
-            raise BusyError(
-                f"job {job} is run by {holder}; wait for it, or `snakemake-blocks stop {root}`"
-            )
+    watch, give_up, told = Watch(), time.monotonic() + patience, False
+    locks = list(root.glob("*/ledger/*/*.lock"))
+    before = {path: holder_of(path) for path in locks}
+    while locks := [path for path in locks if path.exists() and not watch.is_dead(path)]:
+        for path in locks:
+            holder = holder_of(path)
+            if holder is None:
+                continue
+            visible = is_alive(holder) is not None
+            if time.monotonic() >= give_up if visible else holder != before[path]:
+                raise BusyError(
+                    f"job {path.parents[2].name}/{path.stem} is run by {holder}; wait for it, or "
+                    f"`snakemake-blocks stop {root}`"
+                )
+            if not visible and not told:
+                told = True
+                print(f"{path}: is held by {holder}; looking whether that lives", flush=True)
+        time.sleep(TIMING.poll)
+
+
+@contextlib.contextmanager
+def changing_state(root: Path) -> Iterator[None]:
+    """Keep jobs from beginning inside the ``with`` block, which none runs at the begin of.
+
+    Raises
+    ------
+    BusyError
+        If a job runs, or somebody else changes the state.
+    """
+    with held(RunPaths(root).moving, os.environ, what=f"the state of {root}"):
+        refuse_running(root)
+        yield
 
 
 def move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes]) -> None:
@@ -59,24 +99,48 @@ def move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes
         The run directory, locked by the caller.
     pickles : dict of str to bytes
         Pickled functions by sha256.
+
+    Raises
+    ------
+    BusyError
+        While a job runs.
     """
+    with changing_state(root):
+        _move_state(old, new, root, pickles)
+
+
+def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes]) -> None:
     paths = RunPaths(root)
+    _finish_masks(paths)
     moved = [task for task in new.tasks.values() if _is_moved(old, task)]
     for task in moved:
         assert old is not None
-        _write_ledgers(old.tasks[task.name], task, Judge(old, root), paths)
+        _write_ledgers(old.tasks[task.name], task, paths)
     for digest, payload in pickles.items():
         if not (paths.functions / f"{digest}.pkl").exists():
             write_atomically(paths.functions / f"{digest}.pkl", payload)
     for task in new.tasks.values():
         if task.jobs.present is not None:
-            _write_if_changed(paths.mask(task.slug), new.mask_bytes(task))
-    judge = Judge(new, root)
-    settle_sentinels(judge, root)
+            write_atomically(paths.next_mask(task.slug), new.mask_bytes(task))
+    settle_sentinels(Judge(new, root), root)
     _write_if_changed(paths.plan, new.to_bytes())
-    for task in moved:
+    for task in new.tasks.values():
+        if task.jobs.present is not None:
+            os.replace(paths.next_mask(task.slug), paths.mask(task.slug))
         _drop_foreign_ledgers(task, paths)
     _drop_foreign_sentinels(new, root)
+
+
+def _finish_masks(paths: RunPaths) -> None:
+    """Put masks in their place that a crash left waiting for it."""
+    if not paths.plan.exists():
+        return
+    for task in json.loads(paths.plan.read_bytes())["tasks"]:
+        waiting = paths.next_mask(task["slug"])
+        if not task["masked"] or not waiting.exists():
+            continue
+        if hashlib.sha256(waiting.read_bytes()).hexdigest() == task["masked"]:
+            os.replace(waiting, paths.mask(task["slug"]))
 
 
 def _is_moved(old: Plan | None, task: PlannedTask) -> bool:
@@ -86,46 +150,50 @@ def _is_moved(old: Plan | None, task: PlannedTask) -> bool:
     before = old.tasks[task.name]
     if before.grid.ndim != task.grid.ndim:
         return False
-    return before.jobs.batch != task.jobs.batch or _index_shift(before, task) != (0,) * len(
-        task.jobs.batch
+    return (before.jobs.batch, first_block(before.grid)) != (
+        task.jobs.batch,
+        first_block(task.grid),
     )
 
 
-def _index_shift(before: PlannedTask, task: PlannedTask) -> Index:
-    """Return what to add to an index of the old grid; whole blocks, else nothing counts anyway."""
-    return tuple(
-        (b.begin - a.begin) // a.step for b, a in zip(before.grid.axes, task.grid.axes, strict=True)
-    )
+def _write_ledgers(before: PlannedTask, task: PlannedTask, paths: RunPaths) -> None:
+    """Write the ledgers of the new jobs; they keep what the old plan reads in the same files.
 
-
-def _write_ledgers(before: PlannedTask, task: PlannedTask, judge: Judge, paths: RunPaths) -> None:
-    """Write the ledgers of the new jobs; they keep what the old plan reads in the same files."""
-    shift = np.asarray(_index_shift(before, task), np.int32)
+    A record names its block for both plans alike, and each reads only those of a job's own
+    blocks, so the old plan stays valid until the new one stands in its place.
+    """
+    first = np.asarray(first_block(task.grid), np.int32)
     gathered: dict[Index, list[NDArray[np.void]]] = {}
-    kept: dict[Index, NDArray[np.void]] = {}
+    old: dict[Index, NDArray[np.void]] = {}
     for job in before.jobs.jobs:
-        records = _own_records(before, judge, job)
+        records = _own_records(before, job, paths)
         if not len(records):
             continue
-        kept[job] = records
-        shifted = with_indices(records, records["index"] + shift)
-        inside = np.all((shifted["index"] >= 0) & (shifted["index"] < task.grid.shape), axis=1)
-        shifted = shifted[inside]
-        new_jobs = shifted["index"] // np.asarray(task.jobs.batch, np.int32)
-        for target in np.unique(new_jobs, axis=0):
-            chosen = np.all(new_jobs == target, axis=1)
-            gathered.setdefault(tuple(map(int, target)), []).append(shifted[chosen])
+        old[job] = records
+        place = records["index"] - first
+        inside = np.all((place >= 0) & (place < task.grid.shape), axis=1)
+        targets = place // np.asarray(task.jobs.batch, np.int32)
+        for target in np.unique(targets[inside], axis=0):
+            chosen = inside & np.all(targets == target, axis=1)
+            gathered.setdefault(tuple(map(int, target)), []).append(records[chosen])
     for job, parts in gathered.items():
-        records = np.concatenate([kept.get(job, parts[0][:0]), *parts])
-        write_records(paths.ledger(task.slug, job), records)
+        kept = old.get(job, parts[0][:0])
+        kept = kept[~_belongs(kept, task, job)]
+        write_records(paths.ledger(task.slug, job), np.concatenate([kept, *parts]))
 
 
-def _own_records(task: PlannedTask, judge: Judge, job: Index) -> NDArray[np.void]:
-    """Return the records of a job's own blocks, without those of another batch shape."""
-    records = judge.records(task, job)
-    members = task.jobs.members(job)
-    inside = np.all((records["index"] >= members.begin) & (records["index"] < members.end), axis=1)
-    return records[inside]
+def _own_records(task: PlannedTask, job: Index, paths: RunPaths) -> NDArray[np.void]:
+    """Return the records of a job's own blocks, numbered as on disk."""
+    records = read_records(paths.ledger(task.slug, job), (0,) * task.grid.ndim)
+    return records[_belongs(records, task, job)]
+
+
+def _belongs(records: NDArray[np.void], task: PlannedTask, job: Index) -> NDArray[np.bool_]:
+    """Tell which records, numbered as on disk, are of blocks of a job."""
+    members = task.jobs.members(job).shift(first_block(task.grid))
+    index = records["index"]
+    inside: NDArray[np.bool_] = np.all((index >= members.begin) & (index < members.end), axis=1)
+    return inside
 
 
 def _drop_foreign_ledgers(task: PlannedTask, paths: RunPaths) -> None:
@@ -159,7 +227,7 @@ def settle_sentinels(judge: Judge, root: Path) -> None:
             if wanted is None:
                 path.unlink(missing_ok=True)
             elif not path.exists() or path.read_bytes() != wanted.to_bytes():
-                wanted.write(path)
+                write_atomically(path, wanted.to_bytes(), durable=False)
                 os.utime(path, (now, now))
         _drop_stale_aggregates(task, paths)
 

@@ -115,6 +115,10 @@ class RunPaths:
         """Presence of the blocks of a masked task."""
         return self.root / "masks" / f"{name}.npz"
 
+    def next_mask(self, name: str) -> Path:
+        """The same for a plan that is about to take the place of the present one."""
+        return self.root / "masks" / f"{name}.next.npz"
+
     def task(self, task_slug: str) -> Path:
         """Folder of a task."""
         return self.root / task_slug

@@ -425,7 +425,7 @@ def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
     batch = tuple(data["batch"])
     present = table = None
     if data["masked"]:
-        present, table = _load_mask(paths.mask(data["slug"]), data["masked"], grid)
+        present, table = _load_mask(paths, data["slug"], data["masked"], grid)
     jobs = JobGrid(grid, batch, present)
     return PlannedTask(
         name=data["name"],
@@ -458,13 +458,21 @@ def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
     )
 
 
-def _load_mask(path: Path, digest: str, grid: Grid) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
-    try:
-        payload = path.read_bytes()
-    except FileNotFoundError:
-        payload = b""
-    if hashlib.sha256(payload).hexdigest() != digest:
-        raise InputError(f"{path}: is missing or not the one that the plan names; plan again")
+def _load_mask(
+    paths: RunPaths, slug: str, digest: str, grid: Grid
+) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    """Return presence and phases; after a crash they may still be where the next plan's lie."""
+    for path in (paths.mask(slug), paths.next_mask(slug)):
+        try:
+            payload = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        if hashlib.sha256(payload).hexdigest() == digest:
+            break
+    else:
+        raise InputError(
+            f"{paths.mask(slug)}: is missing or not the one that the plan names; plan again"
+        )
     with np.load(io.BytesIO(payload)) as stored:
         bits = np.unpackbits(stored["present"], count=len(grid))
         return bits.astype(bool).reshape(grid.shape), stored["phases"]

@@ -366,7 +366,7 @@ class Pool:
             return {}
         ledger = self.context.ledger
         numbers = {tuple(row["index"].tolist()): int(row["number"]) for row in member.batch}
-        records = read_records(ledger.path, ledger.ndim, start=member.ledger_end)
+        records = read_records(ledger.path, ledger.first, start=member.ledger_end)
         return {
             numbers[index]: Event(int(record["event"]))
             for record in records[records["pid"] == member.pid]

@@ -18,7 +18,7 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 from snakemake_blocks.judgement import Judge
-from snakemake_blocks.ledger import Event, record_dtype
+from snakemake_blocks.ledger import Event, first_block, record_dtype
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 
@@ -97,7 +97,8 @@ class Tracker:
             file.seek(start)
             data = file.read()
         whole = len(data) // dtype.itemsize * dtype.itemsize
-        records = np.frombuffer(data[:whole], dtype)
+        records = np.frombuffer(data[:whole], dtype).copy()
+        records["index"] -= np.asarray(first_block(task.grid), np.int32)
         inside = np.all((records["index"] >= 0) & (records["index"] < states.shape), axis=1)
         records = records[inside & (records["event"] != Event.BUDGET)]
         event = records["event"].copy()

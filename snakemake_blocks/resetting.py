@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.judgement import Judge, Progress, block_fingerprints
-from snakemake_blocks.ledger import Event, Ledger
-from snakemake_blocks.moving import settle_sentinels
+from snakemake_blocks.ledger import Event, Ledger, first_block
+from snakemake_blocks.moving import changing_state, settle_sentinels
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 
@@ -49,27 +49,43 @@ def reset_blocks(
     ------
     InputError
         If there is no such task, or the roi has other axes.
+    BusyError
+        While a job runs.
     """
     if name not in plan.tasks:
         raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
     task = plan.tasks[name]
     if roi is not None and roi.ndim != task.grid.ndim:
         raise InputError(f"--roi has {roi.ndim} axes, task {name} has {task.grid.ndim}")
-    judge = Judge(plan, root)
+    with changing_state(root):
+        indices = _chosen(task, Judge(plan, root), roi, only_failed=only_failed)
+        _append(task, root, indices)
+        settle_sentinels(Judge(plan, root), root)
+    return len(indices)
+
+
+def _chosen(task: PlannedTask, judge: Judge, roi: Box | None, *, only_failed: bool) -> list[Index]:
+    """Return the blocks to reset: those with anything on record."""
     judgement = judge.judge_all(task)
     chosen = np.zeros(task.grid.shape, bool)
     box = task.grid.indices if roi is None else task.grid.writing(roi)
     chosen[tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))] = True
     if only_failed:
-        chosen &= (judgement.progress == Progress.FAILED) | (judgement.progress == Progress.STARTED)
+        chosen &= np.isin(judgement.progress, (Progress.FAILED, Progress.STARTED))
     else:
         _add_later_neighbours(task, chosen)
-    chosen &= judgement.progress >= Progress.STARTED
-    chosen |= chosen & judgement.stale
-    indices = [tuple(int(k) for k in i) for i in np.argwhere(chosen)]
-    _append(task, root, indices)
-    settle_sentinels(Judge(plan, root), root)
-    return len(indices)
+    chosen &= (judgement.progress >= Progress.STARTED) | judgement.stale
+    return _latest_first(task, np.argwhere(chosen))
+
+
+def _latest_first(task: PlannedTask, found: NDArray[np.int64]) -> list[Index]:
+    """Return blocks such that what read the output of a block comes before it.
+
+    So a reset that is cut short leaves no block behind that has read forgotten output.
+    """
+    jobs = found // np.asarray(task.jobs.batch)
+    keys = task.block_phases.all()[tuple(found.T)], task.phases.all()[tuple(jobs.T)]
+    return [tuple(int(k) for k in found[n]) for n in np.lexsort(keys)[::-1]]
 
 
 def _add_later_neighbours(task: PlannedTask, chosen: NDArray[np.bool_]) -> None:
@@ -93,7 +109,7 @@ def _append(task: PlannedTask, root: Path, indices: list[Index]) -> None:
         by_job.setdefault(task.job_of(index), []).append(index)
     fingerprints = block_fingerprints(task, task.grid.indices)
     for job, members in by_job.items():
-        ledger = Ledger(RunPaths(root).ledger(task.slug, job), task.grid.ndim)
+        ledger = Ledger(RunPaths(root).ledger(task.slug, job), first_block(task.grid))
         ledger.append(Event.BUDGET, members[0], fingerprint=task.fingerprint)
         for index in members:
             ledger.append(Event.RESET, index, fingerprint=int(fingerprints[index]))

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from snakemake_blocks.cli import main
-from snakemake_blocks.ledger import Event, read_records
+from snakemake_blocks.ledger import Event, first_block, read_records
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
 
@@ -106,7 +106,9 @@ class Project:
         planned = Plan.load(root).tasks[task]
         found = {}
         for job in planned.jobs.jobs:
-            for record in read_records(RunPaths(root).ledger(planned.slug, job), planned.grid.ndim):
+            for record in read_records(
+                RunPaths(root).ledger(planned.slug, job), first_block(planned.grid)
+            ):
                 if record["event"] == event:
                     found[tuple(int(k) for k in record["index"])] = record
         return found
