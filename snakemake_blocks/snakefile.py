@@ -104,7 +104,12 @@ def _header(plan: Plan, version: str) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    """Return a literal with the quotes that snakefmt would choose: those with fewer escapes."""
+    double = json.dumps(text, ensure_ascii=False)
+    if text.count('"') <= text.count("'"):
+        return double
+    inner = double[1:-1].replace('\\"', '"').replace("'", "\\'")
+    return f"'{inner}'"
 
 
 def _limits(plan: Plan) -> list[str]:
