@@ -76,18 +76,21 @@ def demo(folder: Path, cores: int) -> None:
 @click.option("--target", type=click.Choice(["local", "cluster"]), default="local")
 def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> None:
     """Show what would be made of PIPELINE; writes no state."""
+    from snakemake_blocks.estimates import estimate_plan
+    from snakemake_blocks.export import block_seconds
     from snakemake_blocks.report import plan_to_json, print_plan, print_proof
     from snakemake_blocks.running import check_pipeline
 
     made, proof = check_pipeline(pipeline, target=target)
+    estimates = estimate_plan(made, block_seconds(made, pipeline.parent))
     if picture is not None:
         from snakemake_blocks.plots import draw_plan
 
         draw_plan(made, picture)
     if as_json:
-        click.echo(json.dumps(plan_to_json(made, proof), indent=2))
+        click.echo(json.dumps(plan_to_json(made, proof, estimates), indent=2))
     else:
-        print_plan(made, _console())
+        print_plan(made, estimates, _console())
         print_proof(made.name, proof, _console(), proved=False)
     sys.exit(2 if proof.violations else 0)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from snakemake_blocks.judgement import Judge
 from snakemake_blocks.ledger import Event
-from snakemake_blocks.paths import index_name
+from snakemake_blocks.paths import RunPaths, index_name
 from snakemake_blocks.plan import Plan
 
-__all__ = ["COLUMNS", "attempt_rows", "write_csv"]
+__all__ = ["COLUMNS", "attempt_rows", "block_seconds", "write_csv"]
 
 COLUMNS = (
     "task",
@@ -68,3 +68,29 @@ def attempt_rows(plan: Plan, root: Path) -> Iterator[tuple[Any, ...]]:
                     record["host"].decode(errors="replace"),
                     int(record["pid"]),
                 )
+
+
+def block_seconds(plan: Plan, folder: Path) -> dict[str, float]:
+    """Return the mean wall time of a done block per task, for tasks with any on record.
+
+    Parameters
+    ----------
+    plan : Plan
+        A plan; its run directory may not exist yet.
+    folder : Path
+        The pipeline's folder.
+    """
+    judge = Judge(plan, folder / plan.run_directory)
+    found = {}
+    for name, task in plan.tasks.items():
+        if not RunPaths(judge.root).task(task.slug).exists():
+            continue
+        walls = [
+            float(record["wall"])
+            for job in plan.jobs(name)
+            for record in judge.records(task, job.index)
+            if record["event"] == Event.DONE
+        ]
+        if walls:
+            found[name] = sum(walls) / len(walls)
+    return found

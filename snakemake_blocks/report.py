@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +11,7 @@ from rich.table import Table
 
 from snakemake_blocks.check import Proof
 from snakemake_blocks.context_check import ContextReport
+from snakemake_blocks.estimates import Estimate
 from snakemake_blocks.failures import grouped
 from snakemake_blocks.paths import index_name
 from snakemake_blocks.plan import Plan
@@ -20,24 +23,47 @@ _LISTED_BLOCKS = 5
 _STYLES = {State.DONE: "green", State.FAILED: "bold red", State.ORPHANED: "yellow"}
 
 
-def print_plan(plan: Plan, console: Console) -> None:
+def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) -> None:
     """Print a plan as a table, a line per task."""
     table = Table(title=f"{plan.name}, plan {plan.fingerprint}", title_justify="left")
     for name in ("task", "after"):
         table.add_column(name)
-    for name in ("blocks", "masked", "jobs", "blocks per job", "phases"):
+    for name in ("blocks", "masked", "jobs", "blocks/job", "phases", "inputs", "path", "memory"):
         table.add_column(name, justify="right")
     for task in plan.tasks.values():
+        costs = estimates[task.name]
         table.add_row(
             task.name,
             ", ".join(task.upstream) or "-",
             f"{task.num_blocks:,}",
             f"{task.num_masked:,}",
             f"{task.num_jobs:,}",
-            " x ".join(map(str, task.jobs.batch)),
+            "x".join(map(str, task.jobs.batch)),
             str(task.num_phases),
+            str(costs.inputs),
+            str(costs.path),
+            _bytes(costs.memory) if costs.memory else "-",
         )
     console.print(table)
+    files = sum(costs.files for costs in estimates.values())
+    console.print(
+        f"inputs: most files that a job waits for; path: most jobs that wait for one another; "
+        f"memory: arrays of a job; about {files:,} files in {plan.run_directory}",
+        highlight=False,
+    )
+    known = {n: c.cpu_hours for n, c in estimates.items() if c.cpu_hours is not None}
+    if known:
+        hours = ", ".join(f"{name} {value:,.2f}" for name, value in known.items())
+        console.print(f"CPU hours for all blocks, by the block times on record: {hours}")
+
+
+def _bytes(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
+        value /= 1024
+    return f"{value:,.1f} TiB"
 
 
 def print_proof(name: str, proof: Proof, console: Console, *, proved: bool = True) -> None:
@@ -53,7 +79,9 @@ def print_proof(name: str, proof: Proof, console: Console, *, proved: bool = Tru
             console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def plan_to_json(plan: Plan, proof: Proof) -> dict[str, Any]:
+def plan_to_json(
+    plan: Plan, proof: Proof, estimates: Mapping[str, Estimate]
+) -> dict[str, Any]:
     """Return the numbers of a plan, and what stands against it, as a JSON-ready mapping."""
     return {
         "name": plan.name,
@@ -69,6 +97,7 @@ def plan_to_json(plan: Plan, proof: Proof) -> dict[str, Any]:
                 "blocks_per_job": list(task.jobs.batch),
                 "phases": task.num_phases,
                 "grid": list(task.grid.shape),
+                **asdict(estimates[task.name]),
             }
             for task in plan.tasks.values()
         },
