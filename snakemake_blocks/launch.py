@@ -2,52 +2,115 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["INTERRUPTED", "run_snakemake", "start_warm_host"]
+from snakemake_blocks.processes import die_with_parent, group_lives
+
+__all__ = ["INTERRUPTED", "be_snakemake", "run_snakemake", "start_warm_host"]
 
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status of what was stopped from outside."""
 
+# Jobs that were told to stop have this long before they are killed; longer than their own grace.
+_PATIENCE = 30.0
+_START = "from snakemake_blocks.launch import be_snakemake; be_snakemake()"
+
 
 def run_snakemake(
-    arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    drain: Path | None = None,
 ) -> int:
     """Run Snakemake in ``folder`` and return its exit status, 130 if it was interrupted.
 
-    A Ctrl-C reaches Snakemake from the terminal like it reaches this process, which then waits
-    for Snakemake to end; SIGTERM is passed on.
+    Snakemake and its jobs are a process group of their own, which gets the signals that this
+    process gets, and of which nothing is left at the end. If this process is killed, Snakemake is
+    too, and its jobs stop by themselves.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        For Snakemake.
+    folder : Path
+        Where it runs.
+    environment : mapping, optional
+        Its environment; default: ours.
+    drain : Path, optional
+        While this file exists, a first SIGTERM means: start nothing new. Otherwise it means: end
+        in time.
     """
-    command = [sys.executable, "-m", "snakemake", *arguments]
-    process = subprocess.Popen(command, cwd=folder, env=dict(environment or os.environ))
+    command = [sys.executable, "-c", _START, str(os.getpid()), *arguments]
+    process = subprocess.Popen(
+        command, cwd=folder, env=dict(environment or os.environ), process_group=0
+    )
     received: list[int] = []
 
     def pass_on(number: int, _frame: object) -> None:
         received.append(number)
-        if number == signal.SIGTERM:
+        if number != signal.SIGINT and len(received) == 1 and drain and drain.exists():
             process.terminate()
+        else:
+            _signal_group(process.pid, number)
 
     # Only the main thread may have handlers; elsewhere signals are not ours to handle.
     main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if main else ()
-    before = [(number, signal.signal(number, pass_on)) for number in numbers]
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if main else ()
+    before = [
+        (number, signal.signal(number, pass_on))
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    gone = False
     try:
         status = process.wait()
+        gone = _wait_for_group(process.pid)
     finally:
         for number, handler in before:
             signal.signal(number, handler)
-        if process.poll() is None:
-            process.kill()
+        if not gone:
+            _signal_group(process.pid, signal.SIGKILL)
             process.wait()
+    if status < 0:
+        # It could not let go of its lock, and is known to be dead.
+        shutil.rmtree(folder / ".snakemake" / "locks", ignore_errors=True)
     if status and (received or status in (-signal.SIGINT, -signal.SIGTERM)):
         return INTERRUPTED
     return 128 - status if status < 0 else status
+
+
+def be_snakemake() -> None:
+    """Be Snakemake, in the process that :func:`run_snakemake` started."""
+    die_with_parent(int(sys.argv[1]))
+    sys.argv[:2] = ["snakemake"]
+    from snakemake.cli import main
+
+    main()
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _wait_for_group(group: int) -> bool:
+    """Wait for jobs that outlive a Snakemake that was stopped or killed; true if they ended."""
+    give_up = time.monotonic() + _PATIENCE
+    while time.monotonic() < give_up:
+        if not group_lives(group):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def start_warm_host(threads: int) -> subprocess.Popen[bytes]:

@@ -18,6 +18,7 @@ __all__ = [
     "die_with_parent",
     "end_marked",
     "end_tree",
+    "group_lives",
     "how_it_ended",
     "process_host",
     "process_start",
@@ -41,15 +42,32 @@ def process_host() -> str:
 
 def process_start(pid: int) -> int | None:
     """Return when a process of this host started, None if there is none (or it is a zombie)."""
+    facts = _stat(pid)
+    if facts is None:
+        return None if os.path.exists("/proc/self/stat") else _start_without_proc(pid)
+    return int(facts[19])
+
+
+def _stat(pid: int | str) -> list[bytes] | None:
+    """Return what /proc says of a living process, from its state on; None of any other."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
+            facts = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        if os.path.exists("/proc/self/stat"):
-            return None
-        return _start_without_proc(pid)
-    state, *rest = text.rpartition(b")")[2].split()
-    return None if state in (b"Z", b"X") else int(rest[18])
+        return None
+    return None if facts[0] in (b"Z", b"X") else facts
+
+
+def group_lives(group: int) -> bool:
+    """Tell whether a process group has a member that is no zombie."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    if not os.path.exists("/proc/self/stat"):
+        return True
+    found = (_stat(name) for name in os.listdir("/proc") if name.isdigit())
+    return any(facts is not None and int(facts[2]) == group for facts in found)
 
 
 def _start_without_proc(pid: int) -> int | None:

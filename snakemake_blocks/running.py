@@ -350,7 +350,7 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
         plan = _generate(draft, path)
         RunPaths(root).drain.unlink(missing_ok=True)
         _clear_dead_run(lock, pipeline.folder)
-        status = run_snakemake(arguments, folder=pipeline.folder)
+        status = run_snakemake(arguments, folder=pipeline.folder, drain=RunPaths(root).drain)
         state = read_status(plan, root)
         if asked is not pipeline:  # the whole plan comes back; what the pilot did counts in it
             _generate(_Draft.of(pipeline, options), path)
