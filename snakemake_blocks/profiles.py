@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import yaml
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.paths import write_atomically
 
 __all__ = ["install_profile", "profile_text", "resolve_profile", "shipped_profiles"]
+
+# Options of Snakemake without a hyphen that shipped profiles leave out and sites may want.
+_SINGLE_WORDS = frozenset({"cores", "logger", "printshellcmds", "quiet", "reporter", "verbose"})
+# What Snakemake takes for a profile in a folder; it prefers the highest version that it has.
+_FILES = re.compile(r"(profile|config)(\.v\d+\+)?\.yaml")
 
 
 def _shipped_folder() -> Path:
@@ -39,12 +47,14 @@ def profile_text(name: str, settings: Mapping[str, str] | None = None) -> str:
     name : str
         The profile.
     settings : mapping of str to str, optional
-        A key of the profile, or else a default resource, to its new value.
+        New values. A key of the profile is changed, a key that is an option of Snakemake or has
+        a hyphen in it, as options of plugins have, becomes one; the others are default resources.
 
     Raises
     ------
     InputError
-        If there is no such profile, or it has neither the key nor default resources.
+        If there is no such profile, it has no default resources although one is given, or what
+        comes of a value is no YAML.
     """
     text = _shipped(name).read_text(encoding="utf-8")
     for key, value in (settings or {}).items():
@@ -53,23 +63,49 @@ def profile_text(name: str, settings: Mapping[str, str] | None = None) -> str:
 
 
 def _changed(text: str, key: str, value: str) -> str:
-    if re.search(rf"^{re.escape(key)}:", text, re.MULTILINE):
-        return re.sub(rf"^{re.escape(key)}:.*$", lambda _: f"{key}: {value}", text, flags=re.M)
-    # Snakemake evaluates default resources as Python: text needs quotes of its own.
-    plain = re.fullmatch(r"\d+(\.\d+)?", value)
-    line = f"  {key}: {value}" if plain else f"  {key}: \"'{value}'\""
-    pattern = rf"^  (?:# ?)?{re.escape(key)}:.*$"
-    if re.search(pattern, text, re.MULTILINE):
-        return re.sub(pattern, lambda _: line, text, count=1, flags=re.MULTILINE)
-    if not re.search(r"^default-resources:\s*$", text, re.MULTILINE):
+    if not re.fullmatch(r"[A-Za-z][\w-]*", key) or key == "default-resources":
+        raise InputError(f"{key!r} cannot be set; give a setting like jobs, or one resource")
+    profile = yaml.safe_load(text)
+    place: tuple[str, ...] = (key,)
+    if key in profile or "-" in key or key in _SINGLE_WORDS:
+        text = _with_line(text, f"{key}: {value}")
+    elif "default-resources" in profile:
+        text, place = _with_resource(text, key, value), ("default-resources", key)
+    else:
         raise InputError(f"the profile has no key {key!r} and no default-resources to put it in")
-    return re.sub(
-        r"^default-resources:\s*$",
-        lambda _: f"default-resources:\n{line}",
-        text,
-        count=1,
-        flags=re.MULTILINE,
-    )
+    return _checked(text, place, value)
+
+
+def _with_line(text: str, line: str) -> str:
+    """Return the profile with a setting: in place of the old one, else at the end."""
+    key = line.partition(":")[0]
+    changed, count = re.subn(rf"^{key}:.*$", lambda _: line, text, flags=re.MULTILINE)
+    return changed if count else f"{text.rstrip()}\n\n{line}\n"
+
+
+def _with_resource(text: str, key: str, value: str) -> str:
+    """Return the profile with a default resource, in place of the old one or first of them."""
+    # Snakemake evaluates default resources as Python: text needs quotes of its own.
+    is_number = re.fullmatch(r"(attempt|\d+(\.\d+)?|[-+*/() ])+", value)
+    line = f"  {key}: {value if is_number else json.dumps(repr(value))}"
+    changed, count = re.subn(rf"^  {key}:.*$", lambda _: line, text, flags=re.MULTILINE)
+    if count:
+        return changed
+    head = "default-resources:\n"
+    return text.replace(head, f"{head}{line}\n", 1)
+
+
+def _checked(text: str, path: tuple[str, ...], value: str) -> str:
+    """Return the text if it is still a profile that has something at a path."""
+    try:
+        found = yaml.safe_load(text)
+        for key in path:
+            found = found[key]
+    except (yaml.YAMLError, KeyError, TypeError):
+        found = None
+    if found is None or isinstance(found, dict):
+        raise InputError(f"{path[-1]}={value}: is no value of YAML; put quotes around it")
+    return text
 
 
 def install_profile(name: str, settings: Mapping[str, str], *, force: bool = False) -> Path:
@@ -94,13 +130,23 @@ def install_profile(name: str, settings: Mapping[str, str], *, force: bool = Fal
 
 def _user_folder() -> Path:
     """Return the folder in which Snakemake looks a user's profiles up."""
+    return _snakemake_folders()[0]
+
+
+def _snakemake_folders() -> tuple[Path, Path]:
+    """Return where Snakemake looks profiles up by name: the user's folder, the site's."""
     from snakemake.common import get_appdirs
 
-    return Path(get_appdirs().user_config_dir)
+    folders = get_appdirs()
+    return Path(folders.user_config_dir), Path(folders.site_config_dir)
 
 
 def resolve_profile(name: str, folder: Path) -> str:
-    """Return what to hand to ``snakemake --profile``: installed by name, shipped, or a path.
+    """Return the path to hand to ``snakemake --profile``.
+
+    The first that is a profile counts: installed under this name by the user or the site, at this
+    path from here or from ``folder``, shipped. A path is returned and never a name, because
+    Snakemake takes anything in its folder that has this name for the profile.
 
     Parameters
     ----------
@@ -114,14 +160,26 @@ def resolve_profile(name: str, folder: Path) -> str:
     InputError
         If there is no such profile.
     """
-    if (_user_folder() / name / "config.yaml").is_file():
-        return name
-    for path in (Path(name), folder / name):
-        if (path / "config.yaml").is_file():
+    places = [place / name for place in (*_snakemake_folders(), Path.cwd(), folder)]
+    for path in places:
+        if _is_profile(path):
             return str(path.absolute())
     if name in shipped_profiles():
-        return str(_shipped(name).parent)
-    known = ", ".join(shipped_profiles())
+        return str(_shipped(name).parent.absolute())
+    known = ", ".join(sorted({*shipped_profiles(), *_installed()}))
     raise InputError(
         f"there is no profile {name!r}: none is installed or at that path; known are {known}"
     )
+
+
+def _installed() -> Iterator[str]:
+    for folder in _snakemake_folders():
+        if folder.is_dir():
+            yield from (path.name for path in folder.iterdir() if _is_profile(path))
+
+
+def _is_profile(path: Path) -> bool:
+    """Tell whether Snakemake would take a file or folder for a profile."""
+    if path.is_dir():
+        return any(_FILES.fullmatch(file.name) for file in path.iterdir())
+    return path.is_file()
