@@ -22,6 +22,7 @@ class Target(StrEnum):
 # Snakemake pays milliseconds for a local job and 2-6 s for one on a cluster; below these many
 # jobs per task one block per job is kept, above them about so many boxes are made.
 _FEW_JOBS = {Target.LOCAL: 400, Target.CLUSTER: 200}
+_MANY_BLOCKS_JOBS = {Target.LOCAL: 128, Target.CLUSTER: 200}
 # Jobs of a phase when a task has set-up and the user gave no max_workers.
 _SETUP_JOBS = {Target.LOCAL: 4, Target.CLUSTER: 16}
 
@@ -58,7 +59,7 @@ def batch_shape(
             return _for_phase_width(grid.shape, reach, most)
         if len(grid) <= _FEW_JOBS[target]:
             return (1,) * grid.ndim
-        return _for_jobs(grid, _FEW_JOBS[target])
+        return _for_jobs(grid, _MANY_BLOCKS_JOBS[target])
     if isinstance(blocks_per_job, int):
         return _for_blocks(grid, blocks_per_job)
     return tuple(min(int(b), n) for b, n in zip(blocks_per_job, grid.shape, strict=True))
@@ -86,8 +87,7 @@ def _for_jobs(grid: Grid, most: int) -> Index:
             (a for a in range(grid.ndim) if counts[a] > 1),
             key=lambda a: (-(-grid.shape[a] // counts[a]) * grid.axes[a].step, a),
         )
-        # An axis is cut by an eighth at a time: near the goal, and few steps from any size.
-        counts[widest] = min(counts[widest] - 1, counts[widest] * 7 // 8 + 1)
+        counts[widest] = _fewer(counts[widest])
     return _evenly(grid.shape, counts)
 
 
@@ -96,8 +96,13 @@ def _for_phase_width(shape: Index, reach: Sequence[int], most: int) -> Index:
     counts = list(shape)
     while _widest_phase(shape, counts, reach) > most:
         axis = max(range(len(counts)), key=lambda a: (counts[a], -a))
-        counts[axis] = -(-counts[axis] // 2)
+        counts[axis] = _fewer(counts[axis])
     return _evenly(shape, counts)
+
+
+def _fewer(count: int) -> int:
+    """Return an eighth less: it lands near the goal, in few steps from any size."""
+    return min(count - 1, count * 7 // 8 + 1)
 
 
 def _widest_phase(shape: Index, counts: Sequence[int], reach: Sequence[int]) -> int:
