@@ -160,8 +160,8 @@ def resolve_profile(name: str, folder: Path) -> str:
     InputError
         If there is no such profile.
     """
-    places = [place / name for place in (*_snakemake_folders(), Path.cwd(), folder)]
-    for path in places:
+    named = _snakemake_folders() if Path(name).name == name else ()
+    for path in [place / name for place in (*named, Path.cwd(), folder)]:
         if _is_profile(path):
             return str(path.absolute())
     if name in shipped_profiles():
