@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,8 @@ def run_blockwise(
     else:
         root = Path(run_directory).absolute()
     pipeline = Pipeline.from_tasks(listed, folder=Path.cwd(), run_directory=root)
-    _, status = run_pipeline(pipeline, Options(cores=cores or _cores(pipeline), quiet=quiet))
+    options = Options(cores=cores or _cores(pipeline), quiet=quiet, python_path=tuple(_own_path()))
+    _, status = run_pipeline(pipeline, options)
     if summary:
         from rich.console import Console
 
@@ -144,6 +146,18 @@ def run_blockwise(
 
         print_status(status, Console())
     return RunResult(status, root)
+
+
+def _own_path() -> Iterator[str]:
+    """Yield the folders from which this program imports and another Python would not.
+
+    Functions with an import path travel by name, so jobs have to find their modules.
+    """
+    python = [Path(prefix).resolve() for prefix in {sys.prefix, sys.base_prefix}]
+    for entry in map(Path, sys.path):
+        folder = entry.resolve()  # "" is the working directory
+        if folder.is_dir() and not any(folder.is_relative_to(p) for p in python):
+            yield str(folder)
 
 
 def _cores(pipeline: Pipeline) -> int:

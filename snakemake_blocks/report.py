@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from snakemake_blocks.check import Proof
@@ -33,8 +34,8 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
     for task in plan.tasks.values():
         costs = estimates[task.name]
         table.add_row(
-            task.name,
-            ", ".join(task.upstream) or "-",
+            escape(task.name),
+            escape(", ".join(task.upstream)) or "-",
             f"{task.num_blocks:,}",
             f"{task.num_masked:,}",
             f"{task.num_jobs:,}",
@@ -79,9 +80,7 @@ def print_proof(name: str, proof: Proof, console: Console, *, proved: bool = Tru
             console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def plan_to_json(
-    plan: Plan, proof: Proof, estimates: Mapping[str, Estimate]
-) -> dict[str, Any]:
+def plan_to_json(plan: Plan, proof: Proof, estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     """Return the numbers of a plan, and what stands against it, as a JSON-ready mapping."""
     return {
         "name": plan.name,
@@ -130,7 +129,7 @@ def print_status(status: RunStatus, console: Console) -> None:
     table.add_column("total", justify="right")
     for task in status.tasks.values():
         cells = [_cell(state, task.counts[state]) for state in State]
-        table.add_row(task.name, *cells, f"{task.total:,}")
+        table.add_row(escape(task.name), *cells, f"{task.total:,}")
     console.print(table)
     for task in status.tasks.values():
         _print_task(task, console)
@@ -142,11 +141,14 @@ def _cell(state: State, count: int) -> str:
 
 
 def _print_task(task: TaskStatus, console: Console) -> None:
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
     name = task.name
     if task.skipped:
-        console.print(f"{name}: {task.skipped:,} of the done blocks were skipped by their check")
+        say(f"{name}: {task.skipped:,} of the done blocks were skipped by their check")
     if task.stale:
-        console.print(
+        say(
             f"{name}: {task.stale:,} pending blocks have a result that no longer counts (the "
             "task, its parameters or what it reads changed); they will run again"
         )
@@ -154,19 +156,17 @@ def _print_task(task: TaskStatus, console: Console) -> None:
         blocks = [index_name(f.index) for f in failures if f.index]
         last = failures[-1]
         what = f"{len(blocks):,} failed: {_listed(blocks)}" if blocks else "set-up failed"
-        console.print(f"[bold red]{name}: {what}[/]", highlight=False)
-        console.print(f"  cause: {cause}", highlight=False, markup=False)
-        console.print(f"  {last.message}", highlight=False, markup=False)
-        console.print(f"  log: {last.log}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{name}: {what}", "bold red")
+        say(f"  cause: {cause}")
+        if last.message != cause:
+            say(f"  {last.message}")
+        say(f"  log: {last.log}")
     if task.orphans:
         orphans = [index_name(i) for i in task.orphans]
-        console.print(
-            f"[yellow]{name}: {len(orphans):,} orphaned (they need a failed block): "
-            f"{_listed(orphans)}[/]",
-            highlight=False,
-        )
+        reason = "orphaned (they need a failed block)"
+        say(f"{name}: {len(orphans):,} {reason}: {_listed(orphans)}", "yellow")
     for job, count in task.held.items():
-        console.print(f"{name}: {count:,} pending blocks are held by the failed job {job}")
+        say(f"{name}: {count:,} pending blocks are held by the failed job {job}")
 
 
 def _listed(names: list[str]) -> str:

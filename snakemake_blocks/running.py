@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ __all__ = [
     "run_pipeline",
     "stop_run",
     "to_pipeline",
+    "workplace",
 ]
 
 Source = Pipeline | Path | str | Task | Sequence[Task]
@@ -75,6 +77,8 @@ class Options:
         Only errors from Snakemake.
     snakemake_arguments : tuple of str
         Passed on as they are.
+    python_path : tuple of str
+        Folders in which jobs look for modules first.
     """
 
     cores: int = 1
@@ -86,6 +90,7 @@ class Options:
     dry_run: bool = False
     quiet: bool = False
     snakemake_arguments: tuple[str, ...] = ()
+    python_path: tuple[str, ...] = ()
 
 
 def to_pipeline(source: Source) -> Pipeline:
@@ -103,6 +108,15 @@ def to_pipeline(source: Source) -> Pipeline:
     tasks = [source] if isinstance(source, Task) else list(source)
     folder = Path.cwd()
     return Pipeline.from_tasks(tasks, folder=folder, run_directory=folder / "blocks")
+
+
+def workplace(pipeline: Pipeline) -> Path:
+    """Return the folder that Snakemake runs in, and that paths of state are relative to.
+
+    A pipeline.yaml has it beside itself. Tasks of a Python program have it in their run directory,
+    so that two of them do not meet, and nothing appears where the program runs.
+    """
+    return pipeline.folder if pipeline.name != "python" else pipeline.run_directory
 
 
 def make_plan(
@@ -139,7 +153,7 @@ def make_plan(
         pipeline,
         facts={t.task_id: facts_of(t.process_function, pipeline.folder) for t in pipeline.tasks},
         target=Target(target),
-        run_directory=os.path.relpath(pipeline.run_directory, pipeline.folder),
+        run_directory=os.path.relpath(pipeline.run_directory, workplace(pipeline)),
         base=os.path.relpath(pipeline.folder, pipeline.run_directory),
         before=before,
     )
@@ -235,7 +249,7 @@ def _run_directory_problems(pipeline: Pipeline) -> list[str]:
     root, place = pipeline.run_directory, f"{pipeline.name}: run_directory"
     if pipeline.folder.resolve().is_relative_to(root.resolve()):
         return [f"{place}: {root} holds the pipeline itself; name a folder of its own"]
-    name = os.path.relpath(root, pipeline.folder)
+    name = os.path.relpath(root, workplace(pipeline))
     wrong = sorted({c for c in name if c in '{}"\\*?[]$`' or not c.isprintable()})
     if wrong:
         return [f"{place}: {name!r} has {' '.join(map(repr, wrong))} in it; choose a plain name"]
@@ -264,7 +278,7 @@ def generate(
     ----------
     source : as for :func:`make_plan`
     output : Path, optional
-        The Snakefile; default: ``Snakefile`` in the pipeline's folder.
+        The Snakefile; default: ``Snakefile`` in the folder that Snakemake runs in.
     options : Options, optional
         Layout and target.
 
@@ -287,13 +301,15 @@ def generate(
 
 def _snakefile_path(pipeline: Pipeline, output: Path | None = None) -> Path:
     """Return where the Snakefile goes, unless somebody else's stands there."""
-    path = output or pipeline.folder / "Snakefile"
+    path = output or workplace(pipeline) / "Snakefile"
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
-    if path.exists() and not path.read_bytes().startswith(MADE_BY.encode()):
+    first = _content(path).partition(b"\n")[0].decode(errors="replace")
+    whose = re.fullmatch(rf"{MADE_BY} \S+ from (.*), plan \w+\.", first)
+    if path.exists() and (whose is None or whose[1] != pipeline.name):
+        by = f"was made from {whose[1]}" if whose else "was not made by snakemake-blocks"
         raise InputError(
-            f"{path}: was not made by snakemake-blocks; move it, or write to another file with "
-            "`snakemake-blocks generate -o`"
+            f"{path}: {by}; move it, or write to another file with `snakemake-blocks generate -o`"
         )
     return path
 
@@ -336,7 +352,8 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
     -------
     tuple of (int, RunStatus)
         Snakemake's exit status (130 if interrupted), and the state of all blocks (in a pilot, of
-        its blocks, the others shown as masked), read from ledgers. Success is what the status says, not what the exit status says.
+        its blocks, the others shown as masked), read from ledgers. Success is what the status
+        says, not what the exit status says.
     """
     pipeline = to_pipeline(source)
     path = _snakefile_path(pipeline)
@@ -344,13 +361,19 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
     if options.roi is not None:
         asked = pilot(pipeline, _Draft.of(pipeline, options).plan, options.roi)
     draft = _Draft.of(asked, options)
-    arguments = _arguments(options, pipeline.folder)
+    folder = workplace(pipeline)
+    arguments = _arguments(options, folder)
     root = pipeline.run_directory
     with _run_lock(root) as lock:
         plan = _generate(draft, path)
         RunPaths(root).drain.unlink(missing_ok=True)
-        _clear_dead_run(lock, pipeline.folder)
-        status = run_snakemake(arguments, folder=pipeline.folder, drain=RunPaths(root).drain)
+        _clear_dead_run(lock, folder)
+        status = run_snakemake(
+            arguments,
+            folder=folder,
+            environment=_environment(options),
+            drain=RunPaths(root).drain,
+        )
         state = read_status(plan, root)
         if asked is not pipeline:  # the whole plan comes back; what the pilot did counts in it
             _generate(_Draft.of(pipeline, options), path)
@@ -364,6 +387,12 @@ def exit_status(snakemake: int, state: RunStatus, *, dry_run: bool = False) -> i
     if dry_run:
         return snakemake
     return 0 if state.complete else 1
+
+
+def _environment(options: Options) -> dict[str, str]:
+    """Return the environment of Snakemake and its jobs."""
+    path = [*options.python_path, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
 
 
 def _clear_dead_run(lock: Lock, folder: Path) -> None:

@@ -268,7 +268,7 @@ def _explicit_aggregates(plan: Plan, task: PlannedTask) -> list[str]:
             task,
             name,
             text,
-            "/".join([plan.run_directory, *parts]),
+            str(plan.paths.root.joinpath(*parts)),
             f"{root}/logs/{'-'.join(stem)}.log",
         )
     return lines

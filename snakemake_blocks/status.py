@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -246,18 +246,20 @@ def _task_status(
 def _failures(task: PlannedTask, failed: NDArray[np.bool_], paths: RunPaths) -> Iterator[Failure]:
     """Yield the last failure of every failed block, and set-ups that failed."""
     folder = paths.task(task.slug) / "logs"
+    last: dict[tuple[Index, str], Failure] = {}
     for path in sorted(folder.glob("*/*.failures.jsonl")):
-        last = {failure.index: failure for failure in read_failures(path)}
-        for index, failure in last.items():
-            inside = len(index) == failed.ndim and task.grid.indices.contains(index)
-            if inside and failed[index]:
-                yield failure
-            elif not index and not _has_sentinel(task, path, paths):
-                yield failure
+        stem = path.name.removesuffix(".failures.jsonl")
+        log = str(path.with_name(f"{stem}.log"))  # as seen from here, not from where it ran
+        for failure in read_failures(path):
+            last[failure.index, "" if failure.index else stem] = replace(failure, log=log)
+    for (index, job), failure in last.items():
+        inside = len(index) == failed.ndim and task.grid.indices.contains(index)
+        if failed[index] if inside else not index and not _has_sentinel(task, job, paths):
+            yield failure
 
 
-def _has_sentinel(task: PlannedTask, path: Path, paths: RunPaths) -> bool:
-    job = tuple(int(k) for k in path.name.partition(".")[0].split("-"))
+def _has_sentinel(task: PlannedTask, name: str, paths: RunPaths) -> bool:
+    job = tuple(int(k) for k in name.split("-"))
     if not task.jobs.jobs.indices.contains(job):
         return True
     return paths.sentinel(task.slug, task.phases.of(job), job).exists()
