@@ -7,6 +7,7 @@ imports little and reads only the plan.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,8 +25,8 @@ InputFunction = Callable[[Any], list[str]]
 
 def prepare_environment() -> None:
     """Let jobs find the `snakemake-blocks` beside this Python, and notice when Snakemake dies."""
-    folder = os.path.dirname(sys.executable)
-    if folder not in os.environ.get("PATH", "").split(os.pathsep):
+    folder, command = os.path.dirname(sys.executable), "snakemake-blocks"
+    if shutil.which(command) != os.path.join(folder, command):
         os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
     os.environ[CONDUCTOR] = conductor()
 
