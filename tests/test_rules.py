@@ -26,7 +26,7 @@ def wildcards(job: Any) -> SimpleNamespace:
 def planned(project: Project, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """The plan of a chain of two tasks, in conflict, the second one with limits."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.delenv(CONDUCTOR, raising=False)
+    monkeypatch.setenv(CONDUCTOR, "0:0")
     project.functions("def f(block):\n    pass\n")
     common = {"function": "functions:f", "roi": {"offset": [0, 0], "shape": [48, 32]}}
     limits = {"max_workers": 3, "workers": 2, "resources": {"runtime": 20, "gpu": 1, "mem": "2GB"}}
@@ -115,7 +115,7 @@ class TestEnvironment:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PATH", "/usr/bin:/bin")
-        monkeypatch.delenv(CONDUCTOR, raising=False)
+        monkeypatch.setenv(CONDUCTOR, "0:0")
         prepare_environment()
         prepare_environment()
         folder = os.path.dirname(sys.executable)
@@ -129,5 +129,6 @@ class TestEnvironment:
         other.write_text("#!/bin/sh\n")
         other.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{folder}")
+        monkeypatch.setenv(CONDUCTOR, "0:0")
         prepare_environment()
         assert os.environ["PATH"] == f"{folder}:{tmp_path}:{folder}"
