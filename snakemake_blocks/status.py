@@ -211,10 +211,10 @@ def _spread_in_task(task: PlannedTask, states: NDArray[np.uint8], found: set[Ind
     frontier = list(found)
     while frontier:
         index = frontier.pop()
-        mine = task.order(index)
+        mine, jobs = task.order(index), task.phases.conflicting(task.job_of(index))
         for other in task.block_phases.conflicting(index):
             pending = states[other] == _CODES[State.PENDING] and other not in found
-            if pending and task.order(other) > mine:
+            if pending and jobs.contains(task.job_of(other)) and task.order(other) > mine:
                 found.add(other)
                 frontier.append(other)
 
@@ -238,7 +238,7 @@ def _task_status(
         orphans=tuple(
             tuple(int(k) for k in i) for i in np.argwhere(states == _CODES[State.ORPHANED])
         ),
-        seconds=_seconds(judge, task),
+        seconds=judge.seconds(task),
         held=held,
     )
 
@@ -263,17 +263,6 @@ def _has_sentinel(task: PlannedTask, name: str, paths: RunPaths) -> bool:
     if not task.jobs.jobs.indices.contains(job):
         return True
     return paths.sentinel(task.slug, task.phases.of(job), job).exists()
-
-
-def _seconds(judge: Judge, task: PlannedTask) -> float:
-    """Return the wall time of all done attempts that are on record."""
-    from snakemake_blocks.ledger import Event
-
-    total = 0.0
-    for job in task.jobs.jobs:
-        records = judge.records(task, job)
-        total += float(records["wall"][records["event"] == Event.DONE].sum())
-    return total
 
 
 def _all_held(plan: Plan, states: dict[str, NDArray[np.uint8]]) -> dict[str, dict[str, int]]:
