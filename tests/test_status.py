@@ -21,7 +21,35 @@ ROOT = Path("blocks")
 FUNCTIONS = """
     import os
 
-    def work(plan: Plan, task: str) -> None:
+    def work(block):
+        if os.path.exists(f"bad-{block.task_id}-{block.block_id[1]}"):
+            raise ValueError(f"bad block {block.index}")
+
+    def is_done(block):
+        return os.path.exists(f"skip-{block.task_id}-{block.block_id[1]}")
+
+    class Model:
+        def __init__(self):
+            raise RuntimeError("no GPU")
+
+        def __call__(self, block):
+            pass
+"""
+
+
+def chain(project: Project, **more: Any) -> Plan:
+    """Plan two tasks of six blocks along a line; the second reads its neighbours' blocks."""
+    project.functions(FUNCTIONS)
+    common = {"function": "functions:work", "roi": {"offset": [0], "shape": [24]}, "retries": 0}
+    project.write(
+        ("up", {**common, "block_size": [4], "conflict": False, **more}),
+        ("down", {**common, "block_size": [4], "context": 4, "conflict": False, "after": ["up"]}),
+    )
+    plan, _ = generate(project.pipeline)
+    return plan
+
+
+def work(plan: Plan, task: str) -> None:
     """Run the jobs of a task that may run, as Snakemake would."""
     for job in plan.jobs(task):
         if all(Path(path).exists() for path in job.inputs):

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from snakemake_blocks.check import Proof
+from snakemake_blocks.failures import Failure
+from snakemake_blocks.report import print_proof, print_status
+from snakemake_blocks.status import RunStatus, State, TaskStatus
+
+
+def status(name: str = "smooth", **more: object) -> RunStatus:
+    """Return the status of one task: 7 done, 3 failed, 2 orphaned, 1 pending of 13 blocks."""
+    counts = dict.fromkeys(State, 0)
+    counts |= {State.DONE: 7, State.FAILED: 3, State.ORPHANED: 2, State.PENDING: 1}
+    failures = (
+        Failure((0, 1), 3, "ValueError at f.py:3", "ValueError: dark [bold]", "", "b/l/0-1.log"),
+        Failure((2, 2), 3, "worker was killed by SIGKILL (out of memory?)", "", "", "b/l/2-2.log"),
+        Failure((0, 3), 3, "ValueError at f.py:3", "ValueError: darker", "", "b/l/0-3.log"),
+    )
+    values = {"failures": failures, "orphans": ((1, 1), (1, 2)), **more}
+    return RunStatus({name: TaskStatus(name, counts, **values)})  # type: ignore[arg-type]
+
+
+def printed(found: RunStatus, width: int = 60) -> list[str]:
+    """Return the lines that are printed."""
+    out = io.StringIO()
+    print_status(found, Console(file=out, width=width))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+class TestPrintStatus:
+    def test_counts_stand_in_a_table(self) -> None:
+        row = next(line for line in printed(status(), 100) if line.startswith("│ smooth"))
+        assert [int(cell) for cell in row.split("│")[2:-1]] == [1, 0, 7, 3, 2, 0, 13]
+
+    def test_failures_stand_by_cause_with_block_message_and_log(self) -> None:
+        lines = printed(status())
+        begin = lines.index("smooth: 2 failed: 0-1, 0-3")
+        assert lines[begin : begin + 4] == [
+            "smooth: 2 failed: 0-1, 0-3",
+            "  cause: ValueError at f.py:3",
+            "  ValueError: darker",
+            "  log: b/l/0-3.log",
+        ]
+        assert "smooth: 1 failed: 2-2" in lines
+        assert "  cause: worker was killed by SIGKILL (out of memory?)" in lines
+        assert "smooth: 2 orphaned (they need a failed block): 1-1, 1-2" in lines
+
+    def test_what_will_run_again_is_explained(self) -> None:
+        lines = printed(status(skipped=4, stale=1, held={"up/0": 1}))
+        assert "smooth: 4 of the done blocks were skipped by their check" in lines
+        assert any(line.startswith("smooth: 1 pending blocks have a result that") for line in lines)
+        assert "smooth: 1 pending blocks are held by the failed job up/0" in lines
+
+    def test_long_lists_are_cut(self) -> None:
+        orphans = tuple((k,) for k in range(1234))
+        assert (
+            "smooth: 1,234 orphaned (they need a failed block): 0, 1, 2, 3, 4 and 1,229 more"
+            in (printed(status(orphans=orphans)))
+        )
+
+    def test_a_set_up_that_failed_has_no_block(self) -> None:
+        failure = Failure((), 1, "RuntimeError: no GPU", "RuntimeError: no GPU", "", "b/l/0.log")
+        lines = printed(status(failures=(failure,)))
+        begin = lines.index("smooth: set-up failed")
+        assert lines[begin + 1 :][:2] == ["  cause: RuntimeError: no GPU", "  log: b/l/0.log"]
+
+    @pytest.mark.parametrize("name", ["a [bold] task", "[/]", "seg[0]"])
+    def test_any_text_may_be_a_name(self, name: str) -> None:
+        lines = printed(status(name), 100)
+        assert any(line.startswith(f"│ {name}") for line in lines)
+        assert f"{name}: 2 failed: 0-1, 0-3" in lines
+
+
+def test_a_proof_names_the_file_where_something_stands_against_it() -> None:
+    out = io.StringIO()
+    proof = Proof(("tasks.a.roi: too small",), ("tasks.a.after: odd [red]",), ("a: 3 blocks",))
+    print_proof("pipeline.yaml", proof, Console(file=out, width=20))
+    assert out.getvalue().splitlines() == [
+        "a: 3 blocks",
+        "warning: pipeline.yaml: tasks.a.after: odd [red]",
+        "refused: pipeline.yaml: tasks.a.roi: too small",
+    ]
+
+
+def test_the_status_as_json_can_be_read_back() -> None:
+    found = json.loads(json.dumps(status().to_json()))
+    assert found["complete"] is False
+    failures = found["tasks"]["smooth"]["failures"]
+    assert [failure["blocks"] for failure in failures] == [[[0, 1], [0, 3]], [[2, 2]]]
