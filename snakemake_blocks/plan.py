@@ -170,7 +170,8 @@ class PlannedTask:
     def order(self, block: Index) -> tuple[int, int]:
         """Return when a block runs, as far as conflicts decide: job phase, then block phase.
 
-        Of two conflicting blocks the one with the smaller order runs first.
+        Of two conflicting blocks in one job, or in jobs that conflict, the one with the smaller
+        order runs first; between jobs that do not conflict nothing is ordered.
         """
         return self.phases.of(self.job_of(block)), self.block_phases.of(block)
 
@@ -182,11 +183,12 @@ class PlannedTask:
         """
         mine = self.order(block)
         box = self.block_phases.conflicting(block)
+        jobs = self.phases.conflicting(self.job_of(block))
         here = self.jobs.presence(box).ravel()
         return [
             self.grid.write(u)
             for u, present in zip(box, here, strict=True)
-            if present and u != block and self.order(u) < mine
+            if present and jobs.contains(self.job_of(u)) and self.order(u) < mine
         ]
 
     def blocks_of(self, job: Index) -> Iterator[Index]:

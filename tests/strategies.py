@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
+from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.dependencies import JobGrid
 from snakemake_blocks.pipeline import Pipeline
-from snakemake_blocks.task import Task
+from snakemake_blocks.task import Chunks, Task, Write
 from snakemake_blocks.tiling import Axis, Fit, Grid
 
 settings.register_profile("here", deadline=None, max_examples=100)
@@ -173,6 +174,27 @@ def job_grids(draw: DrawFn, case: GridCase) -> JobGrid:
 
 
 @st.composite
+def outputs(draw: DrawFn, case: GridCase, name: str) -> dict[str, Write]:
+    """Draw no array to write, or one whose chunks have little to do with the blocks."""
+    if draw(st.booleans()):
+        return {}
+
+    def chunk(step: int) -> int:
+        return draw(st.sampled_from([step, 2 * step, 3 * step]) | st.integers(1, 3 * step))
+
+    array = ArrayInfo(
+        path=f"{name}.zarr",
+        offset=tuple(a.begin - draw(st.just(0) | st.integers(0, 5)) for a in case.axes),
+        voxel_size=(1,) * len(case.axes),
+        shape=tuple(a.length + 20 for a in case.axes),
+        channels=draw(st.sampled_from([(), (3,)])),
+        dtype="uint8",
+        chunks=tuple(chunk(a.step) for a in case.axes),
+    )
+    return {"out": Write(replace(array, chunks=array.channels + array.chunks))}
+
+
+@st.composite
 def pipelines(draw: DrawFn, *, most: int = 4) -> tuple[Pipeline, dict[str, GridCase]]:
     """Draw up to ``most`` tasks that read from one another: chains, diamonds, or apart."""
     ndim = draw(st.integers(1, 3))
@@ -189,6 +211,8 @@ def pipelines(draw: DrawFn, *, most: int = 4) -> tuple[Pipeline, dict[str, GridC
                 present=draw(st.none() | masks(shape)),
                 blocks_per_job=draw(st.just("auto") | st.integers(1, 9) | batches(shape)),
                 upstream_tasks=upstream,
+                writes=draw(outputs(case, name)),
+                chunks=draw(st.sampled_from(list(Chunks))),
             )
         )
     folder = Path("somewhere")

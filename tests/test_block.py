@@ -35,9 +35,8 @@ class TestNumbers:
 
     def test_cantor_is_exact_where_floats_are_not(self) -> None:
         """daisy 1.2.3 divides floats here and is wrong."""
-        n = 2 * 10**5
-        exact = (2 * n) * (2 * n + 1) // 2 + n
-        assert cantor_number((n, n)) == exact
+        n = 200_000
+        assert cantor_number((n, n, n + 1)) == 36000440001500001
         assert cantor_number((10**9,) * 4) > 2**100
 
     def test_ids_count_from_the_begin_of_the_total_read_roi(self) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -27,7 +27,7 @@ def inside(interval: tuple[int, int]) -> frozenset[int]:
 class TestAxisByHand:
     """daisy's example: total [0, 29), read [0, 14), write [4, 10), so [4, 25) is written."""
 
-    DAISY: dict[str, Any] = {"begin": 4, "end": 25, "step": 6, "lower": 4, "upper": 4}
+    DAISY: ClassVar[dict[str, Any]] = {"begin": 4, "end": 25, "step": 6, "lower": 4, "upper": 4}
 
     def test_valid_keeps_whole_blocks_inside(self) -> None:
         assert intervals(Axis.from_extent(**self.DAISY, fit=Fit.VALID)) == [

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+from funlib.geometry import Roi
+from hypothesis import given
+from strategies import FUNCTION, GridCase, grid_cases
+
+from snakemake_blocks.array_info import ArrayInfo
+from snakemake_blocks.box import Box
+from snakemake_blocks.errors import SpecError
+from snakemake_blocks.task import Call, Chunks, Read, Task, Write
+from snakemake_blocks.tiling import Fit
+
+
+def roi(offset: int, shape: int, ndim: int = 1) -> Roi:
+    return Roi((offset,) * ndim, (shape,) * ndim)
+
+
+def make_task(**more: Any) -> Task:
+    """Return the task of facts/peers.md 2.1, changed."""
+    known = {
+        "task_id": "smooth",
+        "total_roi": roi(0, 29),
+        "read_roi": roi(0, 14),
+        "write_roi": roi(4, 6),
+        "process_function": FUNCTION,
+        **more,
+    }
+    return Task(**known)
+
+
+def array(ndim: int = 1, **more: Any) -> ArrayInfo:
+    """Return an array of 40 voxels per axis, changed."""
+    known = {
+        "path": "sample.zarr/raw",
+        "offset": (0,) * ndim,
+        "voxel_size": (1,) * ndim,
+        "shape": (40,) * ndim,
+        "channels": (),
+        "dtype": "uint8",
+        "chunks": (10,) * ndim,
+        **more,
+    }
+    return ArrayInfo(**known)
+
+
+def problems(**more: Any) -> list[str]:
+    """Return what is wrong with a changed task, without the name of the task."""
+    with pytest.raises(SpecError) as caught:
+        make_task(**more)
+    assert all(p.startswith("task smooth: ") for p in caught.value.problems)
+    return [p.removeprefix("task smooth: ") for p in caught.value.problems]
+
+
+class TestSignature:
+    def test_the_first_parameters_and_defaults_are_daisys(self) -> None:
+        """facts/peers.md 2.13."""
+        parameters = list(inspect.signature(Task).parameters.values())[:13]
+        assert [p.name for p in parameters[:5]] == [
+            "task_id",
+            "total_roi",
+            "read_roi",
+            "write_roi",
+            "process_function",
+        ]
+        assert {p.name: p.default for p in parameters[5:]} == {
+            "check_function": None,
+            "init_callback_fn": None,
+            "read_write_conflict": True,
+            "num_workers": 1,
+            "max_retries": 2,
+            "fit": "valid",
+            "timeout": None,
+            "upstream_tasks": None,
+        }
+
+    def test_rois_are_its_own(self) -> None:
+        total = roi(0, 29)
+        found = make_task(total_roi=total)
+        total.offset = (100,)
+        assert found.total_roi == roi(0, 29)
+
+    def test_words_become_enums(self) -> None:
+        found = make_task(fit="shrink", call="worker", chunks="refuse")
+        assert (found.fit, found.call, found.chunks) == (Fit.SHRINK, Call.WORKER, Chunks.REFUSE)
+
+    def test_max_workers_is_another_name_of_num_workers(self) -> None:
+        assert make_task().most_workers == 1
+        assert make_task(num_workers=5).most_workers == 5
+        assert make_task(max_workers=7).most_workers == 7
+        assert make_task(num_workers=None).most_workers is None
+
+    def test_one_check_is_the_one_before(self) -> None:
+        assert make_task().checks == (None, None)
+        assert make_task(check_function=FUNCTION).checks == (FUNCTION, None)
+        assert make_task(check_function=(None, FUNCTION)).checks == (None, FUNCTION)
+
+
+class TestCall:
+    class Model:
+        def __call__(self, block: Any) -> None: ...
+
+    @pytest.mark.parametrize(
+        "function, call",
+        [
+            (FUNCTION, Call.BLOCK),
+            (lambda block: None, Call.BLOCK),
+            (lambda block, sigma=3: None, Call.BLOCK),
+            (lambda sigma=3: None, Call.BLOCK),
+            (lambda *blocks: None, Call.BLOCK),
+            (lambda: None, Call.WORKER),
+            (Model, Call.BLOCK),
+            (Model(), Call.BLOCK),
+            (print, Call.BLOCK),
+            (functools.partial(pow, 2), Call.BLOCK),
+            (functools.partial(lambda block: None, 2), Call.WORKER),
+        ],
+    )
+    def test_follows_from_the_parameters(self, function: Any, call: Call) -> None:
+        assert make_task(process_function=function).call is call
+
+    def test_can_be_said(self) -> None:
+        assert make_task(process_function=lambda: None, call=Call.BLOCK).call is Call.BLOCK
+
+
+class TestGeometry:
+    def test_by_hand(self) -> None:
+        found = make_task(fit="shrink")
+        assert (found.lower, found.upper) == ((4,), (4,))
+        assert found.write_extent == Box((4,), (25,))
+        assert len(found.grid) == 4
+        assert found.grid.read((3,)) == Box((18,), (29,))
+
+    def test_only_the_relative_position_of_read_and_write_matters(self) -> None:
+        one, other = make_task(), make_task(read_roi=roi(-1000, 14), write_roi=roi(-996, 6))
+        assert one.grid == other.grid
+
+    @given(grid_cases(empty=False))
+    def test_is_the_grid_of_the_write_extent(self, case: GridCase) -> None:
+        found = case.task("any")
+        assert found.grid == case.grid
+        assert all(type(x) is int for a in found.grid.axes for x in (a.begin, a.end, a.step))
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "change, problem",
+        [
+            ({"fit": "tight"}, "fit: 'tight' is not one of valid, overhang, shrink"),
+            ({"call": "often"}, "call: 'often' is not one of block, arrays, worker"),
+            ({"chunks": "ignore"}, "chunks: 'ignore' is not one of color, refuse"),
+            ({"max_retries": -1}, "max_retries: must be at least 0, got -1"),
+            ({"num_workers": 0}, "num_workers: must be at least 1, got 0"),
+            ({"threads": 0}, "threads: must be at least 1, got 0"),
+            ({"timeout": 0}, "timeout: must be positive, got 0; leave it out for none"),
+            ({"total_roi": (0, 29)}, "total_roi: must be a bounded Roi, got (0, 29)"),
+            (
+                {"read_roi": roi(0, 14, 2)},
+                "read_roi: 2 sizes for a 1-D roi; give one per axis",
+            ),
+            ({"write_roi": roi(4, 0)}, "write_roi: sizes must be positive, got (0)"),
+            (
+                {"write_roi": roi(12, 6)},
+                "read_roi: [0:14] (14) does not contain the write Roi [12:18] (6)",
+            ),
+            (
+                {"total_roi": roi(0, 12)},
+                "total_roi: no block of (6) fits into (4) with fit valid; "
+                "use a smaller block or fit: shrink",
+            ),
+            ({"blocks_per_job": "many"}, "blocks_per_job: 'many' is neither auto nor positive"),
+            ({"blocks_per_job": 0}, "blocks_per_job: 0 is neither auto nor positive"),
+            ({"blocks_per_job": 2.5}, "blocks_per_job: 2.5 is neither auto nor positive"),
+            ({"blocks_per_job": [0]}, "blocks_per_job: [0] is neither auto nor positive"),
+            (
+                {"blocks_per_job": [1, 1]},
+                "blocks_per_job: 2 counts for a 1-D roi; give one per axis",
+            ),
+            (
+                {"present": np.ones(4, dtype=bool)},
+                "present: tells of (4) blocks, the grid has (3)",
+            ),
+            (
+                {"params": {"sigma": np.int64(3)}},
+                "params.sigma: np.int64(3) cannot be written as JSON (Object of type int64 is not "
+                "JSON serializable); use numbers, text, lists and mappings",
+            ),
+            (
+                {"reads": {"raw": Read(array(2))}},
+                "reads.raw: sample.zarr/raw has 2 spatial axes, the roi has 1",
+            ),
+            ({"mask": array(2)}, "mask: sample.zarr/raw has 2 axes, the roi has 1"),
+            ({"call": "arrays"}, "writes: call: arrays needs at least one array to write"),
+            (
+                {"writes": {"out": Write(array(voxel_size=(4,)))}},
+                "write_roi: block size (6) is not a multiple of the voxel size (4) of "
+                "sample.zarr/raw (writes.out)",
+            ),
+            (
+                {"reads": {"raw": Read(array(voxel_size=(3,), offset=(1,)))}},
+                "read_roi: context (4) is not a multiple of the voxel size (3) of "
+                "sample.zarr/raw (reads.raw)",
+            ),
+            (
+                {"reads": {"raw": Read(array(voxel_size=(2,), offset=(1,)))}},
+                "total_roi: the region to write, (4) to (25), cuts voxels of sample.zarr/raw "
+                "(reads.raw) with offset (1) and voxel size (2)",
+            ),
+        ],
+    )
+    def test_one_by_one(self, change: dict[str, Any], problem: str) -> None:
+        assert problems(**change) == [problem]
+
+    def test_all_at_once(self) -> None:
+        found = problems(fit="tight", max_retries=-1, threads=0, timeout=-1)
+        assert [p.partition(":")[0] for p in found] == ["fit", "max_retries", "threads", "timeout"]
+
+    @pytest.mark.parametrize("lower, upper", [(2, 0), (0, 2)])
+    def test_context_of_either_side_has_to_be_whole_voxels(self, lower: int, upper: int) -> None:
+        found = problems(
+            total_roi=roi(-lower, 24 + lower + upper),
+            read_roi=roi(-lower, 6 + lower + upper),
+            write_roi=roi(0, 6),
+            writes={"out": Write(array(voxel_size=(3,)))},
+        )
+        assert found == [
+            "read_roi: context (2) is not a multiple of the voxel size (3) of sample.zarr/raw "
+            "(writes.out)"
+        ]
+
+    def test_only_shrink_minds_the_end_of_the_region(self) -> None:
+        change = {"writes": {"out": Write(array(voxel_size=(2,)))}}
+        assert len(make_task(**change, fit="valid").grid) == 3
+        assert problems(**change, fit="shrink")[0].startswith("total_roi: the region to write")
