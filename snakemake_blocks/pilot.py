@@ -64,9 +64,8 @@ def _earlier(task: PlannedTask, boxes: list[Box]) -> list[Box]:
     found: set[Index] = set()
     while frontier:
         index = frontier.pop()
-        for other in task.block_phases.conflicting(index):
-            known = other in found or any(b.contains(other) for b in boxes)
-            if not known and task.order(other) < task.order(index):
+        for other in task.ordered_with(index)[0]:
+            if other not in found and not any(b.contains(other) for b in boxes):
                 found.add(other)
                 frontier.append(other)
     return [Box(i, tuple(k + 1 for k in i)) for i in sorted(found)]

@@ -175,21 +175,27 @@ class PlannedTask:
         """
         return self.phases.of(self.job_of(block)), self.block_phases.of(block)
 
+    def ordered_with(self, block: Index) -> tuple[list[Index], list[Index]]:
+        """Return the blocks in conflict with a block that run before it, and those after it.
+
+        Masked blocks are not among them.
+        """
+        mine, jobs = self.order(block), self.phases.conflicting(self.job_of(block))
+        box = self.block_phases.conflicting(block)
+        before: list[Index] = []
+        after: list[Index] = []
+        for other, present in zip(box, self.jobs.presence(box).ravel(), strict=True):
+            if present and other != block and jobs.contains(self.job_of(other)):
+                (before if self.order(other) < mine else after).append(other)
+        return before, after
+
     def visible_output(self, block: Index) -> list[Box]:
         """Return the regions of the task's own output that a block may read, in world units.
 
         These are the write Rois of the blocks in conflict with it that run before it; all of
         them are done when the block starts.
         """
-        mine = self.order(block)
-        box = self.block_phases.conflicting(block)
-        jobs = self.phases.conflicting(self.job_of(block))
-        here = self.jobs.presence(box).ravel()
-        return [
-            self.grid.write(u)
-            for u, present in zip(box, here, strict=True)
-            if present and jobs.contains(self.job_of(u)) and self.order(u) < mine
-        ]
+        return [self.grid.write(other) for other in self.ordered_with(block)[0]]
 
     def blocks_of(self, job: Index) -> Iterator[Index]:
         """Yield the present blocks of a job, last axis fastest."""

@@ -95,9 +95,8 @@ def _add_later_neighbours(task: PlannedTask, chosen: NDArray[np.bool_]) -> None:
     frontier = [tuple(int(k) for k in i) for i in np.argwhere(chosen)]
     while frontier:
         index = frontier.pop()
-        mine = task.order(index)
-        for other in task.block_phases.conflicting(index):
-            if not chosen[other] and task.order(other) > mine:
+        for other in task.ordered_with(index)[1]:
+            if not chosen[other]:
                 chosen[other] = True
                 frontier.append(other)
 

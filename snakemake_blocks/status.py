@@ -211,10 +211,8 @@ def _spread_in_task(task: PlannedTask, states: NDArray[np.uint8], found: set[Ind
     frontier = list(found)
     while frontier:
         index = frontier.pop()
-        mine, jobs = task.order(index), task.phases.conflicting(task.job_of(index))
-        for other in task.block_phases.conflicting(index):
-            pending = states[other] == _CODES[State.PENDING] and other not in found
-            if pending and jobs.contains(task.job_of(other)) and task.order(other) > mine:
+        for other in task.ordered_with(index)[1]:
+            if states[other] == _CODES[State.PENDING] and other not in found:
                 found.add(other)
                 frontier.append(other)
 
