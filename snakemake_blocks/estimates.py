@@ -42,9 +42,7 @@ class Estimate:
     cpu_hours: float | None
 
 
-def estimate_plan(
-    plan: Plan, seconds: Mapping[str, float] | None = None
-) -> dict[str, Estimate]:
+def estimate_plan(plan: Plan, seconds: Mapping[str, float] | None = None) -> dict[str, Estimate]:
     """Return estimates per task.
 
     Parameters

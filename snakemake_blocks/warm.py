@@ -148,7 +148,7 @@ class _Host:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         while self._jobs:
-            pid, status = os.wait()
+            pid, _ = os.wait()
             self._jobs.pop(pid, None)
 
     def _start(self, request: dict[str, Any]) -> None:
