@@ -47,7 +47,6 @@ __all__ = [
     "run_pipeline",
     "stop_run",
     "to_pipeline",
-    "workplace",
 ]
 
 Source = Pipeline | Path | str | Task | Sequence[Task]
@@ -110,15 +109,6 @@ def to_pipeline(source: Source) -> Pipeline:
     return Pipeline.from_tasks(tasks, folder=folder, run_directory=folder / "blocks")
 
 
-def workplace(pipeline: Pipeline) -> Path:
-    """Return the folder that Snakemake runs in, and that paths of state are relative to.
-
-    A pipeline.yaml has it beside itself. Tasks of a Python program have it in their run directory,
-    so that two of them do not meet, and nothing appears where the program runs.
-    """
-    return pipeline.folder if pipeline.name != "python" else pipeline.run_directory
-
-
 def make_plan(
     source: Source,
     *,
@@ -153,7 +143,7 @@ def make_plan(
         pipeline,
         facts={t.task_id: facts_of(t.process_function, pipeline.folder) for t in pipeline.tasks},
         target=Target(target),
-        run_directory=os.path.relpath(pipeline.run_directory, workplace(pipeline)),
+        run_directory=os.path.relpath(pipeline.run_directory, pipeline.folder),
         base=os.path.relpath(pipeline.folder, pipeline.run_directory),
         before=before,
     )
@@ -249,7 +239,7 @@ def _run_directory_problems(pipeline: Pipeline) -> list[str]:
     root, place = pipeline.run_directory, f"{pipeline.name}: run_directory"
     if pipeline.folder.resolve().is_relative_to(root.resolve()):
         return [f"{place}: {root} holds the pipeline itself; name a folder of its own"]
-    name = os.path.relpath(root, workplace(pipeline))
+    name = os.path.relpath(root, pipeline.folder)
     wrong = sorted({c for c in name if c in '{}"\\*?[]$`' or not c.isprintable()})
     if wrong:
         return [f"{place}: {name!r} has {' '.join(map(repr, wrong))} in it; choose a plain name"]
@@ -278,7 +268,8 @@ def generate(
     ----------
     source : as for :func:`make_plan`
     output : Path, optional
-        The Snakefile; default: ``Snakefile`` in the folder that Snakemake runs in.
+        The Snakefile; default: ``Snakefile`` beside the pipeline.yaml, or in the run directory of
+        tasks of a Python program.
     options : Options, optional
         Layout and target.
 
@@ -301,7 +292,8 @@ def generate(
 
 def _snakefile_path(pipeline: Pipeline, output: Path | None = None) -> Path:
     """Return where the Snakefile goes, unless somebody else's stands there."""
-    path = output or workplace(pipeline) / "Snakefile"
+    default = pipeline.folder if pipeline.name != "python" else pipeline.run_directory
+    path = output or default / "Snakefile"
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
     first = _content(path).partition(b"\n")[0].decode(errors="replace")
@@ -361,8 +353,8 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
     if options.roi is not None:
         asked = pilot(pipeline, _Draft.of(pipeline, options).plan, options.roi)
     draft = _Draft.of(asked, options)
-    folder = workplace(pipeline)
-    arguments = _arguments(options, folder)
+    folder = pipeline.folder
+    arguments = _arguments(options, folder, path)
     root = pipeline.run_directory
     with _run_lock(root) as lock:
         plan = _generate(draft, path)
@@ -401,10 +393,10 @@ def _clear_dead_run(lock: Lock, folder: Path) -> None:
         shutil.rmtree(folder / ".snakemake" / "locks", ignore_errors=True)
 
 
-def _arguments(options: Options, folder: Path) -> list[str]:
+def _arguments(options: Options, folder: Path, path: Path) -> list[str]:
     """Return Snakemake's arguments: those of a profile, `local` unless another one is asked for."""
     profile = resolve_profile(options.profile or "local", folder)
-    arguments = ["--snakefile", "Snakefile", "--profile", profile]
+    arguments = ["--snakefile", os.path.relpath(path, folder), "--profile", profile]
     arguments += ["--rerun-incomplete", "--keep-going"]
     if not options.profile:
         arguments += ["--cores", str(options.cores)]

@@ -33,12 +33,14 @@ def write_demo(folder: Path) -> Path:
         raise InputError(
             f"the demo needs {error.name}; install it with: pip install 'snakemake-blocks[demo]'"
         ) from None
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _FILES:
-        content = files(__package__).joinpath(name).read_bytes()
-        path = folder / name
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; choose another folder")
+    contents = {folder / n: files(__package__).joinpath(n).read_bytes() for n in _FILES}
+    for path, content in contents.items():
         if path.exists() and path.read_bytes() != content:
             raise InputError(f"{path}: is not the demo's; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in contents.items():
         path.write_bytes(content)
     if not (folder / "sample.zarr" / "raw").exists():
         picture = np.moveaxis(astronaut(), -1, 0).astype(np.float32) / 255

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from funlib.geometry import Roi
+from project import Project, stamps
+
+import snakemake_blocks as sb
+from snakemake_blocks.blockwise import RunResult, TaskState, run_blockwise
+from snakemake_blocks.errors import SpecError
+from snakemake_blocks.status import RunStatus, State, TaskStatus
+
+
+def status(name: str = "a", **counts: int) -> TaskStatus:
+    return TaskStatus(name, {state: counts.get(str(state), 0) for state in State})
+
+
+class TestTaskState:
+    def test_has_daisys_counters(self) -> None:
+        state = TaskState.from_status(
+            status(pending=1, running=2, done=3, failed=4, orphaned=5, masked=6)
+        )
+        assert state.total_block_count == 15, "masked blocks are none of daisy's"
+        assert (state.ready_count, state.processing_count, state.pending_count) == (0, 2, 1)
+        assert (state.completed_count, state.failed_count, state.orphaned_count) == (3, 4, 5)
+        assert state.masked_count == 6
+
+    def test_a_failed_block_is_not_done(self) -> None:
+        assert TaskState.from_status(status(done=3, masked=1)).is_done()
+        assert not TaskState.from_status(status(done=3, failed=1)).is_done()
+        assert not TaskState.from_status(status(done=3, pending=1)).is_done()
+
+
+class TestRunResult:
+    def test_is_true_only_if_every_block_of_every_task_is_done(self, tmp_path: Path) -> None:
+        good = RunStatus({"a": status(done=2), "b": status(masked=1, done=1)})
+        bad = RunStatus({"a": status(done=2), "b": status(orphaned=1, done=1)})
+        assert RunResult(good, tmp_path)
+        assert not RunResult(bad, tmp_path)
+        assert list(RunResult(bad, tmp_path)) == ["a", "b"]
+        assert RunResult(bad, tmp_path)["b"].orphaned_count == 1
+
+
+def task(name: str, function: Any, **more: Any) -> sb.Task:
+    """Return a task of four blocks along a line."""
+    roi = Roi((0,), (10,))
+    return sb.Task(name, Roi((0,), (40,)), roi, roi, function, read_write_conflict=False, **more)
+
+
+def test_what_is_wrong_is_said_before_anything_is_written(project: Project) -> None:
+    with pytest.raises(SpecError, match="task a: function: there is no module nowhere"):
+        run_blockwise(task("a", "nowhere:f"), run_directory="state")
+    with pytest.raises(SpecError, match="holds the pipeline itself"):
+        run_blockwise(task("a", "os.path:exists"), run_directory=".")
+    assert project.files() == set()
+
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+
+    import helpers  # beside this script, not where it runs
+    import snakemake_blocks as sb
+
+    def task(name, function, **more):
+        roi = sb.Roi((0,), (10,))
+        return sb.Task(name, sb.Roi((0,), (40,)), roi, roi, function,
+                       read_write_conflict=False, max_retries=0, **more)
+
+    class Owner:
+        def __init__(self, bad):
+            self.bad = bad
+
+        def process(self, block):
+            if block.write_roi.begin[0] == self.bad:
+                raise RuntimeError("the bad one")
+
+    if __name__ == "__main__":
+        first = task("first task", Owner(int(sys.argv[1])).process)
+        second = task("second", helpers.note, upstream_tasks=[first], num_workers=2)
+        result = sb.run_blockwise([second], run_directory=sys.argv[2], summary=False)
+        states = {name: (s.completed_count, s.failed_count, s.orphaned_count)
+                  for name, s in result.items()}
+        print(bool(result), states)
+"""
+HELPERS = """
+    from pathlib import Path
+
+    def note(block):
+        with open("notes.txt", "a") as file:
+            file.write(f"{block.write_roi.begin[0]}\\n")
+"""
+
+
+@pytest.mark.e2e
+def test_a_program_runs_tasks_and_resumes_in_the_same_directory(
+    project: Project, tmp_path: Path
+) -> None:
+    scripts = Project(tmp_path / "scripts")
+    scripts.folder.mkdir()
+    scripts.functions(SCRIPT, "script")
+    scripts.functions(HELPERS, "helpers")
+
+    def run(bad: int) -> str:
+        result = subprocess.run(
+            [sys.executable, scripts.folder / "script.py", str(bad), "blocks"],
+            cwd=project.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout.splitlines()[-1]
+
+    assert run(bad=20) == "False {'first task': (3, 1, 0), 'second': (3, 0, 1)}"
+    assert sorted((project.folder / "notes.txt").read_text().split()) == ["0", "10", "30"]
+    before = stamps(project.records("second"))
+    assert run(bad=-1) == "True {'first task': (4, 0, 0), 'second': (4, 0, 0)}"
+    after = stamps(project.records("second"))
+    assert {k for k in after if after[k] != before.get(k)} == {(2,)}
+    assert {p.name for p in project.folder.iterdir()} == {".snakemake", "blocks", "notes.txt"}
+
+
+def test_arrays_can_be_declared_in_python(project: Project) -> None:
+    """What pipeline.yaml says of arrays, a program says with the same words."""
+    from snakemake_blocks.arrays import describe
+    from snakemake_blocks.task import Read
+
+    project.array("s.zarr/raw", np.arange(40), voxel_size=[1], offset=[0])
+    array = describe("s.zarr/raw", project.folder)
+    assert array is not None
+    plan = sb.make_plan(task("a", "os.path:exists", reads={"raw": Read(array)}, call="block"))
+    assert plan.tasks["a"].num_blocks == 4
+    assert [job.sentinel for job in plan.jobs("a")] == [f"blocks/a/p0/0/{k}.json" for k in range(4)]
