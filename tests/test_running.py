@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from funlib.geometry import Roi
+from project import Project
+
+from snakemake_blocks import running
+from snakemake_blocks.errors import BusyError, InputError, SpecError
+from snakemake_blocks.launch import INTERRUPTED
+from snakemake_blocks.locks import held
+from snakemake_blocks.paths import RunPaths
+from snakemake_blocks.plan import Plan
+from snakemake_blocks.running import (
+    Options,
+    check_pipeline,
+    exit_status,
+    generate,
+    load_plan,
+    make_plan,
+)
+from snakemake_blocks.status import RunStatus, State, TaskStatus
+from snakemake_blocks.task import Task
+
+ROOT = Path("blocks")
+
+
+@pytest.fixture
+def counting(project: Project) -> Project:
+    """A pipeline of one task with twenty blocks."""
+    project.functions("def count(block):\n    pass\n")
+    task = {"function": "functions:count", "roi": {"offset": [0], "shape": [40]}}
+    project.write(("count", {**task, "block_size": [2]}))
+    return project
+
+
+def task(**more: Any) -> Task:
+    roi = Roi((0,), (10,))
+    return Task("a", Roi((0,), (40,)), roi, roi, **{"process_function": "os.path:exists", **more})
+
+
+class TestMakePlan:
+    def test_of_a_file_a_task_or_several(self, counting: Project) -> None:
+        assert make_plan("pipeline.yaml").tasks["count"].num_blocks == 20
+        assert make_plan(counting.pipeline).name == "pipeline.yaml"
+        assert make_plan(task()).tasks["a"].num_blocks == 4
+        assert make_plan([task()]).fingerprint == make_plan(task()).fingerprint
+
+    def test_jobs_are_named_as_snakemake_sees_them(self, counting: Project) -> None:
+        plan = make_plan("pipeline.yaml")
+        assert next(plan.jobs("count")).sentinel == "blocks/count/p0/0/0.json"
+
+    def test_names_every_missing_function_of_a_program(self, project: Project) -> None:
+        project.functions("def f(block):\n    pass\n", "own")
+        wrong = task(process_function="nowhere:f", check_function=("own:no", "own:yes"))
+        with pytest.raises(SpecError) as caught:
+            make_plan(wrong)
+        assert [problem.split(": ", 2)[:2] for problem in caught.value.problems] == [
+            ["task a", "function"],
+            ["task a", "check"],
+            ["task a", "check.after"],
+        ]
+
+    def test_a_broken_module_of_a_program_is_named(self, project: Project) -> None:
+        project.functions("def f(:\n", "broken")
+        with pytest.raises(SpecError, match=r"task a: function: broken\.py, line 1: "):
+            make_plan(task(process_function="broken:f"))
+
+    def test_writes_nothing(self, counting: Project) -> None:
+        before = counting.files()
+        make_plan("pipeline.yaml")
+        check_pipeline("pipeline.yaml")
+        assert counting.files() == before
+
+
+class TestGenerate:
+    def test_keeps_resolved_batches_until_asked(
+        self, counting: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def batch(plan: Plan) -> tuple[int, ...]:
+            return plan.tasks["count"].jobs.batch
+
+        first, _ = generate(counting.pipeline)
+        from snakemake_blocks import planning
+
+        monkeypatch.setattr(planning, "batch_shape", lambda *_, **__: (5,))
+        again, _ = generate(counting.pipeline)
+        assert batch(again) == batch(first) == (1,)
+        anew, _ = generate(counting.pipeline, options=Options(rebatch=True))
+        assert batch(anew) == (5,)
+
+    def test_is_refused_while_a_job_runs(self, counting: Project) -> None:
+        generate(counting.pipeline)
+        before = (counting.folder / "Snakefile").read_bytes()
+        with (
+            held(RunPaths(ROOT).job_lock("count", (3,)), os.environ, what="job"),
+            pytest.raises(BusyError, match=r"job count/3 is run by process \d+"),
+        ):
+            generate(counting.pipeline, options=Options(explicit=True))
+        assert (counting.folder / "Snakefile").read_bytes() == before
+
+    def test_is_refused_while_another_run_goes_on(self, counting: Project) -> None:
+        with (
+            held(RunPaths(ROOT).lock, os.environ, what="run"),
+            pytest.raises(BusyError, match=r"is held by process"),
+        ):
+            generate(counting.pipeline)
+
+    def test_is_refused_if_somebody_planned_meanwhile(
+        self, counting: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        generate(counting.pipeline)
+
+        def check_slowly(*arguments: Any) -> Any:
+            RunPaths(ROOT).plan.write_bytes(RunPaths(ROOT).plan.read_bytes() + b"\n")
+            return check(*arguments)
+
+        check = running.check_plan
+        monkeypatch.setattr(running, "check_plan", check_slowly)
+        with pytest.raises(BusyError, match="somebody else planned here just now; try again"):
+            generate(counting.pipeline)
+
+    def test_leaves_the_snakefile_of_another_pipeline_alone(self, counting: Project) -> None:
+        generate(counting.pipeline)
+        other = counting.folder / "other.yaml"
+        other.write_text(counting.pipeline.read_text() + "run_directory: other\n")
+        with pytest.raises(InputError, match=r"Snakefile: was made from pipeline\.yaml; move it"):
+            generate(other)
+
+    def test_a_program_leaves_nothing_where_it_runs(self, project: Project) -> None:
+        _, path = generate(task())
+        assert path == project.folder / "blocks" / "Snakefile"
+        assert {p.name for p in project.folder.iterdir()} == {"blocks"}
+
+    def test_any_plain_folder_may_hold_state(self, counting: Project) -> None:
+        text = counting.pipeline.read_text()
+        for name in ("my blocks", "it's here", "../beside", "deep/er", "blöcke"):
+            (counting.folder / "Snakefile").unlink(missing_ok=True)
+            counting.pipeline.write_text(f'{text}run_directory: "{name}"\n')
+            generate(counting.pipeline)
+            assert (counting.folder / name / "plan.json").exists()
+
+
+class TestLoadPlan:
+    def test_from_the_run_directory_or_the_folder_around_it(self, counting: Project) -> None:
+        generate(counting.pipeline)
+        for where in (Path("blocks"), Path(), counting.folder):
+            plan, root = load_plan(where)
+            assert plan.tasks.keys() == {"count"}
+            assert (root / "plan.json").exists()
+
+    def test_a_damaged_plan_is_named(self, counting: Project) -> None:
+        generate(counting.pipeline)
+        RunPaths(ROOT).plan.write_text("{")
+        with pytest.raises(InputError, match=r"plan\.json: is damaged"):
+            load_plan(Path())
+
+
+def state(**counts: int) -> RunStatus:
+    return RunStatus({"a": TaskStatus("a", {s: counts.get(str(s), 0) for s in State})})
+
+
+@pytest.mark.parametrize(
+    ("snakemake", "found", "dry_run", "code"),
+    [
+        (0, state(done=3, masked=1), False, 0),
+        (1, state(done=3), False, 0),  # Snakemake's own trouble, but every block is done
+        (0, state(done=3, pending=1), False, 1),  # Snakemake was asked for less
+        (1, state(done=3, failed=1), False, 1),
+        (INTERRUPTED, state(done=3, pending=1), False, 130),
+        (0, state(pending=4), True, 0),
+        (1, state(pending=4), True, 1),
+    ],
+)
+def test_the_exit_status_tells_what_the_ledgers_tell(
+    snakemake: int, found: RunStatus, dry_run: bool, code: int
+) -> None:
+    assert exit_status(snakemake, found, dry_run=dry_run) == code
