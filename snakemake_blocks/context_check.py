@@ -137,7 +137,7 @@ def _smallest(sampler: _Sampler, reference: Index, axis: int, step: int, limit: 
     low, high = -1, reference[axis] // step
     while high - low > 1:
         middle = (low + high) // 2
-        candidate = reference[:axis] + (middle * step,) + reference[axis + 1 :]
+        candidate = (*reference[:axis], middle * step, *reference[axis + 1 :])
         if sampler.difference(candidate, reference) <= limit:
             high = middle
         else:
@@ -234,9 +234,7 @@ def _cropped(values: NDArray[Any], array: ArrayInfo, region: Box, write: Box) ->
         return values
     inside = array.voxels(write).shift([-b for b in array.voxels(region).begin])
     lead = (slice(None),) * len(array.channels)
-    return values[
-        lead + tuple(slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True))
-    ]
+    return values[lead + tuple(slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True))]
 
 
 def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:

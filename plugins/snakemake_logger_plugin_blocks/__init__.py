@@ -58,7 +58,7 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
 
     @staticmethod
     def _is_ours(record: logging.LogRecord) -> bool:
-        """Tell whether a failed job is one of blocks: its log says all, the run ends with causes."""
+        """Tell whether a failed job is one of blocks; its log and the summary say the rest."""
         shell = str(getattr(record, "shellcmd", ""))
         return shell.startswith("snakemake-blocks work ") and bool(getattr(record, "log", None))
 
