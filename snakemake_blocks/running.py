@@ -218,11 +218,17 @@ class _Draft:
         refuse_running(root)
         if _content(RunPaths(root).plan) != self.in_place:
             raise BusyError(f"{root}: somebody else planned here just now; try again")
-        for task in self.plan.tasks.values():
-            for write in task.writes.values():
-                if not (self.pipeline.folder / write.array.path).exists():
-                    create(write.array, self.pipeline.folder)
+        missing = {
+            array.path: (task.name, array)
+            for task in self.plan.tasks.values()
+            for array in (write.array for write in task.writes.values())
+            if not (self.pipeline.folder / array.path).exists()
+        }
         move_state(self.old, self.plan, root, pickles(self.pipeline))
+        for name in {name for name, _ in missing.values()} if self.old else ():
+            reset_blocks(self.plan, root, name)  # what was done is gone with the array
+        for _, array in missing.values():
+            create(array, self.pipeline.folder)
         return self.plan
 
 

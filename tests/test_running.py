@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from funlib.geometry import Roi
 from project import Project
 
 from snakemake_blocks import running
 from snakemake_blocks.errors import BusyError, InputError, SpecError
+from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.launch import INTERRUPTED
 from snakemake_blocks.locks import held
 from snakemake_blocks.paths import RunPaths
@@ -22,7 +25,7 @@ from snakemake_blocks.running import (
     load_plan,
     make_plan,
 )
-from snakemake_blocks.status import RunStatus, State, TaskStatus
+from snakemake_blocks.status import RunStatus, State, TaskStatus, read_status
 from snakemake_blocks.task import Task
 
 ROOT = Path("blocks")
@@ -142,6 +145,46 @@ class TestGenerate:
             counting.pipeline.write_text(f'{text}run_directory: "{name}"\n')
             generate(counting.pipeline)
             assert (counting.folder / name / "plan.json").exists()
+
+
+class TestOutputs:
+    def test_results_are_forgotten_with_the_array_that_held_them(self, project: Project) -> None:
+        project.functions("def copy(raw):\n    return raw\n")
+        project.array("s.zarr/raw", np.arange(8), voxel_size=[1], offset=[0])
+        tasks = [
+            (
+                name,
+                {
+                    "function": "functions:copy",
+                    "call": "arrays",
+                    "reads": {"raw": f"s.zarr/{source}"},
+                    "writes": {"out": {"array": f"s.zarr/{name}", "dtype": "int64"}},
+                    "roi": "s.zarr/raw",
+                    "block_size": [4],
+                },
+            )
+            for name, source in (("one", "raw"), ("two", "one"))
+        ]
+        project.write(*tasks)
+        plan, _ = generate(project.pipeline)
+        for name in plan.tasks:
+            for job in plan.jobs(name):
+                assert work_sentinel(Path(job.sentinel), attempt=1, environment={}) == 0
+        assert read_status(plan, ROOT).complete
+
+        shutil.rmtree(project.folder / "s.zarr" / "two")
+        plan, _ = generate(project.pipeline)
+        found = read_status(plan, ROOT).tasks
+        assert (found["one"].counts[State.DONE], found["two"].counts[State.PENDING]) == (2, 2)
+        for job in plan.jobs("two"):
+            assert not Path(job.sentinel).exists()
+            assert work_sentinel(Path(job.sentinel), attempt=1, environment={}) == 0
+        assert project.read("s.zarr/two").tolist() == list(range(8))
+
+        shutil.rmtree(project.folder / "s.zarr" / "one")
+        plan, _ = generate(project.pipeline)
+        found = read_status(plan, ROOT).tasks
+        assert (found["one"].counts[State.PENDING], found["two"].counts[State.PENDING]) == (2, 2)
 
 
 class TestLoadPlan:
