@@ -158,7 +158,7 @@ def _print_task(task: TaskStatus, console: Console) -> None:
         what = f"{len(blocks):,} failed: {_listed(blocks)}" if blocks else "set-up failed"
         say(f"{name}: {what}", "bold red")
         say(f"  cause: {cause}")
-        if last.message != cause:
+        if last.message not in cause:
             say(f"  {last.message}")
         say(f"  log: {last.log}")
     if task.orphans:
