@@ -19,7 +19,7 @@ from snakemake_blocks.ledger import Event, first_block, read_records
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
 
-BLOCKS = {"smooth": 12, "label": 3}
+BLOCKS = {"smooth": 8, "label": 2}
 """Blocks of each task; their jobs have four and one."""
 
 Index = tuple[int, ...]
@@ -82,7 +82,7 @@ class Chain:
         self._write(smooth)
 
     def _write(self, smooth: Mapping[str, Any]) -> None:
-        noise = np.random.default_rng(5).random((16, 96), dtype=np.float32)
+        noise = np.random.default_rng(5).random((16, 64), dtype=np.float32)
         self.project.array("volume.zarr/raw", noise, chunks=(16, 8), voxel_size=[1, 1])
         self.project.functions(_FUNCTIONS)
         common = {"call": "arrays", "roi": "volume.zarr/raw", "block_size": [16, 8]}
@@ -162,8 +162,7 @@ class Chain:
             raise
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                running.kill()
 
     @contextmanager
     def held(self, task: str, column: int) -> Iterator[None]:
@@ -228,6 +227,11 @@ class Running:
     def log(self) -> str:
         """What it printed so far."""
         return self._path.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """Kill it with all that it started on this machine and that is of its session."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def wait(self, timeout: float = 240) -> int:
         """Exit status, once it has ended."""
