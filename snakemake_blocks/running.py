@@ -363,9 +363,9 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
     arguments = _arguments(options, folder, path)
     root = pipeline.run_directory
     with _run_lock(root) as lock:
+        _clear_dead_run(lock, folder)  # first: if this run is refused, nobody else will know
         plan = _generate(draft, path)
         RunPaths(root).drain.unlink(missing_ok=True)
-        _clear_dead_run(lock, folder)
         status = run_snakemake(
             arguments,
             folder=folder,
