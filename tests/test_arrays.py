@@ -26,6 +26,9 @@ from snakemake_blocks.arrays import (
 )
 from snakemake_blocks.box import Box
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.jobs import work_sentinel
+from snakemake_blocks.plan import Plan
+from snakemake_blocks.running import generate
 from snakemake_blocks.task import Read
 
 SPACE = ["space", "space"]
@@ -352,3 +355,89 @@ def test_voxels_are_exact_on_multiples_and_round_outward_elsewhere() -> None:
             array.offset[0] + 4 * found.begin[0] <= low < array.offset[0] + 4 * (found.begin[0] + 1)
         )
         assert array.offset[0] + 4 * (found.end[0] - 1) < high <= array.offset[0] + 4 * found.end[0]
+
+
+class TestCallArrays:
+    """What ``call: arrays`` opens, pads, crops and writes, job by job and without Snakemake."""
+
+    FUNCTIONS = """
+        import numpy as np
+
+        def both(raw, coarse, block):
+            # one result over the read Roi, to be cropped, one over the write Roi
+            inner = raw[:, 2:-2, 4:-4]
+            pooled = inner[0, ::2, ::2] + coarse[1:-1, 2:-2]
+            total = sum(raw[0, 2 + i : raw.shape[1] - 2 + i, 4:-4] for i in (-2, -1, 0, 1, 2))
+            same = np.stack([raw[0] * 2, raw[1] - 1, raw[0]])
+            return {"same": same, "pooled": pooled, "total": total}
+    """
+
+    def run(self, project: Project, **more: Any) -> Plan:
+        project.functions(self.FUNCTIONS)
+        writes = {
+            "same": {"array": "o.zarr/same", "dtype": "int32", "channels": [3]},
+            "pooled": {"array": "o.zarr/pooled", "dtype": "int64", "voxel_size": [8, 4]},
+            "total": {"array": "o.zarr/total", "dtype": "float64"},
+        }
+        task = {
+            "function": "functions:both",
+            "call": "arrays",
+            "reads": {
+                "raw": {"array": "s.zarr/raw", "fill": 5},
+                "coarse": {"array": "s.zarr/coarse", "fill": 0},
+            },
+            "writes": writes,
+            "roi": "s.zarr/raw",
+            "block_size": [16, 12],
+            "context": {"lower": [8, 8], "upper": 8},
+            "conflict": False,
+        }
+        project.write(("both", {**task, **more}))
+        plan, _ = generate(project.pipeline)
+        for job in plan.jobs("both"):
+            assert work_sentinel(Path(job.sentinel), attempt=1, environment={}) == 0
+        return plan
+
+    @pytest.mark.parametrize("zarr_format", [2, 3])
+    @pytest.mark.parametrize("blocks_per_job", [1, [2, 3]])
+    def test_pads_crops_and_writes_several_outputs(
+        self, project: Project, zarr_format: int, blocks_per_job: Any
+    ) -> None:
+        raw = np.random.default_rng(1).integers(0, 99, (2, 14, 20))
+        place = {"offset": [-24, 8], "voxel_size": [4, 2]}
+        project.array("s.zarr/raw", raw, zarr_format=zarr_format, chunks=(1, 5, 7), **place)
+        coarse = np.arange(7 * 10).reshape(7, 10)
+        project.array(
+            "s.zarr/coarse", coarse, offset=[-24, 8], voxel_size=[8, 4], zarr_format=zarr_format
+        )
+        project.array("o.zarr/other", raw, zarr_format=zarr_format)
+        self.run(project, fit="shrink", blocks_per_job=blocks_per_job)
+
+        padded = np.pad(raw, [(0, 0), (2, 2), (0, 0)], constant_values=5)
+        total = sum(padded[0, i : i + 14] for i in range(5))
+        np.testing.assert_array_equal(project.read("o.zarr/total"), total)
+        same = np.stack([raw[0] * 2, raw[1] - 1, raw[0]])
+        np.testing.assert_array_equal(project.read("o.zarr/same"), same)
+        np.testing.assert_array_equal(project.read("o.zarr/pooled"), raw[0, ::2, ::2] + coarse)
+        for name in ("same", "pooled", "total"):
+            array = describe(f"o.zarr/{name}", project.folder)
+            assert array is not None
+            block = [w // v for w, v in zip((16, 12), array.voxel_size, strict=True)]
+            spatial = array.chunks[len(array.channels) :]
+            assert all(b % c == 0 for b, c in zip(block, spatial, strict=True))
+
+    def test_shards_of_an_existing_output_are_never_written_by_two_at_once(
+        self, project: Project
+    ) -> None:
+        raw = np.random.default_rng(1).integers(0, 99, (2, 16, 24))
+        place = {"offset": [-24, 8], "voxel_size": [4, 2]}
+        project.array("s.zarr/raw", raw, **place)
+        project.array("s.zarr/coarse", np.zeros((8, 12), int), offset=[-24, 8], voxel_size=[8, 4])
+        project.array("o.zarr/total", np.zeros((16, 24)), chunks=(2, 3), shards=(8, 24), **place)
+        plan = self.run(project, blocks_per_job=1)
+        task = plan.tasks["both"]
+        assert task.num_blocks == 16
+        assert task.num_phases == 8, "eight blocks share a shard"
+        padded = np.pad(raw, [(0, 0), (2, 2), (0, 0)], constant_values=5)
+        total = sum(padded[0, i : i + 16] for i in range(5))
+        np.testing.assert_array_equal(project.read("o.zarr/total"), total)
