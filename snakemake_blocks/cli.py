@@ -34,6 +34,13 @@ class _Group(click.Group):
         except BlocksError as error:
             click.echo(f"{error}", err=True)
             ctx.exit(2)
+        except OSError as error:
+            if error.filename is None or ctx.invoked_subcommand == "work":  # a log takes it whole
+                raise
+            click.echo(f"{error.filename}: {error.strerror}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            ctx.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from project import Project
 from skimage.io import imread
 
+from snakemake_blocks import running
 from snakemake_blocks.cli import main
 
 FUNCTIONS = """
@@ -140,6 +141,19 @@ class TestWrongUse:
         assert words in result.output
         assert "Traceback" not in result.output
         assert stored.files() == before
+
+    def test_a_file_in_the_way_is_named(self, stored: Project) -> None:
+        (stored.folder / "blocks").write_text("")
+        result = stored.cli("run", "pipeline.yaml")
+        assert result.exit_code == 2
+        assert "blocks" in result.output and "Traceback" not in result.output
+
+    def test_ctrl_c_is_exit_130(self, stored: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(running, "check_plan", interrupted)
+        assert stored.cli("plan", "pipeline.yaml").exit_code == 130
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
