@@ -72,6 +72,18 @@ class TestMakePlan:
         with pytest.raises(SpecError, match=r"task a: function: broken\.py, line 1: "):
             make_plan(task(process_function="broken:f"))
 
+    @pytest.mark.parametrize("offset", [2 * 2**31, -2 * 2**31 - 2, 2 * 2**31 - 38])
+    def test_refuses_blocks_that_ledgers_cannot_number(
+        self, counting: Project, offset: int
+    ) -> None:
+        text = counting.pipeline.read_text()
+        assert "- 0\n" in text
+        counting.pipeline.write_text(text.replace("- 0\n", f"- {offset}\n"))
+        with pytest.raises(SpecError, match=r"pipeline\.yaml: tasks\.count\.roi: blocks are numb"):
+            make_plan("pipeline.yaml")
+        counting.pipeline.write_text(text.replace("- 0\n", f"- {2 * 2**31 - 40}\n"))
+        assert make_plan("pipeline.yaml").tasks["count"].num_blocks == 20
+
     def test_writes_nothing(self, counting: Project) -> None:
         before = counting.files()
         make_plan("pipeline.yaml")
