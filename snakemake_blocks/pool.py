@@ -103,9 +103,8 @@ class _Member:
     ended: int | None = None
 
     def __post_init__(self) -> None:
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError):
-                self.ended = os.pidfd_open(self.pid)
+        with contextlib.suppress(AttributeError, OSError):
+            self.ended = os.pidfd_open(self.pid)  # type: ignore[attr-defined, unused-ignore]
 
     @property
     def has_ended(self) -> bool:
@@ -212,6 +211,7 @@ class Pool:
                 self._send(member, batch)
             elif self.queue.exhausted:
                 return
+        assert not all(m.waiting for m in self._members), "blocks are left, and nobody has them"
 
     def _send(self, member: _Member, batch: Batch) -> None:
         member.batch, member.waiting, member.reported = batch, False, 0
@@ -340,6 +340,8 @@ class Pool:
 
     def _settle(self, member: _Member, how: str, *, blame: bool) -> bool:
         """Account for the batch of a dead worker, as the ledger tells it; true if it had begun."""
+        if not len(member.batch):
+            return False
         events = self._events_of(member)
         done, never_begun = 0, []
         for position, row in enumerate(member.batch):
@@ -362,8 +364,6 @@ class Pool:
 
     def _events_of(self, member: _Member) -> dict[int, Event]:
         """Return the last event that a worker recorded for each block of its batch."""
-        if not len(member.batch):
-            return {}
         ledger = self.context.ledger
         numbers = {tuple(row["index"].tolist()): int(row["number"]) for row in member.batch}
         records = read_records(ledger.path, ledger.first, start=member.ledger_end)
