@@ -127,7 +127,10 @@ class TestDescribe:
 
     def test_nothing_to_compute_with_is_refused(self, project: Project) -> None:
         project.array("s.zarr/a", np.zeros((0, 4)))
-        project.array("s.zarr/b", np.zeros(4, "M8[s]"))
+        project.array("s.zarr/b", np.zeros(4, np.uint8), zarr_format=2)
+        metadata = project.folder / "s.zarr/b/.zarray"
+        found = {**json.loads(metadata.read_text()), "dtype": "|S1", "fill_value": None}
+        metadata.write_text(json.dumps(found))
         project.array("s.zarr/c", np.zeros(()))
         for name, reason in (
             ("a", "holds nothing"),
