@@ -181,8 +181,13 @@ class Pool:
 
     def _fill(self) -> None:
         """Have as many workers as there is work for."""
-        while len(self._members) < min(self.workers, max(1, len(self.queue))):
+        while len(self._members) < self._most:
             self._members.append(self._start())
+
+    @property
+    def _most(self) -> int:
+        """How many workers there are when none is being replaced."""
+        return min(self.workers, max(1, len(self.queue)))
 
     def _start(self) -> _Member:
         ours, theirs = Pipe()
@@ -204,9 +209,7 @@ class Pool:
         for member in self._members:
             if not member.waiting or member.closed:
                 continue
-            others = (m for m in self._members if m is not member)
-            alone = all(m.closed or m.retiring for m in others)
-            batch = self.queue.take(member.size, member.number, alone=alone)
+            batch = self.queue.take(member.size, member.number, alone=self._most == 1)
             if len(batch):
                 self._send(member, batch)
             elif self.queue.exhausted:
