@@ -89,6 +89,9 @@ class Client:
             self._source.accept(block)
         except (Exception, SystemExit) as error:
             self._source.finish(error)
+        except GeneratorExit:
+            self._source.finish(BlockFailedError("the block was dropped inside its `with`"))
+            raise
         except BaseException as error:
             self._source.finish(error)
             raise

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from faults import Scene, line
+
+from snakemake_blocks.client import Client
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.processes import process_start
+
+LOOP = """
+    from snakemake_blocks import Client
+
+    def loop():
+        before = os.getpid()
+        client = Client()
+        while True:
+            with client.acquire_block() as block:
+                if block is None:
+                    break
+                {body}
+"""
+
+SCRIPT = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from functions import *
+from snakemake_blocks import Client
+
+client = Client()
+while True:
+    with client.acquire_block() as block:
+        if block is None:
+            break
+        {body}
+"""
+
+START = """
+    import subprocess, sys
+
+    def start_subprocess_worker():
+        subprocess.run([sys.executable, "script.py"]{check})
+"""
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.chdir(tmp_path)
+    return Scene(tmp_path)
+
+
+def loop(scene: Scene, body: str, **more: object) -> None:
+    """Plan a function that loops over its blocks itself."""
+    scene.functions(LOOP.format(body=body))
+    scene.plan(line(function="functions:loop", call="worker", shape=(6,), **more))
+
+
+def script(scene: Scene, body: str, *, check: str = "", **more: object) -> None:
+    """Plan a function that starts a script which loops over the blocks."""
+    scene.functions(START.format(check=check))
+    (scene.folder / "script.py").write_text(SCRIPT.format(body=body))
+    scene.plan(
+        line(function="functions:start_subprocess_worker", call="worker", shape=(6,), **more)
+    )
+
+
+EVERY = Counter({str(n): 1 for n in range(6)})
+
+
+class TestInProcess:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_every_block_once(self, scene: Scene, workers: int) -> None:
+        loop(scene, "note(block)", workers=workers)
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY
+
+    def test_set_up_before_the_loop_is_paid_once(self, scene: Scene) -> None:
+        loop(scene, "note(block, before)")
+        assert scene.run().complete
+        assert {call[2] for call in scene.calls} == {scene.calls[0][1]}
+
+    def test_an_exception_fails_the_block_and_the_loop_goes_on(self, scene: Scene) -> None:
+        loop(scene, "note(block); 1 / (block.index[0] != 2)", max_retries=1)
+        assert (scene.run().failed, Counter(scene.called)) == (1, EVERY + Counter({"2": 1}))
+        assert re.fullmatch(r"ZeroDivisionError at functions\.py:\d+", scene.failures()[0].cause)
+
+    def test_failure_by_status(self, scene: Scene) -> None:
+        body = "block.status = block.status.FAILED if block.index[0] == 2 else block.status.SUCCESS"
+        loop(scene, body)
+        result = scene.run()
+        assert (result.done, result.failed) == (5, 1)
+        assert "set block.status to FAILED" in scene.failures()[0].cause
+
+    def test_a_client_for_every_block(self, scene: Scene) -> None:
+        scene.functions(
+            """
+            from snakemake_blocks import Client
+            def loop():
+                while True:
+                    with Client().acquire_block() as block:
+                        if block is None: return
+                        note(block)
+            """
+        )
+        scene.plan(line(function="functions:loop", call="worker", shape=(6,)))
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY
+
+    def test_a_function_that_takes_one_block_and_returns(self, scene: Scene) -> None:
+        scene.functions(
+            """
+            from snakemake_blocks import Client
+            def one():
+                with Client().acquire_block() as block:
+                    if block is not None: note(block)
+            """
+        )
+        scene.plan(line(function="functions:one", call="worker", shape=(6,)))
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY
+        assert len({call[1] for call in scene.calls}) == 6
+
+    def test_returning_with_a_block_in_hand_fails_it(self, scene: Scene) -> None:
+        scene.functions(
+            """
+            from snakemake_blocks import Client
+            def keeps():
+                taken = Client().acquire_block()
+                block = taken.__enter__()
+                note(block)
+            """
+        )
+        scene.plan(line(function="functions:keeps", call="worker", shape=(2,), max_retries=1))
+        result = scene.run()
+        assert result.failed == 2
+        assert Counter(scene.called) == {"0": 2, "1": 2}
+        assert "dropped" in scene.failures()[0].cause
+
+    def test_returning_with_a_block_kept_fails_it(self, scene: Scene) -> None:
+        scene.functions(
+            """
+            from snakemake_blocks import Client
+            def keeps():
+                global taken
+                taken = Client().acquire_block()
+                note(taken.__enter__())
+            """
+        )
+        scene.plan(line(function="functions:keeps", call="worker", shape=(2,)))
+        assert scene.run().failed == 2
+        assert "returned with a block in its hands" in scene.failures()[0].cause
+
+    def test_asking_with_a_block_in_hand_fails_it(self, scene: Scene) -> None:
+        scene.functions(
+            """
+            from snakemake_blocks import Client
+            def greedy():
+                client, taken = Client(), []
+                while True:
+                    taken.append(client.acquire_block())
+                    block = taken[-1].__enter__()
+                    if block is None: return
+                    note(block)
+            """
+        )
+        scene.plan(line(function="functions:greedy", call="worker", shape=(3,)))
+        assert scene.run().failed == 3
+        assert "another block was asked for" in scene.failures()[0].cause
+
+    def test_never_asking_is_said(self, scene: Scene) -> None:
+        scene.functions("def lazy(): pass")
+        scene.plan(line(function="functions:lazy", call="worker"))
+        stopped = scene.run().stopped
+        assert stopped.startswith("the set-up failed: ")
+        assert "functions:lazy returned without asking for a block" in stopped
+
+    def test_raising_before_asking_is_a_failed_set_up(self, scene: Scene) -> None:
+        scene.functions("def broken(): raise OSError('no GPU')")
+        scene.plan(line(function="functions:broken", call="worker"))
+        assert re.match("the set-up failed: OSError at functions.py:.*no GPU", scene.run().stopped)
+
+    def test_raising_between_blocks_costs_nothing(self, scene: Scene) -> None:
+        scene.functions(
+            """
+            from snakemake_blocks import Client
+            def shaky():
+                with Client().acquire_block() as block:
+                    if block is not None: note(block)
+                raise RuntimeError("between blocks")
+            """
+        )
+        scene.plan(line(function="functions:shaky", call="worker", shape=(6,)))
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY
+
+    def test_parameters(self, scene: Scene) -> None:
+        scene.functions(LOOP.format(body="note(block, text)").replace("loop():", "loop(text):"))
+        scene.plan(line(function="functions:loop", call="worker", params={"text": "hello"}))
+        assert scene.run().complete
+        assert {call[2] for call in scene.calls} == {"hello"}
+
+    def test_checks(self, scene: Scene) -> None:
+        scene.functions(
+            LOOP.format(body="note(block)")
+            + """
+    def before(block): return block.index[0] < 2
+    def after(block): return block.index[0] != 3
+    """
+        )
+        task = line(
+            function="functions:loop",
+            call="worker",
+            shape=(6,),
+            check_function=("functions:before", "functions:after"),
+        )
+        scene.plan(task)
+        result = scene.run()
+        assert (result.done, result.failed) == (5, 1)
+        assert sorted(scene.called) == ["2", "3", "4", "5"]
+
+    def test_a_crash_in_the_loop(self, scene: Scene) -> None:
+        body = "note(block); block.index[0] == 3 and attempts(block) == 1 and os.abort()"
+        loop(scene, body, max_retries=1)
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY + Counter({"3": 1})
+
+
+class TestScripts:
+    """What the tutorial does: a function that starts a script as a subprocess."""
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_every_block_once(self, scene: Scene, workers: int) -> None:
+        body = "note(block, os.getppid()); assert block.write_roi.shape == (10,); block.block_id"
+        script(scene, body, workers=workers, check=", check=True")
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY
+        assert len({call[1] for call in scene.calls}) <= workers
+
+    def test_the_block_is_the_same(self, scene: Scene) -> None:
+        body = "note(block, f'{block.block_id[1]}:{block.read_roi.begin[0]}:{block.task_id}')"
+        script(scene, body, context=5, read_write_conflict=False)
+        assert scene.run().complete
+        task = scene.in_place.tasks["task"]
+        wanted = {
+            str(k): f"{task.block((k,)).block_id[1]}:{task.block((k,)).read_roi.begin[0]}:task"
+            for k in range(6)
+        }
+        assert {call[0]: call[2] for call in scene.calls} == wanted
+
+    def test_failures_have_the_scripts_line(self, scene: Scene) -> None:
+        body = "note(block); 1 / (block.index[0] % 2)"
+        script(scene, body)
+        assert scene.run().failed == 3
+        causes = {f.cause for f in scene.failures()}
+        assert len(causes) == 1
+        assert re.fullmatch(r"ZeroDivisionError at script\.py:\d+", causes.pop())
+        assert 'script.py", line' in scene.failures()[0].trace
+
+    def test_failure_by_status_and_the_check_after(self, scene: Scene) -> None:
+        script(
+            scene,
+            "note(block); block.status = block.status.FAILED if block.index[0] == 1 else block.status",
+            check_function=(None, "os.path:basename"),
+        )
+        scene.functions(
+            START.format(check="") + "\n    def after(block): return block.index[0] != 4\n"
+        )
+        task = line(
+            function="functions:start_subprocess_worker",
+            call="worker",
+            shape=(6,),
+            check_function=(None, "functions:after"),
+        )
+        scene.plan(task)
+        result = scene.run()
+        assert (result.done, result.failed) == (4, 2)
+        text = " ".join(f.cause for f in scene.failures())
+        assert "the script set block.status to FAILED" in text
+        assert "functions:after after the block says that it is not done" in text
+
+    @pytest.mark.parametrize("end", ["os._exit(3)", "os.abort()", "os.kill(os.getpid(), 9)"])
+    def test_a_script_that_dies_costs_one_attempt(self, scene: Scene, end: str) -> None:
+        body = f"note(block); block.index[0] == 3 and attempts(block) == 1 and {end}"
+        script(scene, body, max_retries=1)
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY + Counter({"3": 1})
+        assert "the worker script ended with a block in its hands" in scene.failures()[0].cause
+
+    def test_a_script_that_does_not_start(self, scene: Scene) -> None:
+        script(scene, "pass", check=", check=True")
+        (scene.folder / "script.py").write_text("import no_such_module")
+        assert "CalledProcessError" in scene.run().stopped
+
+    def test_a_timeout_ends_the_script(self, scene: Scene) -> None:
+        body = "note(block); import time; time.sleep(600 * (block.index[0] == 3))"
+        script(scene, body, timeout=1.0)
+        result = scene.run()
+        assert (result.done, result.failed) == (5, 1)
+        assert all(process_start(int(call[1])) is None for call in scene.calls)
+
+    def test_two_scripts_at_once_are_refused(
+        self, scene: Scene, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        script(scene, "note(block); import time; time.sleep(0.3)")
+        scene.functions(
+            """
+            import subprocess, sys
+            def start_subprocess_worker():
+                pair = [subprocess.Popen([sys.executable, "script.py"]) for _ in range(2)]
+                for process in pair: process.wait()
+            """
+        )
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY
+        assert "another script takes blocks from this worker" in capfd.readouterr().err
+
+    @pytest.mark.parametrize("where", ["worker", "script"])
+    def test_who_takes_blocks_dies_with_the_worker(self, scene: Scene, where: str) -> None:
+        """Nobody would record what it does, nor keep others away from its block."""
+        body = "note(block, os.getppid()); import time; time.sleep(600)"
+        script(scene, body)
+        process = subprocess.Popen([sys.executable, "-c", RUN.format(folder=str(scene.folder))])
+        while not scene.calls:
+            time.sleep(0.02)
+        _, in_script, worker = scene.calls[0]
+        victim = int(worker) if where == "worker" else process.pid
+        os.kill(victim, signal.SIGKILL)
+        for _ in range(500):
+            if process_start(int(in_script)) is None and process_start(int(worker)) is None:
+                break
+            time.sleep(0.01)
+        else:
+            raise AssertionError("it lives on")
+        process.kill()
+        process.wait()
+
+
+RUN = """
+import os, sys
+sys.path.insert(0, {folder!r} + "/../..")
+os.chdir({folder!r})
+from pathlib import Path
+from snakemake_blocks.jobs import work_sentinel
+work_sentinel(Path("blocks/task/p0/0/0.json"), attempt=1, environment={{}})
+"""
+
+
+def test_outside_of_a_job() -> None:
+    with pytest.raises(InputError, match="works inside a job only"):
+        Client()
+
+
+def test_when_the_worker_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNAKEMAKE_BLOCKS_CLIENT", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="the worker that started this script is gone"):
+        Client()
