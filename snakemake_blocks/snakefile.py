@@ -21,7 +21,9 @@ MADE_BY = "# Made by snakemake-blocks"
 JOB_RETRIES = 2
 _EXPLICIT_JOBS = 2000
 _RETRIES_AND_CONDA = (
-    f"    retries: {JOB_RETRIES}",
+    # A remote job runs Snakemake again, where a rule's retries beat its --retries 0: they would
+    # multiply, and what was drained before the walltime would begin again just before it.
+    f"    retries: 0 if workflow.remote_exec else {JOB_RETRIES}",
     "    conda:",
     '        "envs/blocks.yaml"',
 )

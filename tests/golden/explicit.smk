@@ -30,7 +30,7 @@ rule smooth_p0_0_0:
         "blocks/smooth/p0/0-0/0-0.json",
     log:
         "blocks/smooth/logs/0-0/0-0.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -48,7 +48,7 @@ rule smooth_p0_0_1:
         "blocks/smooth/p0/0-0/0-1.json",
     log:
         "blocks/smooth/logs/0-0/0-1.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -66,7 +66,7 @@ rule smooth_p0_1_0:
         "blocks/smooth/p0/0-0/1-0.json",
     log:
         "blocks/smooth/logs/0-0/1-0.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -84,7 +84,7 @@ rule smooth_p0_1_1:
         "blocks/smooth/p0/0-0/1-1.json",
     log:
         "blocks/smooth/logs/0-0/1-1.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -102,7 +102,7 @@ rule smooth_p0_2_0:
         "blocks/smooth/p0/0-0/2-0.json",
     log:
         "blocks/smooth/logs/0-0/2-0.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -120,7 +120,7 @@ rule smooth_p0_2_1:
         "blocks/smooth/p0/0-0/2-1.json",
     log:
         "blocks/smooth/logs/0-0/2-1.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -147,7 +147,7 @@ rule smooth_done:
         "blocks/smooth/done.json",
     log:
         "blocks/smooth/logs/done.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 1
@@ -167,7 +167,7 @@ rule objects_p0_0_0:
         "blocks/objects/p0/0-0/0-0.json",
     log:
         "blocks/objects/logs/0-0/0-0.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -190,7 +190,7 @@ rule objects_p0_0_2:
         "blocks/objects/p0/0-0/0-2.json",
     log:
         "blocks/objects/logs/0-0/0-2.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -211,7 +211,7 @@ rule objects_p0_2_0:
         "blocks/objects/p0/0-0/2-0.json",
     log:
         "blocks/objects/logs/0-0/2-0.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -234,7 +234,7 @@ rule objects_p0_2_2:
         "blocks/objects/p0/0-0/2-2.json",
     log:
         "blocks/objects/logs/0-0/2-2.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -263,7 +263,7 @@ rule objects_p1_0_1:
         "blocks/objects/p1/0-0/0-1.json",
     log:
         "blocks/objects/logs/0-0/0-1.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -289,7 +289,7 @@ rule objects_p1_0_3:
         "blocks/objects/p1/0-0/0-3.json",
     log:
         "blocks/objects/logs/0-0/0-3.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -316,7 +316,7 @@ rule objects_p1_2_1:
         "blocks/objects/p1/0-0/2-1.json",
     log:
         "blocks/objects/logs/0-0/2-1.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -342,7 +342,7 @@ rule objects_p1_2_3:
         "blocks/objects/p1/0-0/2-3.json",
     log:
         "blocks/objects/logs/0-0/2-3.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -373,7 +373,7 @@ rule objects_p2_1_1:
         "blocks/objects/p2/0-0/1-1.json",
     log:
         "blocks/objects/logs/0-0/1-1.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -401,7 +401,7 @@ rule objects_p2_1_3:
         "blocks/objects/p2/0-0/1-3.json",
     log:
         "blocks/objects/logs/0-0/1-3.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -428,7 +428,7 @@ rule objects_p3_1_0:
         "blocks/objects/p3/0-0/1-0.json",
     log:
         "blocks/objects/logs/0-0/1-0.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -459,7 +459,7 @@ rule objects_p3_1_2:
         "blocks/objects/p3/0-0/1-2.json",
     log:
         "blocks/objects/logs/0-0/1-2.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 2
@@ -490,7 +490,7 @@ rule objects_done:
         "blocks/objects/done.json",
     log:
         "blocks/objects/logs/done.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 1
@@ -516,7 +516,7 @@ rule count_p0_0_0:
         "blocks/count/p0/0-0/0-0.json",
     log:
         "blocks/count/logs/0-0/0-0.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 1
@@ -542,7 +542,7 @@ rule count_p0_1_0:
         "blocks/count/p0/0-0/1-0.json",
     log:
         "blocks/count/logs/0-0/1-0.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 1
@@ -562,7 +562,7 @@ rule count_done:
         "blocks/count/done.json",
     log:
         "blocks/count/logs/done.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 1

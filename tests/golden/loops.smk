@@ -34,7 +34,7 @@ for phase in range(1):
             "blocks/smooth/logs/{job}.log",
         wildcard_constraints:
             job="[0-9]+-[0-9]+/[0-9]+-[0-9]+",
-        retries: 2
+        retries: 0 if workflow.remote_exec else 2
         conda:
             "envs/blocks.yaml"
         threads: 2
@@ -54,7 +54,7 @@ rule smooth_done:
         "blocks/smooth/done.json",
     log:
         "blocks/smooth/logs/done.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 1
@@ -79,7 +79,7 @@ for phase in range(4):
             "blocks/objects/logs/{job}.log",
         wildcard_constraints:
             job="[0-9]+-[0-9]+/[0-9]+-[0-9]+",
-        retries: 2
+        retries: 0 if workflow.remote_exec else 2
         conda:
             "envs/blocks.yaml"
         threads: 2
@@ -97,7 +97,7 @@ rule objects_done:
         "blocks/objects/done.json",
     log:
         "blocks/objects/logs/done.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 1
@@ -122,7 +122,7 @@ for phase in range(1):
             "blocks/count/logs/{job}.log",
         wildcard_constraints:
             job="[0-9]+-[0-9]+/[0-9]+-[0-9]+",
-        retries: 2
+        retries: 0 if workflow.remote_exec else 2
         conda:
             "envs/blocks.yaml"
         threads: 1
@@ -139,7 +139,7 @@ rule count_done:
         "blocks/count/done.json",
     log:
         "blocks/count/logs/done.log",
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
     threads: 1
