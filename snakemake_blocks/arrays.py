@@ -351,12 +351,31 @@ def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
 
 
 def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any]) -> None:
-    """Write voxels to a region, channels first; what lies outside of the array is dropped."""
+    """Write voxels to a region, channels first; what lies outside of the array is dropped.
+
+    Raises
+    ------
+    InputError
+        If a whole-number array cannot hold the values: numpy would wrap them around in silence.
+    """
+    _refuse_overflow(array, values)
     wanted = array.voxels(region)
     inside = wanted.intersect(Box.from_shape(array.shape))
     if inside:
         place = inside.shift([-b for b in wanted.begin])
         data[_slices(array, inside)] = values[_slices(array, place)]
+
+
+def _refuse_overflow(array: ArrayInfo, values: NDArray[Any]) -> None:
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in "iu" or np.can_cast(values.dtype, dtype) or not values.size:
+        return
+    low, high, limits = values.min(), values.max(), np.iinfo(dtype)
+    if not (limits.min <= low and high <= limits.max):  # NaN is neither
+        raise InputError(
+            f"{array.path}: values from {low:g} to {high:g} do not fit into {dtype}; scale them in "
+            "the function, or write another dtype"
+        )
 
 
 def _slices(array: ArrayInfo, voxels: Box) -> tuple[slice, ...]:

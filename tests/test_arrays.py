@@ -290,6 +290,36 @@ class TestWriteRegion:
         values[:, 3:, 6:] = -7
         np.testing.assert_array_equal(project.read("s.zarr/a"), values)
 
+    @pytest.mark.parametrize(
+        ("values", "fits"),
+        [
+            ([0, 255], True),
+            ([0.4, 255.0], True),
+            ([True, False], True),
+            ([0, 256], False),
+            ([-1, 3], False),
+            ([0.5, 7000.5], False),
+            ([0.0, float("nan")], False),
+            ([0.0, float("inf")], False),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_and_never_wrapped_around(
+        self, project: Project, values: list[float], fits: bool
+    ) -> None:
+        project.array("s.zarr/a", np.full(2, 9, np.uint8), voxel_size=[1])
+        array = describe("s.zarr/a", project.folder)
+        assert array is not None
+        data = open_array(array, project.folder, writable=True)
+        if fits:
+            write_region(data, array, array.roi, np.array(values))
+            assert project.read("s.zarr/a").tolist() == [int(v) for v in values]
+        else:
+            with pytest.raises(
+                InputError, match=r"s\.zarr/a: values from .* do not fit into uint8"
+            ):
+                write_region(data, array, array.roi, np.array(values))
+            assert project.read("s.zarr/a").tolist() == [9, 9]
+
 
 class TestMissingChunks:
     @pytest.mark.parametrize("zarr_format", [2, 3])
