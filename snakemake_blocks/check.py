@@ -97,8 +97,7 @@ def check_plan(plan: Plan, tasks: Iterable[Task]) -> Proof:
     for task in plan.tasks.values():
         subject = _Subject(plan, task, declared, findings)
         _check_writing(subject)
-        _check_order(subject)
-        _check_chunks(subject)
+        _check_chunks(subject, ordered=_check_order(subject))
         _check_reading(subject)
         _check_after(subject)
     _check_common_arrays(plan, findings)
@@ -140,6 +139,11 @@ class _Subject:
         """Paths of the arrays that the task both reads and writes."""
         return _paths(self.task.reads.values()) & _paths(self.task.writes.values())
 
+    @property
+    def refused(self) -> int:
+        """Number of violations so far."""
+        return len(self.findings.violations)
+
     def refuse(self, key: str, text: str) -> None:
         self.findings.violations.append(f"tasks.{self.task.name}.{key}: {text}")
 
@@ -163,6 +167,7 @@ def _check_writing(s: _Subject) -> None:
         s.refuse("block_size", f"blocks or jobs miss a part of the roi or overlap; {_DEFECT}")
         return
     _warn_of_fit(s)
+    before = s.refused
     paths = [_path(w.array) for w in task.writes.values()]
     for name, write in task.writes.items():
         array, place = write.array, f"writes.{name}"
@@ -171,22 +176,23 @@ def _check_writing(s: _Subject) -> None:
         if _cuts_voxels(grid, array):
             s.refuse(
                 place,
-                f"blocks cut voxels of {array.path}, so two blocks would write the same voxel; "
-                f"let roi and block_size be multiples of its voxel size {_text(array.voxel_size)}",
+                f"blocks cut voxels of {array.path}, so two blocks would write the same voxel; let "
+                f"roi and block_size be multiples of its voxel size {_text(array.voxel_size)}",
             )
         lost = _first_gap(task, grid.extent.intersect(s.roi), [array.roi], grid.writing)
         if lost is not None:
             s.refuse(
                 place,
-                f"{_span(lost[0])} is written by block {_text(lost[1])} and lies outside of "
-                f"{array.path}, which covers {_span(array.roi)}; write to another array or make "
-                "the roi smaller",
+                f"{_span(lost[0])} is written by block {_text(lost[1])} and lies outside "
+                f"of {array.path}, which covers {_span(array.roi)}; write to another array or "
+                "make the roi smaller",
             )
-    masked = f", {task.num_masked:,} more are masked" if task.num_masked else ""
-    s.prove(
-        f"{task.num_blocks:,} blocks in {task.num_jobs:,} jobs{masked}; they write "
-        f"{_span(grid.extent.intersect(s.roi))}, every voxel exactly once"
-    )
+    if s.refused == before:
+        masked = f", {task.num_masked:,} masked blocks apart" if task.num_masked else ""
+        s.prove(
+            f"{task.num_blocks:,} blocks in {task.num_jobs:,} jobs write every voxel of "
+            f"{_span(grid.extent.intersect(s.roi))} exactly once{masked}"
+        )
 
 
 def _tiles(axis: Axis) -> bool:
@@ -206,21 +212,19 @@ def _tiles(axis: Axis) -> bool:
 
 
 def _partitions(jobs: JobGrid) -> bool:
-    """Tell whether every block is in exactly one job, and a job exists iff it has work."""
+    """Tell whether every block is in exactly one job, and what the job writes is its blocks'."""
     shape, coarse = jobs.grid.shape, jobs.jobs
-    first, last = (0,) * len(shape), tuple(n - 1 for n in coarse.shape)
     if not all(_tiles(axis) for axis in coarse.axes):
         return False
-    if jobs.members(first).begin != first or jobs.members(last).end != shape:
-        return False
-    for job in (first, last):
+    corners = [tuple(min(k, n - 1) for n in coarse.shape) for k in (0, 1)]
+    corners += [tuple(max(0, n - k) for n in coarse.shape) for k in (2, 1)]
+    for job in corners:
         members = jobs.members(job)
-        hull = jobs.grid.write(members.begin).union(
-            jobs.grid.write(tuple(e - 1 for e in members.end))
-        )
+        last = tuple(e - 1 for e in members.end)
+        hull = jobs.grid.write(members.begin).union(jobs.grid.write(last))
         if hull != coarse.write(job):
             return False
-    return True
+    return jobs.members(corners[0]).begin == (0,) * len(shape) and members.end == shape
 
 
 def _warn_of_fit(s: _Subject) -> None:
@@ -229,16 +233,16 @@ def _warn_of_fit(s: _Subject) -> None:
     if any(x > 0 for x in short):
         s.warn(
             "fit",
-            f"valid leaves {_text(max(0, x) for x in short)} world units at the upper end of the "
-            f"roi unwritten: the roi is {_span(roi)}, written is {_span(extent)}; use fit: shrink "
-            "to write all",
+            f"valid leaves {_text(max(0, x) for x in short)} world units at the upper end of "
+            f"the roi unwritten: the roi is {_span(roi)}, written is {_span(extent)}; use fit: "
+            "shrink to write all",
         )
     if any(x < 0 for x in short):
         s.warn(
             "fit",
-            f"overhang writes {_text(max(0, -x) for x in short)} world units beyond the roi: the "
-            f"roi is {_span(roi)}, written is {_span(extent)}, and what lies outside of an array "
-            "is dropped; use fit: shrink to write the roi alone",
+            f"overhang writes {_text(max(0, -x) for x in short)} world units beyond the roi: "
+            f"the roi is {_span(roi)}, written is {_span(extent)}, and what lies outside of an "
+            "array is dropped; use fit: shrink to write the roi alone",
         )
 
 
@@ -252,41 +256,51 @@ def _cuts_voxels(grid: Grid, array: ArrayInfo) -> bool:
 # --- conflicting blocks are ordered
 
 
-def _check_order(s: _Subject) -> None:
+def _check_order(s: _Subject) -> bool:
     """Prove that conflicting blocks have an order, in jobs by phase, between jobs by inputs."""
     task = s.task
-    reads_neighbours = bool(s.in_place) and task.call is not Call.ARRAYS
     for grid, phases, what in (
         (task.grid, task.block_phases, "blocks"),
         (task.jobs.jobs, task.phases, "jobs"),
     ):
-        context = tuple(map(_context_reach, grid.axes))
-        if not s.declared.read_write_conflict and reads_neighbours and _exceeds(context, phases):
-            s.refuse(
-                "conflict",
-                f"is false, but {what} read up to {_text(context)} {what} away, where neighbours "
-                f"write {', '.join(sorted(s.in_place))} at the same time; set conflict: true or "
-                "context: 0",
-            )
-            return
-        sharing = _sharing_of(task, grid)
-        needed = context if s.declared.read_write_conflict else (0,) * grid.ndim
+        for array in _changed_in_place(s):
+            if _exceeds(_context(grid, array), phases):
+                s.refuse(
+                    "conflict",
+                    f"is false, but {what} read what their neighbours write to {array.path} at "
+                    "the same time; set conflict: true or context: 0",
+                )
+                return False
+        needed = (0,) * grid.ndim
+        if s.declared.read_write_conflict:
+            needed = _context(grid)
         if s.declared.chunks is Chunks.COLOR:
-            needed = tuple(map(max, needed, sharing))
+            for write in task.writes.values():
+                needed = tuple(map(max, needed, _sharing(grid, write.array)))
         if _exceeds(needed, phases):
             s.refuse(
                 "conflict",
                 f"{what} conflict up to {_text(needed)} {what} away, the plan orders "
                 f"{_text(phases.reach)}; {_DEFECT}",
             )
-            return
+            return False
     if not _is_proper(task.block_phases) or not _is_present(task):
         s.refuse("conflict", f"phases do not fit the blocks; {_DEFECT}")
-        return
-    _check_inputs(s)
+        return False
+    return _check_inputs(s)
 
 
-def _check_inputs(s: _Subject) -> None:
+def _changed_in_place(s: _Subject) -> list[ArrayInfo]:
+    """Return the arrays whose blocks conflict although the task says that none do.
+
+    With ``call: arrays`` a block is given nothing that another one might be writing.
+    """
+    if s.declared.read_write_conflict or s.task.call is Call.ARRAYS:
+        return []
+    return [w.array for w in s.task.writes.values() if _path(w.array) in s.in_place]
+
+
+def _check_inputs(s: _Subject) -> bool:
     phases, most, lower = s.task.phases, 0, 0
     for job in _classes(phases) if any(phases.reach) else ():
         inputs, below, loose = _order_of(phases, job)
@@ -296,7 +310,7 @@ def _check_inputs(s: _Subject) -> None:
                 "conflict",
                 f"jobs {_text(loose)} and {_text(job)} conflict and are not ordered; {_DEFECT}",
             )
-            return
+            return False
     pairs = _pairs(phases) if phases.table is None else lower
     if pairs:
         s.prove(
@@ -305,20 +319,50 @@ def _check_inputs(s: _Subject) -> None:
         )
     else:
         s.prove("no two jobs conflict, all may run together")
-    inside = _pairs(s.task.block_phases)
-    if inside and s.task.num_jobs < s.task.num_blocks:
-        s.prove(f"{inside:,} conflicting pairs of blocks are in ordered jobs or ordered in a job")
+    _count_block_pairs(s)
+    return True
+
+
+def _count_block_pairs(s: _Subject) -> None:
+    """Say what the order of jobs, and of phases inside a job, means for blocks."""
+    grid, batched = s.task.grid, s.task.num_jobs < s.task.num_blocks
+    if batched and s.declared.read_write_conflict and s.task.jobs.present is None:
+        pairs = _pairs(Phases(grid.shape, _context(grid)))
+        s.prove(f"{pairs:,} conflicting pairs of blocks are in ordered jobs or phases of a job")
 
 
 def _exceeds(needed: Index, phases: Phases) -> bool:
     return any(x > r for x, r in zip(needed, phases.reach, strict=True))
 
 
-def _context_reach(axis: Axis) -> int:
-    """Return how far apart two nodes can be of which one reads what the other writes."""
-    k = _telling(axis, margin=axis.lower + axis.upper)
-    first, last = _writing(axis, _reads(axis, k))
-    return int(max((last - 1 - k).max(), (k - first).max()))
+def _context(grid: Grid, array: ArrayInfo | None = None) -> Index:
+    """Return how far apart nodes can be of which one reads what the other writes (to an array)."""
+    return _farthest(
+        grid,
+        array,
+        lambda axis, k, a: _clip(_reads(axis, k), array, a) if array else _reads(axis, k),
+    )
+
+
+def _sharing(grid: Grid, array: ArrayInfo) -> Index:
+    """Return how far apart nodes can be that write a storage chunk, or shard, in common."""
+    return _farthest(grid, array, lambda axis, k, a: _whole_chunks(_writes(axis, k), array, a))
+
+
+def _farthest(
+    grid: Grid, array: ArrayInfo | None, used: Callable[[Axis, Integers, int], Spans]
+) -> Index:
+    """Return how far, per axis, the nodes can be that write what a node uses."""
+    reach = []
+    for a, axis in enumerate(grid.axes):
+        chunk = _chunk(array, a) if array else 1
+        ends = (array.roi.begin[a], array.roi.end[a]) if array else ()
+        k = _telling(axis, period=chunk, margin=axis.lower + axis.upper + chunk, marks=ends)
+        first, last = _writing(axis, used(axis, k, a))
+        if not np.any(first < last):
+            return (0,) * grid.ndim
+        reach.append(int(np.where(first < last, np.maximum(last - 1 - k, k - first), 0).max()))
+    return tuple(reach)
 
 
 def _is_proper(phases: Phases) -> bool:
@@ -403,34 +447,32 @@ def _pairs(phases: Phases) -> int:
 # --- blocks share storage chunks only in order
 
 
-def _check_chunks(s: _Subject) -> None:
+def _check_chunks(s: _Subject, *, ordered: bool) -> None:
     """Prove that blocks of a task that may run together write no common chunk."""
     task, grid = s.task, s.task.grid
-    before = len(s.findings.violations)
     guilty = [w.array for w in task.writes.values() if any(_sharing(grid, w.array))]
-    if s.declared.chunks is Chunks.REFUSE:
-        for array in guilty:
-            key, advice = _alignment(s, guilty)
-            s.refuse(key, f"chunks: refuse, and {_sharing_text(grid, array)}; {advice}")
-    elif guilty:
-        _warn_of_phases(s, guilty)
-    if task.writes and len(s.findings.violations) == before:
-        names = ", ".join(w.array.path for w in task.writes.values())
-        how = "the same chunks, but never at the same time" if guilty else "no common chunk"
-        s.prove(f"any two blocks write {how} or shard of {names}")
-    if not task.writes:
+    names = ", ".join(w.array.path for w in task.writes.values())
+    if not names:
         s.warn(
             "writes",
             "none are declared, so it is not proved that blocks write no common storage chunk; "
             "declare them",
         )
+    elif not guilty:
+        s.prove(f"no two blocks write a common chunk or shard of {names}")
+    elif s.declared.chunks is Chunks.REFUSE:
+        key, advice = _alignment(s, guilty)
+        for array in guilty:
+            s.refuse(key, f"chunks: refuse, and {_sharing_text(grid, array)}; {advice}")
+    else:
+        if ordered:
+            s.prove(f"blocks that write a common chunk or shard of {names} are ordered")
+        _warn_of_phases(s, guilty)
 
 
 def _warn_of_phases(s: _Subject, guilty: list[ArrayInfo]) -> None:
     jobs, phases = s.task.jobs.jobs, len(s.task.phases)
-    alone = [0] * jobs.ndim
-    if s.declared.read_write_conflict:
-        alone = list(map(_context_reach, jobs.axes))
+    alone = _context(jobs) if s.declared.read_write_conflict else (0,) * jobs.ndim
     fewer = math.prod(min(n, r + 1) for n, r in zip(jobs.shape, alone, strict=True))
     if fewer < phases:
         key, advice = _alignment(s, guilty)
@@ -444,8 +486,8 @@ def _sharing_text(grid: Grid, array: ArrayInfo) -> str:
     chunks = _text(_chunk(array, a) for a in range(grid.ndim))
     on = f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes))}"
     return (
-        f"blocks of {_text(grid.block_size)} from {_text(grid.extent.begin)} on share storage "
-        f"chunks (or shards) of {chunks} world units of {array.path} on {on}"
+        f"blocks of {_text(grid.block_size)} from {_text(grid.extent.begin)} on share "
+        f"storage chunks (or shards) of {chunks} world units of {array.path} on {on}"
     )
 
 
@@ -453,15 +495,14 @@ def _alignment(s: _Subject, guilty: Sequence[ArrayInfo]) -> tuple[str, str]:
     """Return the key to change and the nearest block size, or roi, with which chunks align."""
     sizes, begin, reasons = list(s.task.grid.block_size), list(s.roi.begin), []
     for a, axis in enumerate(s.task.grid.axes):
-        sharing = [array for array in guilty if _axis_sharing(axis, array, a)]
+        sharing = [array for array in guilty if _sharing(s.task.grid, array)[a]]
         for array in sharing:
             past = (axis.begin - array.offset[a]) % _chunk(array, a)
             if past and begin[a] == axis.begin:
                 begin[a] -= past
                 reasons.append(
-                    f"no block size aligns on axis {a}, as the roi begins {past} world units "
-                    f"into a chunk: begin it at {axis.begin - past} or "
-                    f"{axis.begin - past + _chunk(array, a)}"
+                    f"on axis {a} the roi begins {past} world units into a chunk, begin it at "
+                    f"{axis.begin - past} or {axis.begin - past + _chunk(array, a)}"
                 )
         if sharing:
             sizes[a] = _nearest_size(s, a, sharing)
@@ -482,25 +523,6 @@ def _nearest_size(s: _Subject, a: int, sharing: Sequence[ArrayInfo]) -> int:
     return min(size, s.roi.shape[a])
 
 
-def _sharing_of(task: PlannedTask, grid: Grid) -> Index:
-    """Return how far apart nodes of a grid can be and still write a chunk in common."""
-    reach: Index = (0,) * grid.ndim
-    for write in task.writes.values():
-        reach = tuple(map(max, reach, _sharing(grid, write.array)))
-    return reach
-
-
-def _sharing(grid: Grid, array: ArrayInfo) -> Index:
-    return tuple(_axis_sharing(axis, array, a) for a, axis in enumerate(grid.axes))
-
-
-def _axis_sharing(axis: Axis, array: ArrayInfo, a: int) -> int:
-    chunk, roi = _chunk(array, a), array.roi
-    k = _telling(axis, period=chunk, margin=chunk, marks=(roi.begin[a], roi.end[a]))
-    first, last = _writing(axis, _whole_chunks(_writes(axis, k), array, a))
-    return int(np.where(first < last, last - 1 - k, 0).max())
-
-
 # --- what is read is there
 
 
@@ -515,9 +537,9 @@ def _check_reading(s: _Subject) -> None:
             if outside is not None:
                 s.refuse(
                     key,
-                    f"{_span(outside[0])} is read by block {_text(outside[1])} and lies outside of "
-                    f"{array.path}, which covers {_span(array.roi)}; declare a fill, or make roi "
-                    "or context smaller",
+                    f"{_span(outside[0])} is read by block {_text(outside[1])} and lies "
+                    f"outside of {array.path}, which covers {_span(array.roi)}; declare a fill, "
+                    "or make roi or context smaller",
                 )
         if _path(array) in s.in_place:
             _check_in_place(s, key, array)
@@ -706,9 +728,9 @@ def _check_same(path: str, uses: Sequence[_Use], findings: _Findings) -> None:
 
 
 def _check_pair(one: _Use, other: _Use, findings: _Findings) -> None:
-    late, early, waits = one, other, other.task.name in one.task.upstream
-    if one.task.name in other.task.upstream:
-        late, early, waits = other, one, True
+    late, early, waits = other, one, one.task.name in other.task.upstream
+    if other.task.name in one.task.upstream:
+        late, early, waits = one, other, True
     if waits and not late.writes:
         return  # a job waits for all that is written where it reads
     node = _meeting(late, early, waits=waits)
@@ -719,15 +741,16 @@ def _check_pair(one: _Use, other: _Use, findings: _Findings) -> None:
     both = "and so does" if early.writes else "which is read by"
     text = f"{late}: writes {late.array.path}, {both} {early.task.name} ({early.kind}.{early.name})"
     if not waits:
+        first, second = (early, late) if early.writes else (late, early)
         text += (
-            f", and neither waits for the other where they meet; add after: [{late.task.name}] "
-            f"to {early.task.name} or the reverse, or write to another array"
+            f", and neither waits for the other where they meet; add after: [{first.task.name}] "
+            f"to {second.task.name} or the reverse, or write to another array"
         )
     elif early.writes:
         chunks = _text(_chunk(late.array, a) for a in range(late.array.ndim))
         text += (
-            f", and a storage chunk that {_text(node)} writes is still being written there; let "
-            f"its blocks be whole chunks of {chunks} world units, or write to another array"
+            f", and a storage chunk that {_text(node)} writes is still being written there; "
+            f"let its blocks be whole chunks of {chunks} world units, or write to another array"
         )
     else:
         text += f" while {_text(node)} overwrites it; write to another array"
@@ -871,16 +894,19 @@ def _telling(
 
 
 def _writes(axis: Axis, k: Integers) -> Spans:
+    """Return what nodes write."""
     low = axis.begin + k * axis.step
     return low, np.minimum(low + axis.step, axis.end)
 
 
 def _reads(axis: Axis, k: Integers) -> Spans:
+    """Return what nodes read."""
     low, high = _writes(axis, k)
     return low - axis.lower, high + axis.upper
 
 
 def _clip(span: Spans, array: ArrayInfo, a: int) -> Spans:
+    """Return the parts of spans that lie in an array."""
     roi = array.roi
     return np.maximum(span[0], roi.begin[a]), np.minimum(span[1], roi.end[a])
 
@@ -919,20 +945,25 @@ def _chunk(array: ArrayInfo, a: int) -> int:
 
 
 def _path(array: ArrayInfo) -> str:
+    """Return the one name of an array that may be written in several ways."""
     return posixpath.normpath(array.path)
 
 
 def _paths(uses: Iterable[Read | Write]) -> set[str]:
+    """Return the names of the arrays that are read or written."""
     return {_path(use.array) for use in uses}
 
 
 def _writers(plan: Plan, array: ArrayInfo) -> list[PlannedTask]:
+    """Return the tasks that write an array."""
     return [t for t in plan.tasks.values() if _path(array) in _paths(t.writes.values())]
 
 
 def _text(numbers: Iterable[int]) -> str:
+    """Return ``(1, 2)``."""
     return "(" + ", ".join(str(int(n)) for n in numbers) + ")"
 
 
 def _span(box: Box) -> str:
+    """Return ``(0, 0) to (1, 2)``."""
     return f"{_text(box.begin)} to {_text(box.end)}"
