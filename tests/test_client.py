@@ -267,7 +267,8 @@ class TestScripts:
     def test_failure_by_status_and_the_check_after(self, scene: Scene) -> None:
         script(
             scene,
-            "note(block); block.status = block.status.FAILED if block.index[0] == 1 else block.status",
+            "note(block); "
+            "block.status = block.status.FAILED if block.index[0] == 1 else block.status",
             check_function=(None, "os.path:basename"),
         )
         scene.functions(

@@ -374,7 +374,9 @@ NO_PIPELINE = {
     "tasks\n": "is not a mapping of keys to values; describe your tasks under the key tasks",
     "- tasks\n": "is not a mapping of keys to values; describe your tasks under the key tasks",
     "tasks: [1, 2\n": "line 2, column 1: not YAML: expected ',' or ']', but got '<stream end>'",
-    "tasks:\n\ta: 1\n": "line 2, column 1: not YAML: found character '\\t' that cannot start any token",
+    "tasks:\n\ta: 1\n": (
+        "line 2, column 1: not YAML: found character '\\t' that cannot start any token"
+    ),
     "tasks: \x00\n": "not YAML: special characters are not allowed",
     "tasks: 2001-99-99\n": "not YAML: month must be in 1..12",
     "a: !!python/object:os.system x\n": "line 1, column 4: not YAML: could not determine a "
