@@ -28,6 +28,14 @@ __all__ = ["UNKNOWN_FUNCTION", "Describer"]
 UNKNOWN_FUNCTION = "unknown:unknown"
 """Stands where the function's name was wrong already; nothing is said of it again."""
 
+_SIZE = r"\d+(\.\d+)?\s*([kmgtpe]i?)?b?"
+_TIME = r"\d+(\.\d+)?\s*([smhdw]|secs?|seconds?|mins?|minutes?|hours?|days?|weeks?)?"
+# Texts that Snakemake turns into numbers; whatever else it takes as it is.
+_AMOUNTS = {
+    "mem": (_SIZE, "2GB"),
+    "disk": (_SIZE, "10GB"),
+    "runtime": (_TIME, "90m, or a number of minutes"),
+}
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -164,6 +172,7 @@ class _TaskDescriber:
         own = {self.all.plain(w.array) for w in model.writes.values()}
         self._check_after()
         self._check_names()
+        self._check_resources()
         self._check_functions()
         timeout = self._timeout()
         reads = self._reads(lambda path: path not in own)
@@ -242,15 +251,29 @@ class _TaskDescriber:
                 self._say("after", f"there is no task {up}; known are {known}")
 
     def _check_names(self) -> None:
-        """Refuse names that would meet when the function or the rule is called."""
+        """Refuse names that would meet when the function is called."""
         model = self.model
         for name in model.params if model.call is Call.ARRAYS else ():
             if name in model.reads or name == "block":
                 self._say(f"params.{name}", "the function gets another argument of this name")
         if model.call is Call.ARRAYS and "block" in model.reads:
             self._say("reads.block", "the argument block receives the Block; choose another name")
+
+    def _check_resources(self) -> None:
+        """Refuse what Snakemake would refuse, or we could not keep."""
+        model = self.model
         if f"{self.name}_workers" in model.resources:
             self._say(f"resources.{self.name}_workers", "is made from max_workers; use that")
+        if model.max_workers is not None and model.workers > model.max_workers:
+            self._say(
+                "max_workers",
+                f"{model.max_workers} processes over all jobs are fewer than the {model.workers} "
+                "workers of one job",
+            )
+        for name, (pattern, example) in _AMOUNTS.items():
+            value = model.resources.get(name)
+            if isinstance(value, str) and not re.fullmatch(pattern, value, re.IGNORECASE):
+                self._say(f"resources.{name}", f"{value!r} is no amount; write e.g. {example}")
 
     def _check_functions(self) -> None:
         model, folder = self.model, self.all.folder

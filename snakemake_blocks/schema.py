@@ -36,6 +36,8 @@ __all__ = [
 
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 _FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+# Every generated rule sets attempt itself, and Snakemake keeps resources in a list with keys.
+_TAKEN = {"attempt", "self", *dir(list), *dir(dict)}
 _PATH = "must be the path of an array"
 _CALLABLE = "must be a function as module:name"
 _SIZES = "must be a whole number, or a list with one per axis"
@@ -64,7 +66,7 @@ def _scalar_kind(value: Any) -> str:
 
 
 def _resource_name(name: str) -> str:
-    if keyword.iskeyword(name) or name == "attempt":  # every generated rule sets attempt itself
+    if keyword.iskeyword(name) or name in _TAKEN:
         raise PydanticCustomError("taken", "cannot be the name of a resource; choose another")
     return name
 

@@ -162,6 +162,22 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
         {"resources": {"attempt": 1}},
         "resources.attempt: cannot be the name of a resource; choose another",
     ),
+    "a name that Snakemake needs": (
+        {"resources": {"items": 1}},
+        "resources.items: cannot be the name of a resource; choose another",
+    ),
+    "no amount of memory": (
+        {"resources": {"mem": "lots"}},
+        "resources.mem: 'lots' is no amount; write e.g. 2GB",
+    ),
+    "no amount of time": (
+        {"resources": {"runtime": "2x"}},
+        "resources.runtime: '2x' is no amount; write e.g. 90m, or a number of minutes",
+    ),
+    "more workers than allowed": (
+        {"workers": 4, "max_workers": 2},
+        "max_workers: 2 processes over all jobs are fewer than the 4 workers of one job",
+    ),
     "the workers' resource": (
         {"resources": {"smooth_workers": 1}, "max_workers": 2},
         "resources.smooth_workers: is made from max_workers; use that",
@@ -531,6 +547,20 @@ class TestTasks:
     def test_times(self, stored: Project, text: Any, seconds: float) -> None:
         stored.write(("plain", {**PLAIN, "timeout": text}))
         assert load_pipeline(stored.pipeline).tasks[0].timeout == seconds
+
+    @pytest.mark.parametrize(
+        "resources",
+        [
+            {"mem": "2GB", "disk": "1.5 TiB", "runtime": "90m"},
+            {"mem": "500 MB", "runtime": "2 hours", "gpu": 1, "slurm_partition": "a b"},
+            {"mem_mb": 100, "runtime": 1.5, "disk_mb": 3},
+        ],
+    )
+    def test_resources_that_snakemake_understands(
+        self, stored: Project, resources: dict[str, Any]
+    ) -> None:
+        stored.write(("plain", {**PLAIN, "resources": resources}))
+        assert load_pipeline(stored.pipeline).tasks[0].resources == resources
 
     def test_readers_are_linked_to_writers_however_paths_are_written(self, stored: Project) -> None:
         reader = {**SMOOTH, "reads": {"raw": f"{stored.folder}/s.zarr/./out"}, "context": 0}
