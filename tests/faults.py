@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from funlib.geometry import Roi
 
 from snakemake_blocks.box import Index
@@ -17,6 +18,7 @@ from snakemake_blocks.failures import Failure, read_failures
 from snakemake_blocks.jobs import JobResult, aggregate_inputs, run_job, work_sentinel
 from snakemake_blocks.judgement import Judge, Judgement
 from snakemake_blocks.ledger import Event, first_block, read_records
+from snakemake_blocks.locks import TIMING
 from snakemake_blocks.moving import move_state
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.pipeline import Pipeline
@@ -45,6 +47,13 @@ CALLS = """
         note(block)
 """
 """Functions that note in a file for which block, and in which process, they are called."""
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch, **timing: float) -> None:
+    """Make locks quick: dead after 0.6 s, trusted for 0.3 s."""
+    quick = {"standstill": 0.6, "lease": 0.3, "heartbeat": 0.05, "poll": 0.02, **timing}
+    for name, seconds in quick.items():
+        monkeypatch.setattr(TIMING, name, seconds)
 
 
 def line(

@@ -12,16 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faults import hurry
 
 from snakemake_blocks import locks
 from snakemake_blocks.errors import BusyError, LedgerError
-from snakemake_blocks.locks import Holder, Lock, Timing, Watch, held, holder_of, is_alive
+from snakemake_blocks.locks import Holder, Lock, Watch, held, holder_of, is_alive
 from snakemake_blocks.processes import process_host
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "TIMING", Timing(0.6, 0.3, 0.05, 0.02))
+    hurry(monkeypatch)
 
 
 @pytest.fixture
@@ -347,7 +348,7 @@ def test_two_processes_never_hold_it_at_once(path: Path) -> None:
     code = f"""
 import sys, time, pathlib
 from snakemake_blocks import locks
-locks.TIMING = locks.Timing(5, 2, 0.05, 0.005)
+locks.TIMING.poll = 0.005
 path, shared = pathlib.Path({str(path)!r}), pathlib.Path({str(path.parent / "shared")!r})
 for _ in range(15):
     with locks.held(path, {{}}, patience=60):
