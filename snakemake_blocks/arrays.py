@@ -8,11 +8,12 @@ regions are read straight through zarr: importing funlib.persistence takes secon
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ __all__ = [
 
 # Chunks of new arrays stay below this, so that one is read and written in milliseconds.
 _CHUNK_BYTES = 4 << 20
+_PORTION_VOXELS = 1 << 24
 
 
 def describe(path: str, folder: Path) -> ArrayInfo | None:
@@ -386,41 +388,60 @@ def _slices(array: ArrayInfo, voxels: Box) -> tuple[slice, ...]:
 def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool_]:
     """Return per block whether a nonzero mask voxel meets its write region in world units.
 
-    Reads the mask once, slab by slab along the first axis.
+    Reads about a chunk, or 16 Mi voxels where chunks are smaller, at a time.
     """
     data = open_array(mask, folder, writable=False)
     present = np.zeros(grid.shape, dtype=bool)
-    for k in range(grid.shape[0]):
-        slab = grid.write((k, *(0,) * (grid.ndim - 1))).union(
-            grid.write((k, *(n - 1 for n in grid.shape[1:])))
-        )
-        voxels = mask.voxels(slab).intersect(Box.from_shape(mask.shape))
-        if not voxels:
-            continue
-        found = np.any(data[_slices(mask, voxels)] != 0, axis=tuple(range(len(mask.channels) + 1)))
-        for axis in range(1, grid.ndim):
-            found = _any_per_block(found, voxels.begin[axis], mask, grid, axis)
-        present[k] = found
+    for blocks in _portions(mask, grid):
+        region = grid.write(blocks.begin).union(grid.write(tuple(e - 1 for e in blocks.end)))
+        voxels = mask.voxels(region).intersect(Box.from_shape(mask.shape))
+        found = data[_slices(mask, voxels)] != 0
+        found = np.any(found, axis=tuple(range(len(mask.channels))))
+        for axis in range(grid.ndim):
+            low, high = _voxels_of_blocks(mask, grid, blocks, axis)
+            begin, length = voxels.begin[axis], found.shape[axis]
+            low, high = (np.clip(x - begin, 0, length) for x in (low, high))
+            found = _any_between(found, low, high, axis)
+        present[tuple(slice(b, e) for b, e in zip(blocks.begin, blocks.end, strict=True))] = found
     return present
 
 
-def _any_per_block(
-    found: NDArray[np.bool_], begin: int, mask: ArrayInfo, grid: Grid, axis: int
-) -> NDArray[np.bool_]:
-    """Reduce one spatial axis of ``found`` from voxels (from ``begin`` on) to blocks."""
-    steps = grid.axes[axis]
-    low = steps.begin + np.arange(len(steps)) * steps.step - mask.offset[axis]
-    high = np.minimum(low + steps.step, steps.end - mask.offset[axis])
-    size = mask.voxel_size[axis]
-    where = axis - 1
-    count = np.concatenate(
-        [
-            np.zeros_like(found.take([0], where), dtype=np.int64),
-            np.cumsum(found, where, dtype=np.int64),
-        ],
-        axis=where,
+def _portions(mask: ArrayInfo, grid: Grid) -> Iterator[Box]:
+    """Yield boxes of blocks that meet the mask, each with the voxels to be read at once."""
+    near = grid.writing(mask.roi)
+    if not near:
+        return
+    voxels = [max(1, a.step // v) for a, v in zip(grid.axes, mask.voxel_size, strict=True)]
+    chunk = mask.chunks[len(mask.channels) :]
+    counts = [-(-c // v) for c, v in zip(chunk, voxels, strict=True)]
+    for axis in reversed(range(grid.ndim)):
+        room = _PORTION_VOXELS // math.prod(n * v for n, v in zip(counts, voxels, strict=True))
+        counts[axis] = min(near.shape[axis], counts[axis] * max(1, room))
+    ranges = [range(b, e, n) for b, e, n in zip(near.begin, near.end, counts, strict=True)]
+    for begin in itertools.product(*ranges):
+        end = (min(b + n, e) for b, n, e in zip(begin, counts, near.end, strict=True))
+        yield Box(begin, tuple(end))
+
+
+def _voxels_of_blocks(
+    mask: ArrayInfo, grid: Grid, blocks: Box, axis: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the half-open ranges of mask voxels that the blocks of a box write, on one axis."""
+    tiling, offset, size = grid.axes[axis], mask.offset[axis], mask.voxel_size[axis]
+    low = (
+        tiling.begin + np.arange(blocks.begin[axis], blocks.end[axis], dtype=np.int64) * tiling.step
     )
-    first = np.clip(low // size - begin, 0, found.shape[where])
-    last = np.clip(-(-high // size) - begin, 0, found.shape[where])
-    reduced: NDArray[np.bool_] = count.take(last, where) > count.take(first, where)
-    return reduced
+    high = np.minimum(low + tiling.step, tiling.end)
+    return (low - offset) // size, -((offset - high) // size)
+
+
+def _any_between(
+    found: NDArray[np.bool_], low: NDArray[np.int64], high: NDArray[np.int64], axis: int
+) -> NDArray[np.bool_]:
+    """Return along one axis whether anything is true in ``[low, high)``; these may overlap."""
+    padded = np.pad(found, [(0, int(a == axis)) for a in range(found.ndim)])
+    pairs = np.stack([low, high], axis=1).ravel()
+    reduced: NDArray[np.bool_] = np.logical_or.reduceat(padded, pairs, axis=axis)
+    reduced = reduced.take(range(0, len(pairs), 2), axis=axis)
+    empty = np.expand_dims(low >= high, [a for a in range(found.ndim) if a != axis])
+    return reduced & ~empty

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from project import Project
 from strategies import grid_cases
 
+from snakemake_blocks import arrays
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import (
     block_presence,
@@ -360,7 +361,8 @@ class TestBlockPresence:
         seed = data.draw(st.integers(0, 99))
         mask = (np.random.default_rng(seed).random(size) < 0.2).reshape(channels + shape)
         folder = tmp_path_factory.getbasetemp()
-        Project(folder).array("m.zarr/mask", mask, offset=offset, voxel_size=voxel)
+        chunks = data.draw(st.sampled_from([(1,) * mask.ndim, (2,) * mask.ndim, mask.shape]))
+        Project(folder).array("m.zarr/mask", mask, chunks=chunks, offset=offset, voxel_size=voxel)
         array = describe("m.zarr/mask", folder)
         assert array is not None
         want = np.zeros(case.grid.shape, bool)
@@ -369,7 +371,10 @@ class TestBlockPresence:
                 spans = zip(offset, voxel, where[len(channels) :], strict=True)
                 cells = [set(range(o + v * int(i), o + v * int(i) + v)) for o, v, i in spans]
                 want[index] |= all(a & b for a, b in zip(cells, write, strict=True))
-        np.testing.assert_array_equal(block_presence(array, case.grid, folder), want)
+        for portion in (1, 20, 1 << 24):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(arrays, "_PORTION_VOXELS", portion)
+                np.testing.assert_array_equal(block_presence(array, case.grid, folder), want)
 
 
 def test_metadata_of_a_plan_survive_json() -> None:
