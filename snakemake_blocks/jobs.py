@@ -372,6 +372,7 @@ def _sentinel(job: Job, judgement: Judgement) -> Sentinel | None:
         fingerprint=f"{job.task.fingerprint:016x}",
         node="-".join(map(str, job.index)),
         batch=list(job.task.jobs.batch),
+        first=list(first_block(job.task.grid)),
         blocks=int(present.sum()),
         digest=digest_of_stamps(judgement.stamp[present]),
     )
@@ -380,11 +381,12 @@ def _sentinel(job: Job, judgement: Judgement) -> Sentinel | None:
 def is_sentinel_of(task: PlannedTask, node: str, sentinel: Sentinel | None) -> bool:
     """Tell whether a sentinel was written under the plan of ``task``, for the job ``node``."""
     return sentinel is not None and (
-        sentinel.task,
-        sentinel.fingerprint,
-        sentinel.batch,
-        sentinel.node,
-    ) == (task.name, f"{task.fingerprint:016x}", list(task.jobs.batch), node)
+        sentinel.task == task.name
+        and sentinel.fingerprint == f"{task.fingerprint:016x}"
+        and sentinel.batch == list(task.jobs.batch)
+        and sentinel.first == list(first_block(task.grid))
+        and sentinel.node == node
+    )
 
 
 def _aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> int:
@@ -412,6 +414,7 @@ def _aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> int:
         fingerprint=f"{task.fingerprint:016x}",
         node="/".join(parts[1:]).removesuffix(".json"),
         batch=list(task.jobs.batch),
+        first=list(first_block(task.grid)),
         blocks=blocks,
         digest=digest_of_sentinels(contents),
     )

@@ -9,6 +9,7 @@ from an n-D prefix sum modulo 2**64.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from pathlib import Path
@@ -108,6 +109,8 @@ class _History:
         A result or a reset was ever recorded.
     seconds : float
         Wall time of all done attempts.
+    foreign : bool
+        There are records of other blocks, too.
     """
 
     region: Box
@@ -118,6 +121,7 @@ class _History:
     attempts: NDArray[np.int32]
     ended: NDArray[np.bool_]
     seconds: float = 0.0
+    foreign: bool = False
 
     @classmethod
     def empty(cls, region: Box) -> _History:
@@ -154,6 +158,7 @@ class _History:
         place = records["index"] - np.asarray(self.region.begin, np.int32)
         # A ledger may carry records of other jobs' blocks after a change of batch shape.
         mine = np.all((place >= 0) & (place < self.region.shape), axis=1)
+        self.foreign |= not mine.all()
         order = np.flatnonzero(mine & (records["event"] != Event.BUDGET))
         at = _flat(place[order], self.region.shape)
         event, fingerprint = records["event"][order], records["fingerprint"][order]
@@ -242,6 +247,13 @@ class Judge:
     def seconds(self, task: PlannedTask) -> float:
         """Return the wall time of all done attempts of a task that are on record."""
         return sum(self._history(task, job).seconds for job in task.jobs.jobs)
+
+    def polluted(self) -> Iterator[tuple[PlannedTask, Index]]:
+        """Yield the jobs read so far whose ledgers hold records of blocks of other jobs."""
+        slugs = {task.slug: task for task in self.plan.tasks.values()}
+        for (slug, job), history in self._histories.items():
+            if history.foreign:
+                yield slugs[slug], job
 
     def _path(self, task: PlannedTask, job: Index) -> Path:
         return RunPaths(self.root).ledger(task.slug, job)

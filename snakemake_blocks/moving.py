@@ -122,12 +122,15 @@ def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, byte
     for task in new.tasks.values():
         if task.jobs.present is not None:
             write_atomically(paths.next_mask(task.slug), new.mask_bytes(task))
-    settle_sentinels(Judge(new, root), root)
+    judge = Judge(new, root)
+    settle_sentinels(judge, root)
     _write_if_changed(paths.plan, new.to_bytes())
     for task in new.tasks.values():
         if task.jobs.present is not None:
             os.replace(paths.next_mask(task.slug), paths.mask(task.slug))
         _drop_foreign_ledgers(task, paths)
+    for task, job in judge.polluted():
+        _drop_foreign_records(task, job, paths)
     _drop_foreign_sentinels(new, root)
 
 
@@ -162,11 +165,12 @@ def _write_ledgers(before: PlannedTask, task: PlannedTask, paths: RunPaths) -> N
     A record names its block for both plans alike, and each reads only those of a job's own
     blocks, so the old plan stays valid until the new one stands in its place.
     """
+    _drop_foreign_ledgers(before, paths)
     first = np.asarray(first_block(task.grid), np.int32)
     gathered: dict[Index, list[NDArray[np.void]]] = {}
     old: dict[Index, NDArray[np.void]] = {}
     for job in before.jobs.jobs:
-        records = _own_records(before, job, paths)
+        records = _drop_foreign_records(before, job, paths)
         if not len(records):
             continue
         old[job] = records
@@ -182,10 +186,19 @@ def _write_ledgers(before: PlannedTask, task: PlannedTask, paths: RunPaths) -> N
         write_records(paths.ledger(task.slug, job), np.concatenate([kept, *parts]))
 
 
-def _own_records(task: PlannedTask, job: Index, paths: RunPaths) -> NDArray[np.void]:
-    """Return the records of a job's own blocks, numbered as on disk."""
-    records = read_records(paths.ledger(task.slug, job), (0,) * task.grid.ndim)
-    return records[_belongs(records, task, job)]
+def _drop_foreign_records(task: PlannedTask, job: Index, paths: RunPaths) -> NDArray[np.void]:
+    """Reduce a ledger to the records of the job's own blocks; return them, numbered as on disk.
+
+    What an earlier plan has left there would else speak for a block again under a later one,
+    although that block has been run elsewhere in between.
+    """
+    path = paths.ledger(task.slug, job)
+    records = read_records(path, (0,) * task.grid.ndim)
+    own = _belongs(records, task, job)
+    if not own.all():
+        records = records[own]
+        write_records(path, records)
+    return records
 
 
 def _belongs(records: NDArray[np.void], task: PlannedTask, job: Index) -> NDArray[np.bool_]:

@@ -35,6 +35,9 @@ class Sentinel:
         Name of the job, or of the aggregate.
     batch : list of int
         Blocks per job along each axis.
+    first : list of int
+        How ledgers number the grid's first block: a region that grew at its begin has other jobs
+        under the same names.
     blocks : int
         Blocks that are done.
     digest : str
@@ -45,11 +48,12 @@ class Sentinel:
     fingerprint: str
     node: str
     batch: list[int]
+    first: list[int]
     blocks: int
     digest: str
 
     def __post_init__(self) -> None:
-        kinds = (str, str, str, list, int, str)
+        kinds = (str, str, str, list, list, int, str)
         for name, kind in zip(self.__slots__, kinds, strict=True):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} of a sentinel is no {kind.__name__}")

@@ -560,7 +560,7 @@ class TestAggregates:
         path.unlink()
         assert scene.done().read_bytes() == before
 
-    @pytest.mark.parametrize("damage", ["missing", "noise", "plan", "batch", "node"])
+    @pytest.mark.parametrize("damage", ["missing", "noise", "plan", "batch", "node", "first"])
     def test_it_stands_on_nothing_but_sentinels_of_the_plan(
         self, scene: Scene, damage: str
     ) -> None:
@@ -577,6 +577,7 @@ class TestAggregates:
                 "plan": {"fingerprint": "0" * 16},
                 "batch": {"batch": [2]},
                 "node": {"node": "1"},
+                "first": {"first": [1]},
             }
             path.write_text(json.dumps({**data, **other[damage]}))
         with pytest.raises(LedgerError, match=r"2\.json: is missing, damaged or of another plan"):

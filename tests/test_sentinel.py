@@ -15,7 +15,7 @@ from snakemake_blocks.sentinel import (
     read_sentinel,
 )
 
-ONE = Sentinel("smooth", "00ff", "3-4", [2, 2], 4, "abc")
+ONE = Sentinel("smooth", "00ff", "3-4", [2, 2], [0, -1], 4, "abc")
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         ONE.to_bytes()[:-9],
         ONE.to_bytes().replace(b"smooth", b"\xff\xfe"),
         json.dumps({"task": "smooth"}).encode(),
-        ONE.to_bytes().replace(b"4,", b'"4",'),
+        ONE.to_bytes().replace(b": 4,", b': "4",'),
         ONE.to_bytes().replace(b"[2, 2]", b"2"),
         ONE.to_bytes().replace(b'"abc"', b'"abc", "more": 1'),
         random.Random(7).randbytes(200),
