@@ -158,17 +158,27 @@ class Phases:
         return [tuple(v + o for v, o in zip(index, offset, strict=True)) for offset in offsets]
 
     def _predecessors(self, index: Index) -> list[Index]:
-        mine = self.of(index)
-        lower = {
-            node: phase for node in self.conflicting(index) if 0 <= (phase := self.of(node)) < mine
-        }
+        box = self.conflicting(index)
+        phases = self.all(box)
+        lower = np.where(phases < self.of(index), phases, -1)
+        # Phases of conflicting nodes differ: a node is listed iff it is the largest near it.
+        listed = (lower >= 0) & (lower == _largest_near(lower, self.reach))
         return [
-            u
-            for u, phase in lower.items()
-            if not any(
-                phase < lower[w] and self.conflicting(u).contains(w) for w in lower if w != u
-            )
+            tuple(int(k) + b for k, b in zip(node, box.begin, strict=True))
+            for node in np.argwhere(listed)
         ]
+
+
+def _largest_near(values: NDArray[np.int32], reach: Index) -> NDArray[np.int32]:
+    """Return for every place the largest value at most ``reach`` away, axis by axis."""
+    for a, r in enumerate(reach):
+        source = values.swapaxes(0, a)
+        found = source.copy()
+        for d in range(1, min(r, len(source) - 1) + 1):
+            np.maximum(found[d:], source[:-d], out=found[d:])
+            np.maximum(found[:-d], source[d:], out=found[:-d])
+        values = found.swapaxes(0, a)
+    return values
 
 
 @dataclass(frozen=True, slots=True)
