@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import io
+import os
+import pdb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faults import Scene, hurry, line
+
+from snakemake_blocks.debugging import find_block, run_one_block
+from snakemake_blocks.errors import BusyError, InputError
+from snakemake_blocks.locks import held
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.chdir(tmp_path)
+    hurry(monkeypatch)
+    return Scene(tmp_path)
+
+
+def run(scene: Scene, block: str, name: str = "task", *, debugger: bool = False) -> None:
+    run_one_block(scene.in_place, scene.root, name, block, debugger=debugger)
+
+
+class TestFinding:
+    def test_by_index_and_by_daisys_id(self, scene: Scene) -> None:
+        scene.plan(line(shape=(3, 4)))
+        task = scene.in_place.tasks["task"]
+        for index in task.grid:
+            assert find_block(task, "-".join(map(str, index))) == index
+            assert find_block(task, str(task.block(index).block_id[1])) == index
+
+    def test_on_one_axis_a_number_is_an_index(self, scene: Scene) -> None:
+        scene.plan(line(shape=(4,), context=10))
+        assert find_block(scene.in_place.tasks["task"], "2") == (2,)
+
+    @pytest.mark.parametrize("text", ["", "a", "1-", "1-x", "-1", "3-0-0", "9-9", "999"])
+    def test_nonsense(self, scene: Scene, text: str) -> None:
+        scene.plan(line(shape=(3, 4)))
+        with pytest.raises(InputError):
+            find_block(scene.in_place.tasks["task"], text)
+
+    def test_masked(self, scene: Scene) -> None:
+        scene.plan(line(present=np.array([True, False, True, True])))
+        with pytest.raises(InputError, match="block 1 of task task is masked"):
+            find_block(scene.in_place.tasks["task"], "1")
+
+
+class TestRunning:
+    def test_in_this_process_and_without_a_record(self, scene: Scene) -> None:
+        scene.functions("def f(block): note(block)")
+        scene.plan(line(function="functions:f", timeout=1e-9))
+        run(scene, "2")
+        assert [call[:2] for call in scene.calls] == [["2", str(os.getpid())]]
+        assert scene.events() == []
+        assert not scene.paths.job_lock("task", (0,)).exists()
+
+    def test_a_class_is_closed(self, scene: Scene) -> None:
+        scene.functions(
+            """
+            class Model:
+                def __call__(self, block): note(block)
+                def close(self): open("closed", "w").close()
+            """
+        )
+        scene.plan(line(function="functions:Model"))
+        run(scene, "0")
+        assert (scene.folder / "closed").exists()
+
+    def test_exceptions_come_out(self, scene: Scene) -> None:
+        scene.functions("def f(block): raise ZeroDivisionError('here')")
+        scene.plan(line(function="functions:f"))
+        with pytest.raises(ZeroDivisionError, match="here"):
+            run(scene, "0")
+        assert not scene.paths.job_lock("task", (0,)).exists()
+
+    def test_the_debugger_is_where_it_was_raised(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scene.functions("def f(block):\n    local = 41\n    raise ZeroDivisionError('here')")
+        scene.plan(line(function="functions:f"))
+        seen: list[Any] = []
+
+        def look(trace: Any) -> None:
+            while trace.tb_next:
+                trace = trace.tb_next
+            seen.append(trace.tb_frame.f_locals["local"])
+
+        monkeypatch.setattr(pdb, "post_mortem", look)
+        with pytest.raises(ZeroDivisionError):
+            run(scene, "0", debugger=True)
+        assert seen == [41]
+
+    def test_while_its_job_runs(self, scene: Scene) -> None:
+        scene.plan(line())
+        with (
+            held(scene.paths.job_lock("task", (0,)), {}),
+            pytest.raises(BusyError, match="the job of block 1: is held by"),
+        ):
+            run(scene, "1")
+
+    def test_refused(self, scene: Scene) -> None:
+        scene.functions("def loop(): pass")
+        scene.plan(line(function="functions:loop", call="worker"))
+        with pytest.raises(InputError, match="is a worker loop"):
+            run(scene, "0")
+        with pytest.raises(InputError, match="there is no task 'x'"):
+            run(scene, "0", "x")
+
+
+def test_a_real_debugger(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.functions("def f(block):\n    local = 41\n    raise ZeroDivisionError('here')")
+    scene.plan(line(function="functions:f"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("p local + 1\nq\n"))
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    with pytest.raises(ZeroDivisionError):
+        run(scene, "0", debugger=True)
+    assert "42" in out.getvalue()
