@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.check import Proof, _along, _context, _sharing, _Use, check_plan
+from snakemake_blocks.check import Proof, check_plan
 from snakemake_blocks.dependencies import needed_jobs
 from snakemake_blocks.errors import PlanError, SpecError
+from snakemake_blocks.meetings import _along, _Use
 from snakemake_blocks.phases import Phases
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.planning import plan_pipeline
+from snakemake_blocks.spans import context_of, sharing_of
 from snakemake_blocks.task import Read, Task, Write
 
 KINDS = ("reads", "writes")
@@ -834,9 +836,9 @@ def test_one_block_of_a_class_speaks_for_all(data: st.DataObject) -> None:
 
     assert behaviours(None) == behaviours(every)
     for grid in (late.task.grid, early.task.grid):
-        told = _context(grid), _context(grid, x), _sharing(grid, x)
-        with mock.patch("snakemake_blocks.check._telling", lambda axis, **_: np.arange(len(axis))):
-            assert (_context(grid), _context(grid, x), _sharing(grid, x)) == told
+        told = context_of(grid), context_of(grid, x), sharing_of(grid, x)
+        with mock.patch("snakemake_blocks.spans.telling", lambda axis, **_: np.arange(len(axis))):
+            assert (context_of(grid), context_of(grid, x), sharing_of(grid, x)) == told
 
 
 @settings(max_examples=60, deadline=None)
