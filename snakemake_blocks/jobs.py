@@ -13,36 +13,35 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from snakemake_blocks.aggregates import Aggregates
 from snakemake_blocks.blockwork import Work
 from snakemake_blocks.box import Box
-from snakemake_blocks.errors import BusyError, InputError, LedgerError
+from snakemake_blocks.completion import (
+    is_sentinel_of,
+    sentinel_for,
+    sentinel_of,
+    write_aggregate,
+)
+from snakemake_blocks.errors import BusyError, LedgerError
 from snakemake_blocks.failures import Failure, append_failure, read_failures
 from snakemake_blocks.judgement import Judge, Judgement, Progress, block_fingerprints
 from snakemake_blocks.ledger import Event, Ledger, first_block
 from snakemake_blocks.locks import TIMING, Holder, Lock, Watch, holder_of
-from snakemake_blocks.paths import RunPaths, SentinelName, find_run_directory
-from snakemake_blocks.plan import Job, Plan, PlannedTask
+from snakemake_blocks.paths import RunPaths, SentinelName, find_run_directory, index_name
+from snakemake_blocks.plan import Job, Plan
 from snakemake_blocks.pool import Outcome, Pool
 from snakemake_blocks.processes import end_marked
 from snakemake_blocks.queueing import BlockQueue
-from snakemake_blocks.sentinel import Sentinel, digest_of_sentinels, digest_of_stamps
-from snakemake_blocks.stopping import CONDUCTOR, StopReasons, conductor, deadline_of
+from snakemake_blocks.sentinel import read_sentinel
+from snakemake_blocks.stopping import StopReasons, deadline_of
 from snakemake_blocks.worker import Pulse, WorkerContext
 
-__all__ = [
-    "CONDUCTOR",
-    "JobResult",
-    "PlanChangedError",
-    "aggregate_inputs",
-    "conductor",
-    "is_sentinel_of",
-    "run_job",
-    "sentinel_of",
-    "work_sentinel",
-]
+__all__ = ["JobResult", "NotReadyError", "PlanChangedError", "run_job", "work_sentinel"]
 
 _REPEATED_TRACEBACKS = 20
+
+
+class NotReadyError(LedgerError):
+    """What a job needs is not done."""
 
 
 class PlanChangedError(LedgerError):
@@ -112,7 +111,8 @@ def work_sentinel(
         if len(relative.parts) > 1 and (
             relative.parts[1:] == ("done.json",) or relative.parts[1] == "tree"
         ):
-            return _aggregate(plan, relative.parts, root)
+            write_aggregate(plan, relative.parts, root)
+            return 0
         job = plan.job_at(SentinelName.from_path(path))
         try:
             result = run_job(
@@ -185,19 +185,21 @@ def run_job(
         If another living process has the job in hand.
     PlanChangedError
         If another plan has taken the place of the job's.
+    NotReadyError
+        If upstream blocks, or conflicting ones of lower phases, are not done.
     LedgerError
-        If upstream blocks are not done although the job was started, or the run directory
-        cannot be written.
+        If the run directory cannot be written, or the job was taken over.
     """
     paths = RunPaths(root)
     deadline = deadline_of(runtime, attempt=attempt, environment=environment)
     lock = Lock(paths.job_lock(job.task.slug, job.index), Holder.this_process(environment))
     with StopReasons(paths, environment, deadline) as stops:
-        _acquire(lock, job, paths, patience, stops, watch)
+        run = _Run(job, root, attempt, lock, stops, patience, watch)
+        _acquire(run)
         try:
             _end_leftovers(lock)
             _refuse_other_plan(job, paths)
-            return _run(_Run(job, root, attempt, lock, stops))
+            return _run(run)
         except OSError as error:
             raise LedgerError(
                 f"job {job.name}: {error.filename or root}: {os.strerror(error.errno or 0)}; "
@@ -207,27 +209,23 @@ def run_job(
             lock.release()
 
 
-def _acquire(
-    lock: Lock,
-    job: Job,
-    paths: RunPaths,
-    patience: float,
-    stops: StopReasons,
-    watch: Watch | None,
-) -> None:
+def _acquire(run: _Run) -> None:
     """Take the job's lock at a time when nobody changes the state between jobs.
 
     Who does so looks for locks of jobs after it has taken its own, and the other way round.
     """
-    moving = Watch()
+    moving, path = Watch(), run.paths.moving
     while True:
-        lock.acquire(patience=patience, what=f"job {job.name}", stop=stops.reason, watch=watch)
-        if not paths.moving.exists() or moving.is_dead(paths.moving):
+        run.lock.acquire(
+            patience=run.patience,
+            what=f"job {run.job.name}",
+            stop=run.stops.reason,
+            watch=run.watch,
+        )
+        if not path.exists() or moving.is_dead(path):
             return
-        lock.release()
-        if patience == 0 or stops.reason():
-            raise BusyError(f"{paths.root}: {holder_of(paths.moving)} changes its state")
-        time.sleep(TIMING.poll)
+        run.lock.release()
+        run.wait(f"{run.root}: {holder_of(path)} changes its state")
 
 
 def _end_leftovers(lock: Lock) -> None:
@@ -254,6 +252,20 @@ class _Run:
     attempt: int
     lock: Lock
     stops: StopReasons
+    patience: float
+    watch: Watch | None
+
+    def wait(self, why: str) -> None:
+        """Wait a little for somebody else.
+
+        Raises
+        ------
+        BusyError
+            If the caller does not want to wait, or was asked to stop.
+        """
+        if self.patience == 0 or self.stops.reason():
+            raise BusyError(why)
+        time.sleep(TIMING.poll)
 
     @property
     def paths(self) -> RunPaths:
@@ -281,11 +293,12 @@ def _run(run: _Run) -> JobResult:
     failed = orphaned = 0
     if todo.any():
         _refuse_unready(job, run.members, judgement, todo)
+        _refuse_disorder(run, judge)
         outcome, failed, orphaned = _run_pool(run, judgement)
         judge.forget(job.task, job.index)
         judgement = judge.judge(job.task, run.members)
     run.lock.verify()
-    sentinel = _sentinel(job, judgement)
+    sentinel = sentinel_for(job, judgement)
     if sentinel is not None:
         sentinel.write(run.paths.sentinel(job.task.slug, job.phase, job.index))
     return JobResult(
@@ -303,10 +316,36 @@ def _refuse_unready(job: Job, members: Box, judgement: Judgement, todo: NDArray[
     missing = np.argwhere(todo & ~judgement.ready)
     if len(missing):
         first = tuple(int(k) + b for k, b in zip(missing[0], members.begin, strict=True))
-        raise LedgerError(
+        raise NotReadyError(
             f"job {job.name}: what block {first} reads from {', '.join(job.task.upstream)} is not "
             "done; `snakemake-blocks generate` finds out what is missing"
         )
+
+
+def _refuse_disorder(run: _Run, judge: Judge) -> None:
+    """See to it that conflicting jobs of lower phases are done, and those of higher ones rest.
+
+    Snakemake orders jobs through their inputs. But of three jobs in a row it lets the last one
+    run beside the first, if only the first has lost its results and the second has not. Each
+    looks for the other after it has taken its own lock, so one of them sees the other.
+    """
+    task, watch = run.job.task, Watch()
+    for other in task.phases.conflicting(run.job.index):
+        phase = task.phases.of(other)
+        if other == run.job.index or phase < 0:
+            continue
+        neighbour = Job(run.job.plan, task, other)
+        if phase < run.job.phase:
+            path = run.paths.sentinel(task.slug, phase, other)
+            told = is_sentinel_of(task, index_name(other), read_sentinel(path))
+            if not told and sentinel_of(neighbour, judge) is None:
+                raise NotReadyError(
+                    f"job {run.job.name}: its neighbour {neighbour.name} has to be done first; "
+                    "`snakemake-blocks run` keeps the order"
+                )
+        lock = run.paths.job_lock(task.slug, other)
+        while phase > run.job.phase and lock.exists() and not watch.is_dead(lock):
+            run.wait(f"job {run.job.name}: its neighbour {neighbour.name} still runs")
 
 
 def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
@@ -356,83 +395,3 @@ def _blame_for_the_job(run: _Run, queue: BlockQueue, number: int, ledger: Ledger
     )
     fingerprint = int(block_fingerprints(task, Box(index, tuple(k + 1 for k in index))).flat[0])
     ledger.append(Event.FAILED, index, fingerprint=fingerprint, attempt=attempt)
-
-
-def sentinel_of(job: Job, judge: Judge) -> Sentinel | None:
-    """Return the sentinel of a job, None if not all of its blocks have a counting record."""
-    return _sentinel(job, judge.judge(job.task, job.task.jobs.members(job.index)))
-
-
-def _sentinel(job: Job, judgement: Judgement) -> Sentinel | None:
-    present = judgement.progress != Progress.MASKED
-    if not judgement.done[present].all():
-        return None
-    return Sentinel(
-        task=job.task.name,
-        fingerprint=f"{job.task.fingerprint:016x}",
-        node="-".join(map(str, job.index)),
-        batch=list(job.task.jobs.batch),
-        first=list(first_block(job.task.grid)),
-        blocks=int(present.sum()),
-        digest=digest_of_stamps(judgement.stamp[present]),
-    )
-
-
-def is_sentinel_of(task: PlannedTask, node: str, sentinel: Sentinel | None) -> bool:
-    """Tell whether a sentinel was written under the plan of ``task``, for the job ``node``."""
-    return sentinel is not None and (
-        sentinel.task == task.name
-        and sentinel.fingerprint == f"{task.fingerprint:016x}"
-        and sentinel.batch == list(task.jobs.batch)
-        and sentinel.first == list(first_block(task.grid))
-        and sentinel.node == node
-    )
-
-
-def _aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> int:
-    """Write an aggregate from the sentinels that it stands on."""
-    task = next((t for t in plan.tasks.values() if t.slug == parts[0]), None)
-    if task is None:
-        raise InputError(f"{'/'.join(parts)}: the plan has no task {parts[0]}; plan again")
-    paths, tree = RunPaths(root), task.aggregates
-    contents = []
-    blocks = 0
-    for path in aggregate_inputs(paths, task, tree, parts):
-        content = path.read_bytes() if path.exists() else b""
-        sentinel = Sentinel.from_bytes(content)
-        node = "/".join(path.relative_to(paths.task(task.slug)).parts).removesuffix(".json")
-        name = node if node.startswith("tree/") else path.stem
-        if sentinel is None or not is_sentinel_of(task, name, sentinel):
-            raise LedgerError(
-                f"{path}: is missing, damaged or of another plan; `snakemake-blocks generate` "
-                "puts that right"
-            )
-        contents.append(content)
-        blocks += sentinel.blocks
-    sentinel = Sentinel(
-        task=task.name,
-        fingerprint=f"{task.fingerprint:016x}",
-        node="/".join(parts[1:]).removesuffix(".json"),
-        batch=list(task.jobs.batch),
-        first=list(first_block(task.grid)),
-        blocks=blocks,
-        digest=digest_of_sentinels(contents),
-    )
-    sentinel.write(root.joinpath(*parts))
-    return 0
-
-
-def aggregate_inputs(
-    paths: RunPaths, task: PlannedTask, tree: Aggregates, parts: tuple[str, ...]
-) -> list[Path]:
-    """Return the files that an aggregate, given by its path's parts, stands on."""
-    if parts[1:] == ("done.json",):
-        level = len(tree.levels) + 1
-        numbers = range(tree.levels[-1] if tree.levels else tree.num_jobs)
-    else:
-        level, node = int(parts[2]), int(parts[3].removesuffix(".json"))
-        numbers = tree.children(level, node)
-    if level > 1:
-        return [paths.tree(task.slug, level - 1, n) for n in numbers]
-    jobs = (task.job_index(n) for n in numbers)
-    return [paths.sentinel(task.slug, task.phases.of(j), j) for j in jobs]

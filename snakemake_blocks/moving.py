@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Index
+from snakemake_blocks.completion import aggregate_inputs, sentinel_of
 from snakemake_blocks.errors import BusyError
-from snakemake_blocks.jobs import aggregate_inputs, sentinel_of
 from snakemake_blocks.judgement import Judge
 from snakemake_blocks.ledger import first_block, read_records, write_records
 from snakemake_blocks.locks import TIMING, Watch, held, holder_of, is_alive

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.box import Index
-from snakemake_blocks.jobs import CONDUCTOR, aggregate_inputs, conductor
+from snakemake_blocks.completion import aggregate_inputs
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Job, Plan, PlannedTask
+from snakemake_blocks.stopping import CONDUCTOR, conductor
 
 __all__ = ["Rules", "prepare_environment"]
 

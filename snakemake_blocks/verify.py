@@ -10,7 +10,7 @@ import numpy as np
 
 from snakemake_blocks.arrays import missing_chunks
 from snakemake_blocks.box import Box
-from snakemake_blocks.jobs import sentinel_of
+from snakemake_blocks.completion import sentinel_of
 from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask

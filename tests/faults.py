@@ -14,8 +14,9 @@ import pytest
 from funlib.geometry import Roi
 
 from snakemake_blocks.box import Index
+from snakemake_blocks.completion import aggregate_inputs
 from snakemake_blocks.failures import Failure, read_failures
-from snakemake_blocks.jobs import JobResult, aggregate_inputs, run_job, work_sentinel
+from snakemake_blocks.jobs import JobResult, run_job, work_sentinel
 from snakemake_blocks.judgement import Judge, Judgement
 from snakemake_blocks.ledger import Event, first_block, read_records
 from snakemake_blocks.locks import TIMING

@@ -18,11 +18,12 @@ from faults import SIZE, Scene, hurry, line
 from snakemake_blocks import jobs, locks, stopping
 from snakemake_blocks.aggregates import FAN_IN
 from snakemake_blocks.errors import BusyError, InputError, LedgerError
-from snakemake_blocks.jobs import CONDUCTOR, PlanChangedError, conductor, work_sentinel
+from snakemake_blocks.jobs import NotReadyError, PlanChangedError, work_sentinel
 from snakemake_blocks.locks import Holder, Lock, holder_of
 from snakemake_blocks.processes import MARK, process_start
 from snakemake_blocks.resetting import reset_blocks
 from snakemake_blocks.sentinel import read_sentinel
+from snakemake_blocks.stopping import CONDUCTOR, conductor
 
 
 @pytest.fixture
@@ -491,6 +492,52 @@ class TestLocks:
         # The rule's command reads the new plan, whatever it was handed.
         assert work_sentinel(scene.sentinel(), attempt=1, environment={}, plan=old) == 0
         assert scene.called == ["0", "1"]
+
+
+class TestDisorder:
+    """Of three jobs in a row the first has lost its results, and the second has not."""
+
+    def lost(self, scene: Scene) -> None:
+        """Phases 0 1 2 in a row of blocks with reach 2; job 0 is done, job 1 too, job 2 not."""
+        scene.functions(NAPS.format(seconds=0.6))
+        scene.plan(line(shape=(3,), context=2 * SIZE, blocks_per_job=1, function="functions:naps"))
+        assert [job.phase for job in scene.in_place.jobs("task")] == [0, 1, 2]
+        for k in (0, 1):
+            assert scene.run(index=(k,)).complete
+        scene.ledger(index=(0,)).unlink()
+        scene.sentinel(index=(0,)).unlink()
+
+    def test_the_last_does_not_begin(self, scene: Scene) -> None:
+        self.lost(scene)
+        with pytest.raises(NotReadyError, match="its neighbour task/0 has to be done first"):
+            scene.run(index=(2,))
+        assert scene.run(index=(0,)).complete
+        assert scene.run(index=(2,)).complete
+
+    def test_the_first_waits_for_the_last(self, scene: Scene) -> None:
+        self.lost(scene)
+        ledger = scene.ledger(index=(2,))
+        lock = Lock(scene.paths.job_lock("task", (2,)), Holder.this_process({}))
+        lock.acquire()
+        with pytest.raises(BusyError, match="its neighbour task/2 still runs"):
+            scene.run(index=(0,), patience=0)
+        threading.Timer(0.5, lock.release).start()
+        began = time.monotonic()
+        assert scene.run(index=(0,)).complete
+        assert time.monotonic() - began > 1
+        assert not ledger.exists()
+
+    def test_a_lost_sentinel_alone_is_no_reason(self, scene: Scene) -> None:
+        """Snakemake deletes it before it starts a job again that has nothing to do."""
+        scene.plan(line(shape=(3,), context=2 * SIZE, blocks_per_job=1))
+        for k in (0, 1):
+            assert scene.run(index=(k,)).complete
+        scene.sentinel(index=(0,)).unlink()
+        assert scene.run(index=(2,)).complete
+
+    def test_nothing_to_do_is_always_in_order(self, scene: Scene) -> None:
+        self.lost(scene)
+        assert scene.run(index=(1,)).complete
 
 
 class TestDisk:

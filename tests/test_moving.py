@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from snakemake_blocks import locks, moving
 from snakemake_blocks.box import Box, Index
+from snakemake_blocks.completion import is_sentinel_of
 from snakemake_blocks.errors import BusyError
-from snakemake_blocks.jobs import is_sentinel_of
 from snakemake_blocks.judgement import Judge, block_fingerprints
 from snakemake_blocks.ledger import Event, Ledger, first_block
 from snakemake_blocks.locks import Holder, Lock, held

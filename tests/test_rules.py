@@ -11,10 +11,10 @@ import pytest
 from project import Project
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.jobs import CONDUCTOR
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.rules import Rules, all_resources, grows, prepare_environment
 from snakemake_blocks.running import generate
+from snakemake_blocks.stopping import CONDUCTOR
 
 
 def wildcards(job: Any) -> SimpleNamespace:
