@@ -35,7 +35,14 @@ from snakemake_blocks.sentinel import read_sentinel
 from snakemake_blocks.stopping import StopReasons, deadline_of
 from snakemake_blocks.worker import Pulse, WorkerContext
 
-__all__ = ["JobResult", "NotReadyError", "PlanChangedError", "run_job", "work_sentinel"]
+__all__ = [
+    "JobResult",
+    "NotReadyError",
+    "PlanChangedError",
+    "job_summary",
+    "run_job",
+    "work_sentinel",
+]
 
 _REPEATED_TRACEBACKS = 20
 
@@ -127,7 +134,7 @@ def work_sentinel(
             plan = None
     if attempt > 1 and result.failed:
         _repeat_tracebacks(job, root)
-    print(_summary(job, result), flush=True)
+    print(job_summary(job, result), flush=True)
     if result.complete:
         return 0
     return 130 if result.by_keyboard else 1
@@ -141,7 +148,8 @@ def _repeat_tracebacks(job: Job, root: Path) -> None:
         print(f"block {failure.index}, attempt {failure.attempt}, earlier:\n{text}", flush=True)
 
 
-def _summary(job: Job, result: JobResult) -> str:
+def job_summary(job: Job, result: JobResult) -> str:
+    """Return in one line what came of a job."""
     text = f"{job.name}: {result.done} of {result.total} blocks done"
     if result.failed:
         text += f", {result.failed} failed"
