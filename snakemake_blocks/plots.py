@@ -43,9 +43,9 @@ def draw_demo(plan: Plan, arrays: Mapping[str, NDArray[Any]], path: Path) -> Non
     figure = Figure(figsize=(12, 12.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2).ravel()
-    panels[0].imshow(np.moveaxis(arrays["raw"], 0, -1))
+    panels[0].imshow(_rgb(arrays["raw"]))
     panels[0].set_title("raw")
-    panels[1].imshow(np.clip(np.moveaxis(arrays["smoothed"], 0, -1), 0, 1))
+    panels[1].imshow(_rgb(arrays["smoothed"]))
     panels[1].set_title("smoothed in blocks of 64 x 64 with a context of 20")
     _, labels = np.unique(arrays["objects"], return_inverse=True)
     colours = ["black", *(_PALETTE[i % len(_PALETTE)] for i in range(labels.max()))]
@@ -55,7 +55,7 @@ def draw_demo(plan: Plan, arrays: Mapping[str, NDArray[Any]], path: Path) -> Non
         interpolation="nearest",
     )
     panels[2].set_title("blue objects, labels agreed between neighbouring blocks")
-    panels[3].imshow(np.moveaxis(arrays["raw"], 0, -1), alpha=0.35)
+    panels[3].imshow(_rgb(arrays["raw"]), alpha=0.35)
     draw_tiling(panels[3], plan.tasks["segment"])
     figure.savefig(path, dpi=100)
 
@@ -110,3 +110,10 @@ def _rectangle(box: Box, **style: Any) -> Rectangle:
     row = box.begin[-2] if box.ndim > 1 else 0
     height = box.shape[-2] if box.ndim > 1 else 1
     return Rectangle((box.begin[-1], row), box.shape[-1], height, **style)
+
+
+def _rgb(picture: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a picture of channels first, values 0 to 1, as matplotlib draws it in any version."""
+    values = np.clip(np.moveaxis(picture, 0, -1), 0, 1) * 255
+    rgb: NDArray[np.uint8] = values.astype(np.uint8)
+    return rgb

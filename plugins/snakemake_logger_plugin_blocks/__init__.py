@@ -39,7 +39,9 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         self._view: ProgressView | None = None
         self._failed: set[str] = set()
         self._is_quiet = self.settings is not None and self.settings.quiet
-        self._text = DefaultFormatter(show_failed_logs=self.common_settings.show_failed_logs)
+        self._text = DefaultFormatter(
+            quiet=set(), show_failed_logs=self.common_settings.show_failed_logs
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         """Start the bars at the first job; print errors and warnings."""
