@@ -39,9 +39,10 @@ class Meter:
     _start: float = 0.0
     _bytes: tuple[int, int] = field(default_factory=lambda: _bytes_so_far())
 
-    def begin(self) -> None:
-        """Start an attempt."""
+    def begin(self) -> Measurement:
+        """Start an attempt; return when."""
         self._start, self._wall, self._cpu = time.time(), time.perf_counter(), time.process_time()
+        return Measurement(self._start)
 
     def end(self) -> Measurement:
         """Return the cost since :meth:`begin`."""

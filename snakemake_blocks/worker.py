@@ -300,9 +300,8 @@ class _Source:
         now = time.monotonic()
         block = self._context.task.block(item.index)
         self._current = item, block
-        self._append(Event.STARTED, item, now)
+        self._append(Event.STARTED, item, now, cost=self._meter.begin())
         self._pulse.begin(now)
-        self._meter.begin()
         return block
 
     def _record(self, event: Event, item: Item) -> None:

@@ -1,0 +1,400 @@
+"""Kill processes of real runs at random, and prove that nothing was lost, doubled or mixed up.
+
+    python tests/kill_test.py --kills 100
+
+A chain of two tasks runs over and over; its blocks read what their neighbours write, so that
+conflicting ones must never overlap. While it runs, a worker, a supervisor, Snakemake, `run` or all
+of them get SIGKILL, SIGTERM or SIGINT, at any time. After every chain:
+
+- the arrays equal those of an undisturbed, serial computation byte for byte;
+- no block with a counting record has run again;
+- no two conflicting blocks were at work at the same time;
+- `verify` finds nothing missing, and no process is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from snakemake_blocks.judgement import Judge
+from snakemake_blocks.ledger import Event, first_block, read_records
+from snakemake_blocks.paths import RunPaths
+from snakemake_blocks.plan import Plan
+from snakemake_blocks.verify import verify_run
+
+SIDE, BLOCK, CONTEXT = 60, 10, 5
+MARK = "BLOCKS_KILL_TEST"
+VICTIMS = ("worker", "worker", "supervisor", "supervisor", "snakemake", "run", "group")
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+PIPELINE = """
+tasks:
+  smooth:
+    function: functions:smooth
+    call: arrays
+    params: {{seconds: {seconds}}}
+    reads: {{raw: {{array: s.zarr/raw, fill: 0}}}}
+    writes: {{smoothed: {{array: s.zarr/smoothed, dtype: int64}}}}
+    roi: s.zarr/raw
+    block_size: [{block}, {block}]
+    context: {context}
+    retries: 9
+    workers: {workers}
+    blocks_per_job: {batch}
+  label:
+    function: functions:label
+    call: arrays
+    params: {{seconds: {seconds}}}
+    reads: {{smoothed: {{array: s.zarr/smoothed, fill: 0}}}}
+    writes: {{labels: {{array: s.zarr/labels, dtype: int64}}}}
+    roi: s.zarr/raw
+    block_size: [{block}, {block}]
+    context: {context}
+    retries: 9
+    workers: {workers}
+    blocks_per_job: {batch}
+"""
+
+FUNCTIONS = """
+import os, random, time
+
+def tick(task, block):
+    line = f"{task} {'-'.join(map(str, block.index))} {os.getpid()} {time.monotonic_ns()}\\n"
+    handle = os.open("ticks.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.write(handle, line.encode())
+    os.close(handle)
+
+def work(task, block, seconds):
+    end = time.monotonic() + seconds * random.uniform(0.5, 1.5)
+    tick(task, block)
+    while time.monotonic() < end:
+        time.sleep(0.005)
+        tick(task, block)
+
+def smooth(raw, block, seconds):
+    os.chdir(os.environ["BLOCKS_KILL_TEST_FOLDER"])
+    work("smooth", block, seconds)
+    total = sum(raw[5 + i : raw.shape[0] - 5 + i, 5 + j : raw.shape[1] - 5 + j]
+                for i in range(-5, 6) for j in range(-5, 6))
+    tick("smooth", block)
+    return total
+
+def label(smoothed, block, seconds):
+    os.chdir(os.environ["BLOCKS_KILL_TEST_FOLDER"])
+    work("label", block, seconds)
+    inner = smoothed[5:-5, 5:-5]
+    found = (inner > smoothed[:-10, :-10]) + 2 * (inner > smoothed[10:, 10:]) + 7 * inner
+    tick("label", block)
+    return found
+"""
+
+
+def expected(raw: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Return what an undisturbed, serial run computes: the whole image at once."""
+    n = SIDE
+    padded = np.pad(raw, 5)
+    smoothed = sum(padded[5 + i : 5 + i + n, 5 + j : 5 + j + n] for i in range(-5, 6)
+                   for j in range(-5, 6))  # fmt: skip
+    wide = np.pad(np.asarray(smoothed), 5)
+    inner = wide[5:-5, 5:-5]
+    labels = (inner > wide[:-10, :-10]) + 2 * (inner > wide[10:, 10:]) + 7 * inner
+    return {"smoothed": np.asarray(smoothed), "labels": labels}
+
+
+@dataclass
+class KillTest:
+    """Chains that are killed, until there were enough kills.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to work.
+    seed : int
+        Of the random choices; the outcome depends on timing as well.
+    seconds : float
+        Mean time of a block.
+    """
+
+    folder: Path
+    seed: int = 0
+    seconds: float = 0.04
+    cores: int = 2
+    verbose: bool = True
+    kills: Counter[str] = field(default_factory=Counter)
+    chains: int = 0
+    runs: int = 0
+    _chance: random.Random = field(init=False)
+    _mark: str = field(init=False)
+    _run: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._chance = random.Random(self.seed)
+        self._mark = uuid.uuid4().hex
+
+    @property
+    def root(self) -> Path:
+        """The run directory."""
+        return self.folder / "blocks"
+
+    def go(self, kills: int) -> None:
+        """Kill so many times, and prove every chain.
+
+        Raises
+        ------
+        AssertionError
+            With what is not as it has to be.
+        """
+        while self.kills.total() < kills:
+            raw = self._new_chain()
+            self._kill_until_complete(kills)
+            self._prove(raw)
+            self.chains += 1
+            self._say(f"chain {self.chains} proved; {self.kills.total()} kills, {self.runs} runs")
+
+    def _say(self, text: str) -> None:
+        if self.verbose:
+            print(time.strftime("%H:%M:%S"), text, flush=True)
+
+    def _new_chain(self) -> NDArray[np.int64]:
+        """Begin anew, with other data; return these."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        raw = np.random.default_rng(self._chance.randrange(2**32)).integers(0, 99, (SIDE, SIDE))
+        group = zarr.open_group(self.folder / "s.zarr", mode="a")
+        group.create_array("raw", shape=raw.shape, chunks=(BLOCK, BLOCK), dtype="int64")[:] = raw
+        (self.folder / "functions.py").write_text(FUNCTIONS)
+        self._write_pipeline()
+        return raw
+
+    def _write_pipeline(self) -> None:
+        """Write pipeline.yaml, with another batch shape each time."""
+        text = PIPELINE.format(
+            seconds=self.seconds,
+            block=BLOCK,
+            context=CONTEXT,
+            workers=self._chance.choice([1, 2]),
+            batch=self._chance.choice(["[1, 1]", "[2, 2]", "[3, 2]", "[6, 6]"]),
+        )
+        (self.folder / "pipeline.yaml").write_text(text)
+
+    def _kill_until_complete(self, most: int) -> None:
+        while True:
+            self._start()
+            kills = self.kills.total()
+            while self._run is not None and self._run.poll() is None:
+                if self.kills.total() < most:
+                    self._wait_for_the_moment()
+                    self._kill()
+                else:
+                    self._wait(1.0)
+            assert self._run is not None
+            status = self._run.returncode
+            self._await_end()
+            self._say(f"run ended with {status}, {len(self._done())} of 72 blocks done")
+            if status == 0:
+                return
+            undisturbed = kills == self.kills.total()
+            output = (self.folder / "output.txt").read_text()
+            assert not undisturbed, f"a run that nobody disturbed ended with {status}:\n{output}"
+            if self._chance.random() < 0.3:
+                self._write_pipeline()
+
+    def _start(self) -> None:
+        self.runs += 1
+        executor = self._chance.choice([[], ["--", "--executor", "local"]])
+        command = [
+            str(Path(sys.executable).parent / "snakemake-blocks"),
+            *("run", "pipeline.yaml", "--cores", str(self.cores), "--quiet"),
+            *executor,
+        ]
+        environment = {
+            **os.environ,
+            MARK: self._mark,
+            f"{MARK}_FOLDER": str(self.folder),
+            "PYTHONUNBUFFERED": "1",
+        }
+        with (self.folder / "output.txt").open("wb") as output:
+            self._run = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _wait_for_the_moment(self) -> None:
+        """Wait: mostly into the middle of the work, sometimes just so long."""
+        if self._chance.random() < 0.3:
+            self._wait(self._chance.uniform(0.05, 3.0))
+            return
+        assert self._run is not None
+        while self._run.poll() is None and "worker" not in dict(self._processes()):
+            self._wait(0.05)
+        self._wait(self._chance.uniform(0.0, 0.8))
+
+    def _wait(self, seconds: float) -> None:
+        assert self._run is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._run.wait(seconds)
+
+    def _kill(self) -> None:
+        """Send a signal to some process, if there is one of the kind."""
+        victim, number = self._chance.choice(VICTIMS), self._chance.choice(SIGNALS)
+        found = self._processes()
+        pids = [pid for kind, pid in found if victim in (kind, "group")]
+        if not pids or self._run is None or self._run.poll() is not None:
+            return
+        if victim != "group":
+            pids = [self._chance.choice(pids)]
+        elif self._chance.random() < 0.5:
+            self._chance.shuffle(pids)
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+        self.kills[f"{number.name} {victim}"] += 1
+        self._say(f"{number.name} to {victim} ({len(pids)} of {len(found)} processes)")
+
+    def _processes(self) -> list[tuple[str, int]]:
+        """Return our processes and what they are."""
+        mine = {}
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            try:
+                environment = Path("/proc", name, "environ").read_bytes()
+                if f"{MARK}={self._mark}".encode() in environment.split(b"\0"):
+                    command = Path("/proc", name, "cmdline").read_bytes()
+                    stat = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
+                    if stat[0] not in "ZX":
+                        mine[int(name)] = (command, int(stat[1]))
+            except (OSError, IndexError):
+                continue
+        return [(self._kind(pid, mine), pid) for pid in mine]
+
+    def _kind(self, pid: int, mine: dict[int, tuple[bytes, int]]) -> str:
+        assert self._run is not None
+        command, parent = mine[pid]
+        if pid == self._run.pid:
+            return "run"
+        if b"be_snakemake" in command:
+            return "snakemake"
+        forked = parent in mine and mine[parent][0] == command
+        if b"snakemake_blocks.warm" in command:
+            if not forked:
+                return "host"
+            grandparent = mine[parent][1]
+            twice = grandparent in mine and mine[grandparent][0] == command
+            return "worker" if twice else "supervisor"
+        if b"\0work\0" in command:
+            return "worker" if forked else "supervisor"
+        return "shell"
+
+    def _await_end(self) -> None:
+        """See to it that nothing is left; what a killed run left stops by itself."""
+        give_up = time.monotonic() + 30
+        while left := self._processes():
+            assert time.monotonic() < give_up, f"these processes are left: {left}"
+            time.sleep(0.05)
+
+    def _done(self) -> list[tuple[str, tuple[int, ...]]]:
+        if not RunPaths(self.root).plan.exists():
+            return []
+        plan = Plan.load(self.root)
+        judge = Judge(plan, self.root)
+        return [
+            (name, tuple(map(int, index)))
+            for name, task in plan.tasks.items()
+            for index in np.argwhere(judge.judge_all(task).done)
+        ]
+
+    def _prove(self, raw: NDArray[np.int64]) -> None:
+        for name, values in expected(raw).items():
+            found = zarr.open_array(self.folder / "s.zarr" / name, mode="r")[:]
+            assert np.asarray(found).tobytes() == values.tobytes(), f"{name} differs"
+        plan = Plan.load(self.root)
+        missing = verify_run(plan, self.root).missing
+        assert not missing, missing
+        self._prove_records(plan)
+        self._prove_order(plan)
+
+    def _prove_records(self, plan: Plan) -> None:
+        """No block was begun again after it was done: upstream, too, was done but once."""
+        for task in plan.tasks.values():
+            done: set[tuple[int, ...]] = set()
+            for job in task.jobs.jobs:
+                path = RunPaths(self.root).ledger(task.slug, job)
+                for record in read_records(path, first_block(task.grid)):
+                    index = tuple(record["index"].tolist())
+                    if record["event"] in (Event.DONE, Event.SKIPPED):
+                        assert index not in done, f"{task.name} {index} was done twice"
+                        done.add(index)
+                    elif record["event"] == Event.STARTED:
+                        assert index not in done, f"{task.name} {index} was begun again"
+            assert done == set(task.grid)
+
+    def _prove_order(self, plan: Plan) -> None:
+        """No tick of an attempt lies between two ticks of an attempt in conflict with it."""
+        spans: dict[tuple[str, tuple[int, ...], str, int], list[int]] = {}
+        begun: Counter[tuple[str, str, str]] = Counter()
+        last: dict[str, tuple[str, str, str]] = {}
+        for line in (self.folder / "ticks.txt").read_text().splitlines():
+            name, block, pid, at = line.split()
+            if last.get(pid) != (name, block, pid):
+                begun[name, block, pid] += 1
+                last[pid] = (name, block, pid)
+            index = tuple(map(int, block.split("-")))
+            spans.setdefault((name, index, pid, begun[name, block, pid]), []).append(int(at))
+        for name, task in plan.tasks.items():
+            own = sorted(
+                (min(ticks), max(ticks), key[1]) for key, ticks in spans.items() if key[0] == name
+            )
+            for k, (_, end, one) in enumerate(own):
+                near = task.block_phases.conflicting(one)
+                for begin, _, other in own[k + 1 :]:
+                    if begin > end:
+                        break
+                    assert not near.contains(other), f"{name}: {one} and {other} overlapped"
+
+
+def main() -> None:
+    """Run the test as the arguments say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--seconds", type=float, default=0.04, help="mean time of a block")
+    arguments = parser.parse_args()
+    seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="blocks-kill-")) / "chain"
+    test = KillTest(folder, seed=seed, seconds=arguments.seconds)
+    test.go(arguments.kills)
+    for kind, count in sorted(test.kills.items()):
+        print(f"{count:4} {kind}")
+    print(f"{test.kills.total()} kills in {test.runs} runs of {test.chains} chains: all proved")
+    shutil.rmtree(folder.parent)
+
+
+if __name__ == "__main__":
+    main()
