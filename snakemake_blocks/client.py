@@ -8,6 +8,7 @@ worker answers there. Nothing listens on a network, and a script whose worker di
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ import secrets
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -200,9 +202,9 @@ class _PipeSource:
         try:
             self._lock = open(folder / "script", "w")  # noqa: SIM115
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._replies = open(folder / "replies", "rb", buffering=0)  # noqa: SIM115
-            self._requests = open(folder / "requests", "w", encoding="utf-8")  # noqa: SIM115
-            life = os.open(folder / "life", os.O_RDONLY)
+            life = os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK)
+            replies = os.open(folder / "replies", os.O_RDONLY | os.O_NONBLOCK)
+            requests = _open_for_writing(folder / "requests", life)
         except BlockingIOError:
             raise InputError(
                 "another script takes blocks from this worker; start one at a time, and let "
@@ -210,6 +212,10 @@ class _PipeSource:
             ) from None
         except OSError as error:
             raise InputError(f"the worker that started this script is gone ({error})") from None
+        for end in (life, replies, requests):
+            os.set_blocking(end, True)
+        self._replies = os.fdopen(replies, "rb", buffering=0)
+        self._requests = os.fdopen(requests, "w", encoding="utf-8")
         self._ended = False
         threading.Thread(target=self._die_with_worker, args=(life,), daemon=True).start()
 
@@ -258,3 +264,23 @@ class _PipeSource:
     def _ask(self, request: dict[str, Any]) -> None:
         self._requests.write(json.dumps(request) + "\n")
         self._requests.flush()
+
+
+def _open_for_writing(path: Path, life: int) -> int:
+    """Open a pipe as soon as the worker listens, unless it has died.
+
+    Raises
+    ------
+    OSError
+        If the worker is gone.
+    """
+    while True:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        with contextlib.suppress(BlockingIOError):
+            if os.read(life, 1) == b"":
+                raise OSError(errno.EPIPE, "it died")
+        time.sleep(0.001)

@@ -467,14 +467,16 @@ class TestChance:
         spread = 5 * (blocks * share * (1 - share)) ** 0.5
         assert abs(result.failed - share * blocks) < spread
         assert result.done + result.failed == blocks
-        for _ in range(12):
+        for _ in range(60):  # 400 blocks that fail with 0.5: not even one run in 10^15 needs more
             stamps, before = scene.stamps(), len(scene.called)
             if scene.run().complete:
                 break
             again = set(scene.called[before:])
             assert again.isdisjoint("-".join(map(str, index)) for index in stamps)
             assert {i: s for i, s in scene.stamps().items() if i in stamps} == stamps
+        before = len(scene.called)
         assert scene.run().complete
+        assert len(scene.called) == before, "nothing is left to do"
 
 
 class TestOrder:
