@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from snakemake_blocks.leftovers import unlock
+from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.processes import die_with_parent, group_lives
 
 __all__ = ["INTERRUPTED", "be_snakemake", "run_snakemake", "start_warm_host"]
@@ -29,8 +30,8 @@ def run_snakemake(
     arguments: Sequence[str],
     *,
     folder: Path,
+    root: Path,
     environment: Mapping[str, str] | None = None,
-    drain: Path | None = None,
 ) -> int:
     """Run Snakemake in ``folder`` and return its exit status, 130 if it was interrupted.
 
@@ -44,21 +45,21 @@ def run_snakemake(
         For Snakemake.
     folder : Path
         Where it runs.
+    root : Path
+        The run directory. While it is drained, a first SIGTERM means: start nothing new. Otherwise
+        it means: end in time.
     environment : mapping, optional
         Its environment; default: ours.
-    drain : Path, optional
-        While this file exists, a first SIGTERM means: start nothing new. Otherwise it means: end
-        in time.
     """
     command = [sys.executable, "-c", _START, str(os.getpid()), *arguments]
     process = subprocess.Popen(
         command, cwd=folder, env=dict(environment or os.environ), process_group=0
     )
-    received: list[int] = []
+    drain, received = RunPaths(root).drain, list[int]()
 
     def pass_on(number: int, _frame: object) -> None:
         received.append(number)
-        if number != signal.SIGINT and len(received) == 1 and drain and drain.exists():
+        if number != signal.SIGINT and len(received) == 1 and drain.exists():
             process.terminate()
         else:
             _signal_group(process.pid, number)
@@ -82,8 +83,7 @@ def run_snakemake(
             _signal_group(process.pid, signal.SIGKILL)
             process.wait()
     if status < 0:
-        # It could not let go of its lock, and is known to be dead.
-        shutil.rmtree(folder / ".snakemake" / "locks", ignore_errors=True)
+        unlock(folder, root)  # it could not do so, and is known to be dead
     if status and (received or status in (-signal.SIGINT, -signal.SIGTERM)):
         return INTERRUPTED
     return 128 - status if status < 0 else status

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,8 @@ from snakemake_blocks.check import Proof, check_plan
 from snakemake_blocks.context_check import ContextReport, check_context
 from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.launch import INTERRUPTED, run_snakemake
-from snakemake_blocks.locks import Lock, held, holder_of, is_alive
+from snakemake_blocks.leftovers import unlock, unmark
+from snakemake_blocks.locks import held, holder_of, is_alive
 from snakemake_blocks.moving import move_state, refuse_running
 from snakemake_blocks.paths import RunPaths, write_atomically
 from snakemake_blocks.pilot import pilot
@@ -304,7 +304,7 @@ def generate(
     pipeline, options = to_pipeline(source), options or Options()
     path = _snakefile_path(pipeline, output)
     draft = _Draft.of(pipeline, options)
-    with _run_lock(pipeline.run_directory):
+    with _run_lock(pipeline.run_directory, pipeline.folder):
         return _generate(draft, path), path
 
 
@@ -324,8 +324,17 @@ def _snakefile_path(pipeline: Pipeline, output: Path | None = None) -> Path:
     return path
 
 
-def _run_lock(root: Path) -> AbstractContextManager[Lock]:
-    return held(RunPaths(root).lock, os.environ, what=f"run directory {root}")
+@contextmanager
+def _run_lock(root: Path, folder: Path) -> Iterator[None]:
+    """Hold the run directory, and clear Snakemake's books in ``folder`` of a run that was killed.
+
+    It is done at once: who takes the lock of a dead run over is the only one to know of it.
+    """
+    with held(RunPaths(root).lock, os.environ, what=f"run directory {root}") as lock:
+        if lock.taken_over_from is not None:
+            unlock(folder, root)
+        unmark(folder, root)
+        yield
 
 
 def _generate(draft: _Draft, path: Path) -> Plan:
@@ -347,7 +356,7 @@ def prepare(pipeline: Pipeline) -> Plan:
         While a job of this run directory is going on.
     """
     draft = _Draft.of(pipeline, Options())
-    with _run_lock(pipeline.run_directory):
+    with _run_lock(pipeline.run_directory, pipeline.folder):
         return draft.write()
 
 
@@ -374,15 +383,14 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
     folder = pipeline.folder
     arguments = _arguments(options, folder, path)
     root = pipeline.run_directory
-    with _run_lock(root) as lock:
-        _clear_dead_run(lock, folder)  # first: if this run is refused, nobody else will know
+    with _run_lock(root, folder):
         plan = _generate(draft, path)
         RunPaths(root).drain.unlink(missing_ok=True)
         status = run_snakemake(
             arguments,
             folder=folder,
+            root=root,
             environment=_environment(options),
-            drain=RunPaths(root).drain,
         )
         state = read_status(plan, root)
         if asked is not pipeline:  # the whole plan comes back; what the pilot did counts in it
@@ -403,12 +411,6 @@ def _environment(options: Options) -> dict[str, str]:
     """Return the environment of Snakemake and its jobs."""
     path = [*options.python_path, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
-
-
-def _clear_dead_run(lock: Lock, folder: Path) -> None:
-    """Remove Snakemake's lock if the run that left it is known to be dead."""
-    if lock.taken_over_from is not None:
-        shutil.rmtree(folder / ".snakemake" / "locks", ignore_errors=True)
 
 
 def _arguments(options: Options, folder: Path, path: Path) -> list[str]:
@@ -465,7 +467,7 @@ def reset_run(
     BusyError
         While anything runs in this run directory.
     """
-    with _run_lock(root):
+    with _run_lock(root, root / plan.base):
         refuse_running(root)
         return reset_blocks(plan, root, task, roi=roi, only_failed=only_failed)
 

@@ -138,7 +138,7 @@ def installable() -> Verdict:
 
 
 def install() -> None:
-    """Install SLURM and munge with apt-get, without starting any service of theirs.
+    """Install SLURM and munge with apt-get, unless they are there already.
 
     Raises
     ------
@@ -147,6 +147,9 @@ def install() -> None:
     subprocess.CalledProcessError
         If apt-get fails.
     """
+    if available():
+        print("SLURM is installed")
+        return
     verdict = installable()
     if not verdict:
         raise ClusterError(verdict.reason)
