@@ -178,9 +178,16 @@ def run(
 @click.argument("sentinel", type=_EXISTING)
 @click.option("--attempt", default=1, help="Snakemake's attempt; 1 opens a new budget of retries.")
 def work(sentinel: Path, attempt: int) -> None:
-    """Run the job of SENTINEL, or make an aggregate; the generated rules call this."""
+    """Run the job of SENTINEL, or make an aggregate; the generated rules call this.
+
+    With RUN_DIR/TASK instead of a sentinel, run jobs of that task until none is left: on any host
+    that shares the file system, beside a running Snakemake or without one.
+    """
+    from snakemake_blocks.claiming import is_task_folder, work_task
     from snakemake_blocks.jobs import work_sentinel
 
+    if is_task_folder(sentinel):
+        sys.exit(work_task(sentinel, environment=os.environ))
     sys.exit(work_sentinel(sentinel, attempt=attempt, environment=os.environ))
 
 

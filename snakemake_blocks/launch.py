@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 from snakemake_blocks.leftovers import unlock
 from snakemake_blocks.paths import RunPaths
@@ -95,7 +97,28 @@ def be_snakemake() -> None:
     sys.argv[:2] = ["snakemake"]
     from snakemake.cli import main
 
+    _defer_sigterm()
     main()
+
+
+def _defer_sigterm() -> None:
+    """Have Snakemake's handler of SIGTERM called in a thread.
+
+    It takes a lock that is not reentrant. If the signal comes while the main thread holds that
+    lock, as it does while it notes finished jobs, Snakemake 9 waits for itself for ever.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    handle = JobScheduler.exit_gracefully
+    # Its put may be called from a signal handler, unlike most of what threads have.
+    asked: SimpleQueue[Any] = SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            handle(asked.get())
+
+    threading.Thread(target=serve, daemon=True).start()
+    JobScheduler.exit_gracefully = lambda scheduler, *_: asked.put(scheduler)
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -388,6 +388,8 @@ def main() -> None:
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="blocks-kill-")) / "chain"
+    # What a shell starts in the background ignores it, and what that starts, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     test = KillTest(folder, seed=seed, seconds=arguments.seconds)
     test.go(arguments.kills)
     for kind, count in sorted(test.kills.items()):

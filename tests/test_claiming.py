@@ -74,6 +74,14 @@ class TestAlone:
         assert work() == 0
         assert len(scene.called) == 9
 
+    def test_the_command(self, scene: Scene) -> None:
+        scene.plan(line(blocks_per_job=2))
+        command = [str(Path(sys.executable).parent / "snakemake-blocks"), "work", "blocks/task"]
+        found = subprocess.run(command, cwd=scene.folder, capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.splitlines()[-1] == "task: all jobs are done"
+        assert sorted(scene.called) == ["0", "1", "2", "3"]
+
     def test_what_snakemake_would_do_next_is_nothing(self, scene: Scene) -> None:
         scene.plan(line(blocks_per_job=1))
         assert work() == 0

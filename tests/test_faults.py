@@ -23,7 +23,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,11 +225,9 @@ class TestTwice:
     def test_workers_by_hand_beside_it(self, slow: Project) -> None:
         run = start(slow)
         wait_for_calls(slow, 2)
-        code = (
-            "import os; from pathlib import Path; from snakemake_blocks.claiming import work_task; "
-            "raise SystemExit(work_task(Path('blocks/task'), environment=os.environ))"
+        hand = subprocess.Popen(
+            [str(BIN / "snakemake-blocks"), "work", "blocks/task"], cwd=slow.folder
         )
-        hand = subprocess.Popen([sys.executable, "-c", code], cwd=slow.folder)
         out, _ = run.communicate(timeout=60)
         assert run.returncode == 0, out
         assert hand.wait(timeout=60) == 0
