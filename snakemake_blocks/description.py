@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from funlib.geometry import Roi
 
+from snakemake_blocks.amounts import amount_problem
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import block_presence, chunk_shape, describe, obstacle_to
 from snakemake_blocks.box import Box, Index
@@ -28,14 +29,6 @@ __all__ = ["UNKNOWN_FUNCTION", "Describer"]
 UNKNOWN_FUNCTION = "unknown:unknown"
 """Stands where the function's name was wrong already; nothing is said of it again."""
 
-_SIZE = r"\d+(\.\d+)?\s*([kmgtpe]i?)?b?"
-_TIME = r"\d+(\.\d+)?\s*([smhdw]|secs?|seconds?|mins?|minutes?|hours?|days?|weeks?)?"
-# Texts that Snakemake turns into numbers; whatever else it takes as it is.
-_AMOUNTS = {
-    "mem": (_SIZE, "2GB"),
-    "disk": (_SIZE, "10GB"),
-    "runtime": (_TIME, "90m, or a number of minutes"),
-}
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -270,10 +263,9 @@ class _TaskDescriber:
                 f"{model.max_workers} processes over all jobs are fewer than the {model.workers} "
                 "workers of one job",
             )
-        for name, (pattern, example) in _AMOUNTS.items():
-            value = model.resources.get(name)
-            if isinstance(value, str) and not re.fullmatch(pattern, value, re.IGNORECASE):
-                self._say(f"resources.{name}", f"{value!r} is no amount; write e.g. {example}")
+        for name, value in model.resources.items():
+            if problem := amount_problem(name, value):
+                self._say(f"resources.{name}", problem)
 
     def _check_functions(self) -> None:
         model, folder = self.model, self.all.folder

@@ -1,4 +1,4 @@
-"""Processes of this host: who is alive, and ending a worker with all that it started."""
+"""Processes of this host: who is alive, since when, and ending a worker with all it started."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 __all__ = [
     "MARK",
+    "age_of",
     "boot_clock",
     "die_with_parent",
     "end_marked",
@@ -123,7 +125,8 @@ def end_marked(mark: str, *, patience: float = 5.0) -> int:
     patience : float
         Seconds to wait until they are gone.
     """
-    found = _marked(f"{MARK}={mark}".encode())
+    begin = f"{MARK}={mark}".encode()
+    found = _having(lambda variables: any(x.startswith(begin) for x in variables))
     for pid in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
@@ -133,15 +136,31 @@ def end_marked(mark: str, *, patience: float = 5.0) -> int:
     return len(found)
 
 
-def _marked(entry: bytes) -> list[int]:
-    """Return the processes in whose environment a variable begins with ``entry``."""
+def age_of(variable: str) -> float:
+    """Return for how many seconds a process with an environment variable has been there.
+
+    Parameters
+    ----------
+    variable : str
+        ``NAME=value``. The oldest process of this host that began with it counts; without any
+        that can be looked into, 0.
+    """
+    entry = variable.encode()
+    starts = [process_start(pid) for pid in _having(lambda variables: entry in variables)]
+    oldest = min((start for start in starts if start is not None), default=None)
+    if oldest is None:
+        return 0.0
+    return max(0.0, boot_clock() - oldest / os.sysconf("SC_CLK_TCK"))
+
+
+def _having(condition: Callable[[list[bytes]], bool]) -> list[int]:
+    """Return the other processes whose environment, as they began, meets a condition."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir("/proc"):
             if name.isdigit() and int(name) != os.getpid():
                 with contextlib.suppress(OSError):
-                    environment = Path("/proc", name, "environ").read_bytes()
-                    if any(x.startswith(entry) for x in environment.split(b"\0")):
+                    if condition(Path("/proc", name, "environ").read_bytes().split(b"\0")):
                         found.append(int(name))
     return found
 

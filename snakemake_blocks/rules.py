@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from snakemake_blocks.amounts import as_number, grows
 from snakemake_blocks.box import Index
 from snakemake_blocks.completion import aggregate_inputs
 from snakemake_blocks.paths import RunPaths
@@ -106,14 +107,10 @@ class Rules:
 
 def all_resources(task: PlannedTask) -> Iterator[tuple[str, Any]]:
     """Yield name and value of every resource of a task's jobs, but for ``attempt``."""
-    yield from sorted(task.resources.items())
+    for name, value in sorted(task.resources.items()):
+        yield name, as_number(name, value)
     if task.max_workers is not None:
         yield f"{task.slug}_workers", min(task.workers, task.max_workers)
-
-
-def grows(name: str, value: Any) -> bool:
-    """Tell whether a resource is multiplied by the attempt."""
-    return name in ("mem_mb", "runtime") and isinstance(value, int | float)
 
 
 def _growing(name: str, value: Any) -> Any:

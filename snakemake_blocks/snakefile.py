@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from snakemake_blocks.amounts import grows
 from snakemake_blocks.completion import aggregate_inputs
 from snakemake_blocks.errors import PlanError
 from snakemake_blocks.paths import index_name
 from snakemake_blocks.plan import Job, Plan, PlannedTask
-from snakemake_blocks.rules import all_resources, grows
+from snakemake_blocks.rules import all_resources
 from snakemake_blocks.stopping import CONDUCTOR
 
 __all__ = ["COMMAND", "MADE_BY", "conda_environment", "explicit_snakefile", "snakefile"]

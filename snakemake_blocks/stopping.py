@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+from snakemake_blocks.amounts import as_number
 from snakemake_blocks.paths import RunPaths
-from snakemake_blocks.processes import process_host, process_start
+from snakemake_blocks.processes import age_of, process_host, process_start
 
 __all__ = ["CONDUCTOR", "Deadline", "StopReasons", "conductor", "deadline_of"]
 
@@ -22,8 +23,10 @@ CONDUCTOR = "SNAKEMAKE_BLOCKS_CONDUCTOR"
 # 10 s before that.
 _GRACE = 20.0
 _LOOK_SECONDS = 0.25
-_LONGEST_MARGIN = 60.0
-_UNITS = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, "d": 1440.0, "": 1.0}
+# A tenth of the time, but as long as the job's end may take: slow file systems, and what passed
+# before its first process.
+_SHORTEST_MARGIN, _LONGEST_MARGIN = 30.0, 60.0
+_JOB_IDS = ("SLURM_JOB_ID", "LSB_JOBID")
 
 
 def conductor() -> str:
@@ -63,39 +66,33 @@ def deadline_of(
         The process environment: whether a scheduler runs the job, and what it says.
     """
     told = environment.get("SLURM_JOB_END_TIME", "")
+    minutes = as_number("runtime", runtime)
+    job = next((f"{name}={environment[name]}" for name in _JOB_IDS if environment.get(name)), "")
     if told.isdigit():
         seconds = float(told) - time.time()
-    elif any(environment.get(name) for name in ("SLURM_JOB_ID", "LSB_JOBID")):
-        minutes = _minutes(runtime)
-        if minutes is None or _is_inside_allocation(environment):
-            return None
-        seconds = minutes * 60 * max(1, attempt)
+    elif job and isinstance(minutes, int | float) and _is_submitted(environment):
+        # The scheduler counts from the job's begin; Snakemake has been starting since then.
+        seconds = minutes * 60 * max(1, attempt) - age_of(job)
     else:
         return None
-    return Deadline(time.monotonic() + seconds, min(_LONGEST_MARGIN, max(0.0, seconds) / 10))
+    margin = min(max(_SHORTEST_MARGIN, seconds / 10), _LONGEST_MARGIN, max(0.0, seconds) / 2)
+    return Deadline(time.monotonic() + seconds, margin)
 
 
-def _is_inside_allocation(environment: Mapping[str, str]) -> bool:
-    """Tell whether Snakemake itself runs in a scheduler's job and this is a local job of it."""
+def _is_submitted(environment: Mapping[str, str]) -> bool:
+    """Tell whether Snakemake had the scheduler run this job, with ``runtime`` as its walltime.
+
+    Started by hand or by a Snakemake that itself runs in an allocation, it has that one's time.
+    """
+    pid = environment.get(CONDUCTOR, "").partition(":")[0]
+    if not pid.isdigit():
+        return False
     try:
-        pid = int(environment.get(CONDUCTOR, "").partition(":")[0])
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             arguments = file.read().split(b"\0")
-        return arguments[arguments.index(b"--mode") + 1] != b"remote"
     except OSError:
-        return False
-    except ValueError:
-        return bool(environment.get(CONDUCTOR))
-
-
-def _minutes(runtime: object) -> float | None:
-    if isinstance(runtime, int | float):
-        return float(runtime)
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(runtime).lower())
-    try:
-        return sum(float(n) * _UNITS[unit] for n, unit in parts) or None
-    except KeyError:
-        return None
+        return True  # no such files here, or it has just ended
+    return (b"--mode", b"remote") in pairwise(arguments)
 
 
 @dataclass(slots=True)

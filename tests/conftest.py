@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     folder.mkdir()
     monkeypatch.chdir(folder)
     yield Project(folder)
+
+
+@pytest.fixture
+def remote() -> Iterator[str]:
+    """Return the conductor of a job that Snakemake had a scheduler run: a process that looks so."""
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "--mode", "remote"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stdout.readline()
+    yield str(process.pid)
+    process.communicate()
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from project import Project
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.plan import Plan
-from snakemake_blocks.rules import Rules, all_resources, grows, prepare_environment
+from snakemake_blocks.rules import Rules, all_resources, prepare_environment
 from snakemake_blocks.running import generate
 from snakemake_blocks.stopping import CONDUCTOR
 
@@ -90,20 +90,7 @@ class TestResources:
         resources = Rules("blocks").resources(planned.tasks["down"])
         assert [resources["runtime"](None, attempt) for attempt in (1, 2, 3)] == [20, 40, 60]
         assert resources["gpu"] == 1
-        assert resources["mem"] == "2GB"
-
-    @pytest.mark.parametrize(
-        ("name", "value", "does"),
-        [
-            ("mem_mb", 100, True),
-            ("runtime", 1.5, True),
-            ("mem_mb", "auto", False),
-            ("disk_mb", 100, False),
-            ("gpu", 1, False),
-        ],
-    )
-    def test_what_grows(self, name: str, value: Any, does: bool) -> None:
-        assert grows(name, value) is does
+        assert [resources["mem"](None, attempt) for attempt in (1, 2)] == [2000, 4000]
 
     def test_a_job_takes_its_workers_of_the_limit(self, planned: Plan) -> None:
         assert dict(all_resources(planned.tasks["down"]))["down_workers"] == 2
