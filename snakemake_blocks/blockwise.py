@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from snakemake_blocks.arrays import create
+from snakemake_blocks.errors import SpecError
+from snakemake_blocks.functions import refer
+from snakemake_blocks.launch import INTERRUPTED
 from snakemake_blocks.pipeline import Pipeline
-from snakemake_blocks.running import Options, run_pipeline
+from snakemake_blocks.running import Options, check_pipeline, run_pipeline
+from snakemake_blocks.serial import run_serially
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 from snakemake_blocks.task import Task
 
@@ -76,12 +82,15 @@ class RunResult(Mapping[str, TaskState]):
     ----------
     status : RunStatus
         The full state, with failures and their causes.
-    run_directory : Path
-        Where ledgers and logs are.
+    run_directory : Path or None
+        Where ledgers and logs are; None if nothing was kept.
+    interrupted : bool
+        It was stopped before its end.
     """
 
     status: RunStatus
-    run_directory: Path
+    run_directory: Path | None = None
+    interrupted: bool = False
 
     def __getitem__(self, task_id: str) -> TaskState:
         return TaskState.from_status(self.status.tasks[task_id])
@@ -99,9 +108,11 @@ class RunResult(Mapping[str, TaskState]):
 def run_blockwise(
     tasks: Sequence[Task] | Task,
     *,
+    multiprocessing: bool = True,
+    resources: Mapping[str, int] | None = None,
     run_directory: Path | str | None = None,
     cores: int | None = None,
-    quiet: bool = True,
+    progress: bool = True,
     summary: bool = True,
 ) -> RunResult:
     """Run tasks, and the upstream tasks that they name, to the end.
@@ -110,12 +121,18 @@ def run_blockwise(
     ----------
     tasks : Task or sequence of Task
         What to run.
+    multiprocessing : bool
+        False, for debugging: all blocks in this process, one after the other, without retries.
+        The first exception goes up as it was raised. Nothing is recorded.
+    resources : mapping of str to int, optional
+        Budgets over all tasks, of which ``Task(requires=...)`` takes: Snakemake's ``--resources``.
     run_directory : path, optional
-        Where state is kept; the same directory again resumes. Default: a new temporary one.
+        Where state is kept; the same directory again resumes. Default: a new temporary one, which
+        is removed when every block is done.
     cores : int, optional
-        Local cores; default: what the tasks' ``num_workers`` ask for, at most those there are.
-    quiet : bool
-        Only errors of Snakemake are shown.
+        Local cores; default: as many as the tasks' ``num_workers`` ask for.
+    progress : bool
+        Show a bar per task on standard error.
     summary : bool
         Print the execution summary at the end.
 
@@ -130,22 +147,110 @@ def run_blockwise(
         With everything that is wrong with the tasks.
     BusyError
         If another run has the run directory in hand.
+    KeyboardInterrupt
+        If it was interrupted; what is done is on record.
     """
     listed = [tasks] if isinstance(tasks, Task) else list(tasks)
-    if run_directory is None:
-        root = Path(tempfile.mkdtemp(prefix="blocks-"))
-    else:
+    budgets = dict(resources or {})
+    if not multiprocessing:
+        result = _in_this_process(listed)
+    elif run_directory is not None:
         root = Path(run_directory).absolute()
-    pipeline = Pipeline.from_tasks(listed, folder=Path.cwd(), run_directory=root)
-    options = Options(cores=cores or _cores(pipeline), quiet=quiet, python_path=tuple(_own_path()))
-    _, status = run_pipeline(pipeline, options)
+        result = _with_snakemake(listed, root, _Asked(cores, budgets, progress))
+    else:
+        result = _in_temporary(listed, _Asked(cores, budgets, progress))
     if summary:
         from rich.console import Console
 
         from snakemake_blocks.report import print_status
 
-        print_status(status, Console())
-    return RunResult(status, root)
+        print_status(result.status, Console())
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the caller says of the run, beside its tasks."""
+
+    cores: int | None
+    budgets: Mapping[str, int]
+    progress: bool
+    more: tuple[str, ...] = ()
+
+
+def _in_temporary(tasks: Sequence[Task], asked: _Asked) -> RunResult:
+    """Run in a new directory, of which nothing is left unless its logs tell of failures."""
+    root = Path(tempfile.mkdtemp(prefix="blocks-"))
+    kept = False
+    try:
+        # Snakemake's own notes on files that will be gone are of no use to anybody.
+        result = _with_snakemake(tasks, root, replace(asked, more=("--drop-metadata",)))
+        kept = not result
+    finally:
+        if not kept:
+            shutil.rmtree(root, ignore_errors=True)
+    return result if kept else replace(result, run_directory=None)
+
+
+def _with_snakemake(tasks: Sequence[Task], root: Path, asked: _Asked) -> RunResult:
+    pipeline = Pipeline.from_tasks(tasks, folder=Path.cwd(), run_directory=root)
+    problems = [p for task in pipeline.tasks for p in _budget_problems(task, asked.budgets)]
+    if problems:
+        raise SpecError(problems)
+    budgets = [f"{name}={amount}" for name, amount in asked.budgets.items()]
+    options = Options(
+        cores=asked.cores or _cores(pipeline),
+        quiet=not asked.progress,
+        python_path=tuple(_own_path()),
+        snakemake_arguments=(*asked.more, *(["--resources", *budgets] if budgets else [])),
+    )
+    code, status = run_pipeline(pipeline, options)
+    return RunResult(status, root, interrupted=code == INTERRUPTED)
+
+
+def _in_this_process(tasks: Sequence[Task]) -> RunResult:
+    folder = Path.cwd()
+    pipeline = Pipeline.from_tasks(tasks, folder=folder, run_directory=folder / "blocks")
+    plan, proof = check_pipeline(pipeline)
+    if proof.violations:
+        raise SpecError(proof.violations)
+    for planned in plan.tasks.values():
+        for write in planned.writes.values():
+            if not (folder / write.array.path).exists():
+                create(write.array, folder)
+    functions = {
+        refer(function)[0]: function
+        for task in pipeline.tasks
+        for function in (task.process_function, *task.checks, task.init_callback_fn)
+        if callable(function)
+    }
+    skipped = run_serially(plan, folder, functions)
+    none = dict.fromkeys(State, 0)
+    return RunResult(
+        RunStatus(
+            {
+                name: TaskStatus(
+                    name,
+                    {**none, State.DONE: task.num_blocks, State.MASKED: task.num_masked},
+                    skipped=skipped[name],
+                )
+                for name, task in plan.tasks.items()
+            }
+        )
+    )
+
+
+def _budget_problems(task: Task, budgets: Mapping[str, int]) -> Iterator[str]:
+    """Yield what a job of the task needs more of than there is: it would never start."""
+    for name in task.requires:
+        needed, given = task.resources[name], budgets.get(name, 0)
+        if int(needed) > given:
+            yield (
+                f"task {task.task_id}: requires.{name}: a job takes {needed}, the budget is "
+                f"{given}; raise it with run_blockwise(..., resources={{{name!r}: {needed}}})"
+            )
 
 
 def _own_path() -> Iterator[str]:
@@ -161,7 +266,8 @@ def _own_path() -> Iterator[str]:
 
 
 def _cores(pipeline: Pipeline) -> int:
-    """Return how many cores the tasks can use, at most those that this process may use."""
+    """Return how many cores the tasks ask for: a worker may wait for a cluster, or for disks."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = sum((task.most_workers or here) * task.threads for task in pipeline.tasks)
-    return max(1, min(here, wanted))
+    return sum(
+        max(task.most_workers or here, task.workers) * task.threads for task in pipeline.tasks
+    )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,14 @@ class Work:
         The pipeline's folder, for arrays and modules.
     functions : Path
         Folder of pickled functions.
+    given : mapping of FunctionRef to callable
+        Functions that are at hand, and need not be loaded.
     """
 
     task: PlannedTask
     folder: Path
     functions: Path
+    given: Mapping[FunctionRef, Callable[..., Any]] = field(default_factory=dict)
     _call: Callable[..., Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
     _after: Callable[..., Any] | None = field(init=False, repr=False)
@@ -97,9 +101,10 @@ class Work:
         self._before = self._load(self.task.check_before)
         self._after = self._load(self.task.check_after)
         init = self._load(self.task.init)
-        function = load(self.task.function, self.functions)
+        function = self._load(self.task.function)
+        assert function is not None
         if init is not None:
-            init()
+            _initialise(init, self.task.name)
         if self.task.call is Call.WORKER:
             self._call = function
             return
@@ -116,7 +121,9 @@ class Work:
             self._call = function
 
     def _load(self, ref: FunctionRef | None) -> Callable[..., Any] | None:
-        return None if ref is None else load(ref, self.functions)
+        if ref is None:
+            return None
+        return self.given[ref] if ref in self.given else load(ref, self.functions)
 
     def _build(self, kind: type) -> Callable[..., Any]:
         made = kind(**self.task.params)
@@ -223,6 +230,18 @@ class Work:
             lead = (slice(None),) * len(array.channels)
             crop = lead + tuple(slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True))
             write_region(self._arrays[f"writes.{name}"], array, target, values[crop])
+
+
+def _initialise(init: Callable[..., Any], task: str) -> None:
+    """Call what has to be called before the first block, with what it may want to know."""
+    try:
+        takes_context = bool(inspect.signature(init).parameters)
+    except ValueError:  # builtins without a signature take nothing
+        takes_context = False
+    if takes_context:
+        init({"task_id": task, "worker_id": os.getpid(), "hostname": os.uname().nodename})
+    else:
+        init()
 
 
 def lower_phase_only(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import keyword
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -21,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from snakemake_blocks.task import Call, Chunks
+from snakemake_blocks.task import RESERVED_RESOURCES, Call, Chunks
 from snakemake_blocks.tiling import Fit
 
 __all__ = [
@@ -36,8 +35,6 @@ __all__ = [
 
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 _FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
-# Every generated rule sets attempt itself, and Snakemake keeps resources in a list with keys.
-_TAKEN = {"attempt", "self", *dir(list), *dir(dict)}
 _PATH = "must be the path of an array"
 _CALLABLE = "must be a function as module:name"
 _SIZES = "must be a whole number, or a list with one per axis"
@@ -66,7 +63,7 @@ def _scalar_kind(value: Any) -> str:
 
 
 def _resource_name(name: str) -> str:
-    if keyword.iskeyword(name) or name in _TAKEN:
+    if name in RESERVED_RESOURCES:
         raise PydanticCustomError("taken", "cannot be the name of a resource; choose another")
     return name
 

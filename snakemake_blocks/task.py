@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
@@ -18,9 +19,12 @@ from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import SpecError, TilingError
 from snakemake_blocks.tiling import Fit, Grid
 
-__all__ = ["Call", "Chunks", "Read", "Task", "Write"]
+__all__ = ["RESERVED_RESOURCES", "Call", "Chunks", "Read", "Task", "Write"]
 
 Function = Callable[..., Any] | str
+
+RESERVED_RESOURCES = frozenset({"attempt", "self", *dir(list), *dir(dict), *keyword.kwlist})
+"""Every rule sets ``attempt`` itself, and Snakemake keeps resources in a list with keys."""
 
 
 class Call(StrEnum):
@@ -75,7 +79,8 @@ class Task:
         ``f(block) -> bool``: before the block (true: it is done already); in a pair, the second
         one after the block (false: the attempt failed).
     init_callback_fn : callable, optional
-        Called once in every worker before its first block.
+        Called once in every worker before its first block; if it has a parameter, with a mapping
+        that holds ``task_id``, ``worker_id`` and ``hostname``.
     read_write_conflict : bool
         Never run two blocks at once of which one reads what the other writes.
     num_workers : int
@@ -90,6 +95,11 @@ class Task:
         Tasks whose results this one reads.
     max_workers : int, optional
         daisy 2's name of ``num_workers``.
+    skip_mask : ndarray of bool, optional
+        As in daisy 2, one value per block of the grid: True where there is nothing to do.
+    requires : mapping of str to int
+        As in daisy 2, what one worker takes of the budgets that ``run_blockwise(...,
+        resources=...)`` gives, e.g. ``{"gpu": 1}``; added to ``resources``.
     call, params, reads, writes, mask, workers, threads, blocks_per_job, chunks, resources
         As in pipeline.yaml; ``mask`` is an :class:`ArrayInfo` with ``present`` made from it.
     after : sequence of str
@@ -118,6 +128,8 @@ class Task:
     upstream_tasks: Sequence[Task] | None = None
     _: KW_ONLY
     max_workers: int | None = None
+    skip_mask: NDArray[np.bool_] | None = None
+    requires: Mapping[str, int] = field(default_factory=dict)
     call: Call | str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     reads: Mapping[str, Read] = field(default_factory=dict)
@@ -132,6 +144,7 @@ class Task:
     after: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        self._take_in_skip_mask()
         problems = self.problems()
         if problems:
             raise SpecError([f"task {self.task_id}: {name}: {text}" for name, text in problems])
@@ -140,6 +153,17 @@ class Task:
         for name in ("total_roi", "read_roi", "write_roi"):
             object.__setattr__(self, name, getattr(self, name).copy())
         object.__setattr__(self, "call", Call(self.call or _call_of(self.process_function)))
+        needed = {name: count * self.workers for name, count in self.requires.items()}
+        object.__setattr__(self, "resources", {**self.resources, **needed})
+
+    def _take_in_skip_mask(self) -> None:
+        """Say with ``present`` what ``skip_mask`` says, so that one of them tells all."""
+        if self.skip_mask is None:
+            return
+        if self.present is not None:
+            raise SpecError([f"task {self.task_id}: skip_mask: there is present, too; give one"])
+        object.__setattr__(self, "present", ~np.asarray(self.skip_mask, bool))
+        object.__setattr__(self, "skip_mask", None)
 
     def problems(self) -> list[tuple[str, str]]:
         """Return what is wrong, as (parameter, explanation)."""
@@ -149,6 +173,7 @@ class Task:
             *_enum_problems("chunks", self.chunks, Chunks),
             *(_enum_problems("call", self.call, Call) if self.call else []),
             *_count_problems(self),
+            *_requires_problems(self),
             *_json_problems(self),
         ]
         geometry = [] if wrong_fit else _geometry_problems(self)
@@ -203,7 +228,10 @@ def _call_of(function: Function) -> Call:
         parameters = inspect.signature(function).parameters
     except ValueError:  # builtins without a signature take the block
         return Call.BLOCK
-    return Call.BLOCK if parameters else Call.WORKER
+    # A partial leaves the names that it binds behind, as arguments that only go by keyword.
+    by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    takes_block = any(p.kind not in by_name for p in parameters.values())
+    return Call.BLOCK if takes_block else Call.WORKER
 
 
 def _enum_problems(name: str, value: Any, kind: type[StrEnum]) -> list[tuple[str, str]]:
@@ -222,6 +250,21 @@ def _count_problems(task: Task) -> list[tuple[str, str]]:
             found.append((name, f"must be at least {low}, got {value}"))
     if task.timeout is not None and task.timeout <= 0:
         found.append(("timeout", f"must be positive, got {task.timeout}; leave it out for none"))
+    return found
+
+
+def _requires_problems(task: Task) -> list[tuple[str, str]]:
+    """Budgets are Snakemake resources, whole numbers under a name that Snakemake takes."""
+    found = []
+    count: Any
+    for name, count in task.requires.items():
+        place = f"requires.{name}"
+        if not name.isidentifier() or name in RESERVED_RESOURCES:
+            found.append((place, "cannot be the name of a resource; choose another"))
+        elif isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            found.append((place, f"must be a whole number, got {count!r}"))
+        elif name in task.resources and task.resources[name] != count * task.workers:
+            found.append((place, "is among resources, too; give it once"))
     return found
 
 

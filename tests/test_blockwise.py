@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,89 @@ def test_arrays_can_be_declared_in_python(project: Project) -> None:
     plan = sb.make_plan(task("a", "os.path:exists", reads={"raw": Read(array)}, call="block"))
     assert plan.tasks["a"].num_blocks == 4
     assert [job.sentinel for job in plan.jobs("a")] == [f"blocks/a/p0/0/{k}.json" for k in range(4)]
+
+
+WORKERS = """
+    import os, sys, time
+    from pathlib import Path
+
+    import numpy as np
+    import snakemake_blocks as sb
+
+    def task(name, function, **more):
+        roi = sb.Roi((0,), (10,))
+        return sb.Task(name, sb.Roi((0,), (30,)), roi, roi, function,
+                       read_write_conflict=False, max_retries=0, **more)
+
+    def meet(block):
+        Path(f"here-{block.index[0]}").touch()
+        give_up = time.monotonic() + 60
+        while len(list(Path().glob("here-*"))) < 3:
+            if time.monotonic() > give_up:
+                raise RuntimeError("nobody else came")
+            time.sleep(0.01)
+
+    def alone(block):
+        handle = os.open("alone", os.O_CREAT | os.O_EXCL)
+        time.sleep(0.1)
+        os.close(handle)
+        os.unlink("alone")
+
+    def fail(block):
+        raise RuntimeError("always")
+
+    if __name__ == "__main__":
+        together = sb.run_blockwise(task("together", meet, num_workers=3))
+        print(bool(together), together.run_directory)
+        one = task("one", alone, max_workers=3, requires={"gpu": 1})
+        two = task("two", alone, max_workers=3, requires={"gpu": 1})
+        print(bool(sb.run_blockwise([one, two], resources={"gpu": 1}, summary=False)))
+        mask = np.array([True, True, False])
+        failed = sb.run_blockwise(task("failing", fail, skip_mask=mask), progress=False)
+        print(bool(failed), failed["failing"].masked_count, failed["failing"].failed_count)
+        print(failed.run_directory)
+"""
+
+
+@pytest.mark.e2e
+def test_workers_budgets_masks_and_a_directory_that_does_not_stay(
+    project: Project, tmp_path: Path
+) -> None:
+    project.functions(WORKERS, "script")
+    there = tmp_path / "there"
+    there.mkdir()
+    result = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=project.folder,
+        env={**os.environ, "TMPDIR": str(there)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    said = result.stdout.splitlines()
+    assert "True None" in said and "True" in said, result.stdout
+    assert "together: 3 of 3 blocks done, 0 failed" in result.stderr
+    assert "one: 3 of 3 blocks done" in result.stderr
+    assert "False 2 1" in said
+    shown = [line for line in result.stderr.splitlines() if "blocks done" in line]
+    assert not [line for line in shown if line.startswith("failing")], "progress=False"
+    assert "RuntimeError: always" in result.stdout
+    kept = Path(said[-1])
+    assert [p for p in there.glob("blocks-*") if (p / "plan.json").exists()] == [kept]
+    log = kept / "failing" / "logs" / "0" / "2.log"
+    assert "RuntimeError: always" in log.read_text()
+    assert not list((project.folder / ".snakemake" / "metadata").glob("*"))
+
+
+def test_a_budget_that_no_job_fits_into_is_refused(project: Project) -> None:
+    greedy = task("a", "os.path:exists", requires={"gpu": 2}, workers=2)
+    with pytest.raises(SpecError) as caught:
+        run_blockwise(greedy, resources={"gpu": 3})
+    assert caught.value.problems == (
+        "task a: requires.gpu: a job takes 4, the budget is 3; raise it with "
+        "run_blockwise(..., resources={'gpu': 4})",
+    )
+    with pytest.raises(SpecError, match="a job takes 4, the budget is 0"):
+        run_blockwise(greedy)
+    assert project.files() == set()

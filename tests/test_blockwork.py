@@ -63,6 +63,21 @@ class TestFunctions:
         assert scene.run().complete
         assert {call[2] for call in scene.calls} == {"1"}
 
+    def test_init_with_a_parameter_is_told_where_it_runs(self, scene: Scene) -> None:
+        scene.functions(
+            """
+            told = {}
+            def init(context):
+                told.update(context)
+            def f(block):
+                here = told["worker_id"] == os.getpid() and told["hostname"] == os.uname().nodename
+                note(block, told["task_id"] if here else "")
+            """
+        )
+        scene.plan(line(function="functions:f", init_callback_fn="functions:init", shape=(1,)))
+        assert scene.run().complete
+        assert [call[2] for call in scene.calls] == ["a"]
+
 
 class TestClasses:
     CODE = """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from typing import Any
@@ -101,6 +102,39 @@ class TestSignature:
         assert make_task(check_function=(None, FUNCTION)).checks == (None, FUNCTION)
 
 
+class TestDaisy2:
+    def test_a_skip_mask_says_what_is_not_there(self) -> None:
+        task = make_task(fit="shrink", skip_mask=np.array([True, False, False, True]))
+        assert task.present is not None
+        assert task.present.tolist() == [False, True, True, False]
+        again = dataclasses.replace(task, present=~task.present)
+        assert again.present is not None
+        assert again.present.tolist() == [True, False, False, True]
+
+    def test_a_skip_mask_of_another_shape_is_refused(self) -> None:
+        assert problems(skip_mask=np.zeros(2, bool), fit="shrink") == [
+            "present: tells of (2) blocks, the grid has (4)"
+        ]
+        with pytest.raises(SpecError, match="skip_mask: there is present, too; give one"):
+            make_task(skip_mask=np.zeros(3, bool), present=np.ones(3, bool))
+
+    def test_what_workers_require_a_job_takes(self) -> None:
+        task = make_task(requires={"gpu": 2}, workers=3, resources={"mem_mb": 10})
+        assert task.resources == {"mem_mb": 10, "gpu": 6}
+        assert dataclasses.replace(task).resources == task.resources
+
+    def test_budgets_that_snakemake_cannot_keep_are_refused(self) -> None:
+        assert problems(requires={"gpu": 0.5, "attempt": 1, "a b": 1, "mem": 1, "disk": -1}) == [
+            "requires.gpu: must be a whole number, got 0.5",
+            "requires.attempt: cannot be the name of a resource; choose another",
+            "requires.a b: cannot be the name of a resource; choose another",
+            "requires.disk: must be a whole number, got -1",
+        ]
+        assert problems(requires={"mem": 1}, resources={"mem": 2}) == [
+            "requires.mem: is among resources, too; give it once"
+        ]
+
+
 class TestCall:
     class Model:
         def __call__(self, block: Any) -> None: ...
@@ -119,6 +153,9 @@ class TestCall:
             (print, Call.BLOCK),
             (functools.partial(pow, 2), Call.BLOCK),
             (functools.partial(lambda block: None, 2), Call.WORKER),
+            (functools.partial(lambda where: None, where="local"), Call.WORKER),
+            (functools.partial(lambda block, where: None, where="local"), Call.BLOCK),
+            (lambda *, context=None: None, Call.WORKER),
         ],
     )
     def test_follows_from_the_parameters(self, function: Any, call: Call) -> None:

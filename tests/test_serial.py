@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from funlib.geometry import Roi
+from project import Project
+
+import snakemake_blocks as sb
+from snakemake_blocks.blockwise import RunResult
+from snakemake_blocks.failures import BlockFailedError
+
+
+def task(name: str, function: Any, **more: Any) -> sb.Task:
+    """Return a task of four blocks along a line, with context."""
+    return sb.Task(name, Roi((-3,), (46,)), Roi((-3,), (16,)), Roi((0,), (10,)), function, **more)
+
+
+def run(*tasks: sb.Task) -> RunResult:
+    return sb.run_blockwise(tasks, multiprocessing=False, summary=False)
+
+
+class TestOrder:
+    def test_is_that_of_the_plan(self, project: Project) -> None:
+        seen: list[tuple[str, int]] = []
+
+        def note(block: sb.Block) -> None:
+            assert block.task_id is not None
+            seen.append((block.task_id, block.index[0]))
+
+        first = task("first", note)
+        second = task("second", note, upstream_tasks=[first], read_write_conflict=False)
+        result = run(second)
+        plan = sb.make_plan([second])
+        assert [n for t, n in seen if t == "first"] == [b.index[0] for b in plan.blocks("first")]
+        assert seen[4:] == [("second", n) for n in range(4)], "upstream comes first"
+        assert result
+        assert [s.completed_count for s in result.values()] == [4, 4]
+        assert result.run_directory is None
+        assert project.files() == set()
+
+    def test_holds_inside_of_jobs(self, project: Project) -> None:
+        seen: list[int] = []
+        plan = sb.make_plan(
+            batched := task("a", lambda b: seen.append(b.index[0]), blocks_per_job=4)
+        )
+        assert plan.tasks["a"].num_jobs == 1
+        assert run(batched)
+        phases = plan.tasks["a"].block_phases
+        assert sorted(seen) == [0, 1, 2, 3]
+        assert [phases.of((n,)) for n in seen] == [0, 0, 1, 1]
+
+    def test_leaves_masked_blocks_out(self, project: Project) -> None:
+        seen: list[int] = []
+        result = run(
+            task("a", lambda b: seen.append(b.index[0]), skip_mask=np.array([0, 1, 0, 0], bool))
+        )
+        assert sorted(seen) == [0, 2, 3]
+        assert result and result["a"].masked_count == 1
+
+
+class TestExceptions:
+    def test_the_first_goes_up_as_it_was_raised(self, project: Project) -> None:
+        error, calls = KeyError("mine"), []
+
+        def fail(block: sb.Block) -> None:
+            calls.append(block)
+            raise error
+
+        with pytest.raises(KeyError) as caught:
+            run(task("a", fail, max_retries=5))
+        assert caught.value is error
+        assert caught.traceback[-1].name == "fail"
+        assert len(calls) == 1
+
+    def test_a_block_that_says_it_failed(self, project: Project) -> None:
+        def fail(block: sb.Block) -> None:
+            block.status = sb.BlockStatus.FAILED
+
+        with pytest.raises(BlockFailedError, match=r"set block\.status to FAILED"):
+            run(task("a", fail))
+
+    def test_of_a_block_that_a_client_took(self, project: Project) -> None:
+        error, taken = ValueError("mine"), []
+
+        def loop() -> None:
+            client = sb.Client()
+            while True:
+                with client.acquire_block() as block:
+                    if block is None:
+                        break
+                    taken.append(block)
+                    raise error
+
+        with pytest.raises(ValueError) as caught:
+            run(task("a", loop))
+        assert caught.value is error
+        assert len(taken) == 1, "after a failure there is nothing left to take"
+
+    def test_a_worker_function_has_to_take_the_blocks(self, project: Project) -> None:
+        with pytest.raises(RuntimeError, match="never asked for a block"):
+            run(task("a", lambda: None))
+
+
+class TestFunctions:
+    def test_run_here(self, project: Project) -> None:
+        def check(where: dict[str, int], block: sb.Block) -> None:
+            where.update(pid=os.getpid(), thread=threading.get_ident())
+
+        found: dict[str, int] = {}
+        assert run(task("a", partial(check, found)))
+        assert found == {"pid": os.getpid(), "thread": threading.get_ident()}
+
+    def test_checks_are_asked(self, project: Project) -> None:
+        seen: list[int] = []
+        checks = (lambda b: b.index[0] < 2, lambda b: b.index[0] != 9)
+        result = run(task("a", lambda b: seen.append(b.index[0]), check_function=checks))
+        assert sorted(seen) == [2, 3]
+        assert (result["a"].completed_count, result["a"].skipped_count) == (4, 2)
+
+    def test_init_comes_first(self, project: Project) -> None:
+        seen: list[str] = []
+        assert run(
+            task("a", lambda b: seen.append("block"), init_callback_fn=lambda: seen.append("init"))
+        )
+        assert seen == ["init", *["block"] * 4]
+
+    def test_declared_arrays_are_made_and_what_lower_phases_wrote_is_seen(
+        self, project: Project
+    ) -> None:
+        from snakemake_blocks.spec import load_pipeline
+
+        project.array("s.zarr/raw", np.arange(40), voxel_size=[1], offset=[0])
+        project.functions("def f(raw, own): return raw + own.max()")
+        writes = {"own": {"array": "s.zarr/own", "dtype": "int64"}}
+        reads = {
+            "raw": {"array": "s.zarr/raw", "fill": 0},
+            "own": {"array": "s.zarr/own", "fill": 0},
+        }
+        geometry = {"roi": "s.zarr/raw", "block_size": [10], "context": 1}
+        how = {"function": "functions:f", "call": "arrays", "reads": reads, "writes": writes}
+        path = project.write(("f", {**how, **geometry}))
+        tasks = load_pipeline(path).tasks
+        assert sb.run_blockwise(tasks, multiprocessing=False, summary=False)
+        serial = project.read("s.zarr/own")
+        phase0 = serial[:10].tolist(), serial[20:30].tolist()
+        assert phase0 == (list(range(10)), list(range(20, 30))), "there is nothing to see yet"
+        assert serial[10] == 10 + 20 and serial[30] == 30 + 29
+
+
+SCRIPT = """
+import sys
+from snakemake_blocks import Client
+client = Client()
+while True:
+    with client.acquire_block() as block:
+        if block is None:
+            break
+        if block.index[0] == int(sys.argv[1]):
+            raise OSError("the script's")
+        print(block.index[0], file=open("seen.txt", "a"))
+"""
+
+
+class TestScripts:
+    def start(self, bad: int) -> None:
+        subprocess.run([sys.executable, "script.py", str(bad)])
+
+    def test_take_their_blocks_here(self, project: Project) -> None:
+        Path("script.py").write_text(SCRIPT)
+        assert run(task("a", partial(self.start, -1)))
+        assert sorted(Path("seen.txt").read_text().split()) == ["0", "1", "2", "3"]
+
+    def test_tell_of_their_exceptions(self, project: Project) -> None:
+        Path("script.py").write_text(SCRIPT)
+        with pytest.raises(Exception, match="the script's"):
+            run(task("a", partial(self.start, 0)))
