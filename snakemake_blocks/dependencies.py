@@ -53,9 +53,11 @@ class JobGrid:
 
     def job_presence(self) -> NDArray[np.bool_] | None:
         """Return which jobs have a present block; None when nothing is masked."""
-        if self.present is None:
-            return None
-        found = self.present
+        return None if self.present is None else self.with_any(self.present)
+
+    def with_any(self, blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which jobs have a block among the chosen ones, given for the whole grid."""
+        found = blocks
         for axis, factor in enumerate(self.batch):
             starts = np.arange(0, found.shape[axis], factor)
             found = np.logical_or.reduceat(found, starts, axis=axis)

@@ -218,6 +218,7 @@ class _TaskDescriber:
                 threads=model.threads,
                 blocks_per_job=model.blocks_per_job,
                 chunks=model.chunks,
+                source=model.source,
                 resources=model.resources,
                 after=model.after,
             )

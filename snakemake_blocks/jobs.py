@@ -24,7 +24,7 @@ from snakemake_blocks.completion import (
 from snakemake_blocks.errors import BusyError, LedgerError
 from snakemake_blocks.failures import Failure, append_failure, read_failures
 from snakemake_blocks.judgement import Judge, Judgement, Progress, block_fingerprints
-from snakemake_blocks.ledger import Event, Ledger, first_block
+from snakemake_blocks.ledger import Event, Ledger, first_block, source_mark
 from snakemake_blocks.locks import TIMING, Holder, Lock, Watch, holder_of
 from snakemake_blocks.paths import RunPaths, SentinelName, find_run_directory, index_name
 from snakemake_blocks.plan import Job, Plan
@@ -288,7 +288,8 @@ class _Run:
     def ledger(self) -> Ledger:
         """Return a new appender to the job's ledger."""
         task = self.job.task
-        return Ledger(self.paths.ledger(task.slug, self.job.index), first_block(task.grid))
+        path = self.paths.ledger(task.slug, self.job.index)
+        return Ledger(path, first_block(task.grid), source_mark(task.source))
 
 
 def _run(run: _Run) -> JobResult:

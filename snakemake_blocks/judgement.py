@@ -9,7 +9,7 @@ from an n-D prefix sum modulo 2**64.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from pathlib import Path
@@ -23,7 +23,7 @@ from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.tiling import Grid
 
-__all__ = ["Judge", "Judgement", "Progress", "block_fingerprints"]
+__all__ = ["History", "Judge", "Judgement", "Progress", "block_fingerprints", "fingerprints_at"]
 
 U64 = NDArray[np.uint64]
 
@@ -91,7 +91,7 @@ class Judgement:
 
 
 @dataclass(slots=True)
-class _History:
+class History:
     """What ledgers tell of the blocks of a box, whether it counts or not.
 
     Only the last event of a block tells what lies in the output: an attempt that began after a
@@ -101,7 +101,7 @@ class _History:
     ----------
     region : Box
         The blocks; all arrays have its shape.
-    event, fingerprint, seen, stamp : ndarray
+    event, fingerprint, seen, stamp, source : ndarray
         Of the last record; event 0 where there is none.
     attempts : ndarray of int32
         Attempts since the last new budget and the last end, under the present fingerprint.
@@ -118,13 +118,14 @@ class _History:
     fingerprint: U64
     seen: U64
     stamp: U64
+    source: NDArray[np.uint32]
     attempts: NDArray[np.int32]
     ended: NDArray[np.bool_]
     seconds: float = 0.0
     foreign: bool = False
 
     @classmethod
-    def empty(cls, region: Box) -> _History:
+    def empty(cls, region: Box) -> History:
         """Return the history of blocks of which nothing is known."""
         shape = region.shape
         return cls(
@@ -133,12 +134,13 @@ class _History:
             fingerprint=np.zeros(shape, np.uint64),
             seen=np.zeros(shape, np.uint64),
             stamp=np.zeros(shape, np.uint64),
+            source=np.zeros(shape, np.uint32),
             attempts=np.zeros(shape, np.int32),
             ended=np.zeros(shape, np.bool_),
         )
 
     @classmethod
-    def read(cls, path: Path, task: PlannedTask, members: Box) -> _History:
+    def read(cls, path: Path, task: PlannedTask, members: Box) -> History:
         """Return the history of a job's blocks; O(blocks) memory, however long the ledger is."""
         found = cls.empty(members)
         expected: U64 | None = None
@@ -169,6 +171,7 @@ class _History:
         self.fingerprint.ravel()[of] = fingerprint[last]
         self.seen.ravel()[of] = records["seen"][rows]
         self.stamp.ravel()[of] = records["stamp"][rows]
+        self.source.ravel()[of] = records["source"][rows]
 
         done = event == Event.DONE
         ends = np.flatnonzero(done | (event == Event.SKIPPED) | (event == Event.RESET))
@@ -183,14 +186,14 @@ class _History:
         np.add.at(self.attempts.ravel(), at[recent & (event == Event.STARTED)], 1)
         np.subtract.at(self.attempts.ravel(), at[recent & (event == Event.RELEASED)], 1)
 
-    def enter(self, other: _History) -> None:
+    def enter(self, other: History) -> None:
         """Copy what the history of another box tells of this one's blocks."""
         both = self.region.intersect(other.region)
         if not both:
             return
         here = _slices(both.shift([-b for b in self.region.begin]))
         there = _slices(both.shift([-b for b in other.region.begin]))
-        for name in ("event", "fingerprint", "seen", "stamp", "attempts", "ended"):
+        for name in ("event", "fingerprint", "seen", "stamp", "source", "attempts", "ended"):
             getattr(self, name)[here] = getattr(other, name)[there]
 
 
@@ -219,7 +222,7 @@ class Judge:
 
     plan: Plan
     root: Path
-    _histories: dict[tuple[str, Index], _History] = field(default_factory=dict, repr=False)
+    _histories: dict[tuple[str, Index], History] = field(default_factory=dict, repr=False)
     _whole: dict[str, Judgement] = field(default_factory=dict, repr=False)
 
     def judge_all(self, task: PlannedTask) -> Judgement:
@@ -248,6 +251,13 @@ class Judge:
         """Return the wall time of all done attempts of a task that are on record."""
         return sum(self._history(task, job).seconds for job in task.jobs.jobs)
 
+    def history(self, task: PlannedTask, region: Box) -> History:
+        """Return what the ledgers tell of the blocks of a box."""
+        past = History.empty(region)
+        for job in task.jobs.jobs_of(region):
+            past.enter(self._history(task, job))
+        return past
+
     def polluted(self) -> Iterator[tuple[PlannedTask, Index]]:
         """Yield the jobs read so far whose ledgers hold records of blocks of other jobs."""
         slugs = {task.slug: task for task in self.plan.tasks.values()}
@@ -258,20 +268,18 @@ class Judge:
     def _path(self, task: PlannedTask, job: Index) -> Path:
         return RunPaths(self.root).ledger(task.slug, job)
 
-    def _history(self, task: PlannedTask, job: Index) -> _History:
+    def _history(self, task: PlannedTask, job: Index) -> History:
         key = (task.slug, job)
         found = self._histories.get(key)
         if found is None:
-            found = _History.read(self._path(task, job), task, task.jobs.members(job))
+            found = History.read(self._path(task, job), task, task.jobs.members(job))
             self._histories[key] = found
         return found
 
     def _judge(self, task: PlannedTask, region: Box) -> Judgement:
         """Return the judgement on a box: what its ledgers tell, and whether that counts."""
         seen, ready = self._seen(task, region)
-        past = _History.empty(region)
-        for job in task.jobs.jobs_of(region):
-            past.enter(self._history(task, job))
+        past = self.history(task, region)
         fits = past.fingerprint == block_fingerprints(task, region)
         result = (past.event == Event.DONE) | (past.event == Event.SKIPPED)
         counts = result & fits & (past.seen == seen) & ready
@@ -293,7 +301,20 @@ class Judge:
         """Return per block the hash of its upstream stamps, and whether all are there."""
         total = np.zeros(region.shape, np.uint64)
         ready = np.ones(region.shape, bool)
-        for position, name in enumerate(task.upstream):
+        for position, (_, sums, lacking) in enumerate(self._upstream(task, region)):
+            total += _mix(sums + np.uint64(position + 1))
+            ready &= ~lacking
+        return total, ready
+
+    def lacking(self, task: PlannedTask) -> dict[str, NDArray[np.bool_]]:
+        """Return per upstream task which blocks read something of it that is not done."""
+        return {name: lacking for name, _, lacking in self._upstream(task, task.grid.indices)}
+
+    def _upstream(
+        self, task: PlannedTask, region: Box
+    ) -> Iterator[tuple[str, U64, NDArray[np.bool_]]]:
+        """Yield each upstream task, per block the sum of its stamps, and whether one lacks."""
+        for name in task.upstream:
             up = self.plan.tasks[name]
             low, high = _upstream_ranges(task.grid, region, up.grid)
             box = Box(
@@ -305,10 +326,8 @@ class Judge:
             low = [x - b for x, b in zip(low, box.begin, strict=True)]
             high = [x - b for x, b in zip(high, box.begin, strict=True)]
             missing = (below.progress != Progress.MASKED) & (below.stamp == 0)
-            ready &= _box_sums(missing.astype(np.uint64), low, high) == 0
-            sums = _box_sums(mixed, low, high)
-            total += _mix(sums + np.uint64(position + 1))
-        return total, ready
+            lacking = _box_sums(missing.astype(np.uint64), low, high) != 0
+            yield name, _box_sums(mixed, low, high), lacking
 
 
 def block_fingerprints(task: PlannedTask, region: Box) -> U64:
@@ -317,13 +336,22 @@ def block_fingerprints(task: PlannedTask, region: Box) -> U64:
     So a record counts for the place in the world that was written: a block that the old end
     of a grown region cut off is not the full block that stands there now.
     """
-    found = np.full(region.shape, task.fingerprint, np.uint64)
+    rois = []
     for a, axis in enumerate(task.grid.axes):
-        low, high = axis.reads()
-        low, high = low + axis.lower, high - axis.upper
+        low, high = (x[region.begin[a] : region.end[a]] for x in axis.reads())
+        rois.append((low + axis.lower, high - axis.upper))
+    return fingerprints_at(task.fingerprint, rois)
+
+
+def fingerprints_at(
+    fingerprint: int, rois: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
+) -> U64:
+    """Return the fingerprints of blocks with these begins and ends of write Rois per axis."""
+    found = np.full(tuple(len(low) for low, _ in rois), fingerprint, np.uint64)
+    for a, (low, high) in enumerate(rois):
         mixed = _mix(_mix(low.astype(np.uint64)) + high.astype(np.uint64) + np.uint64(a))
-        along = [-1 if b == a else 1 for b in range(region.ndim)]
-        found ^= mixed[region.begin[a] : region.end[a]].reshape(along)
+        along = [-1 if b == a else 1 for b in range(len(rois))]
+        found ^= mixed.reshape(along)
     return found
 
 

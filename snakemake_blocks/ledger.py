@@ -39,6 +39,7 @@ __all__ = [
     "read_chunks",
     "read_records",
     "record_dtype",
+    "source_mark",
     "write_records",
 ]
 
@@ -78,7 +79,7 @@ class Measurement(NamedTuple):
     bytes_written: int = 0
 
 
-_HEAD = "QQQdffIQQI16sBxH"
+_HEAD = "QQQdffIQQII16sBxH"
 _FIELDS: list[tuple[str, Any]] = [
     ("fingerprint", "<u8"),
     ("stamp", "<u8"),
@@ -89,6 +90,7 @@ _FIELDS: list[tuple[str, Any]] = [
     ("peak_kib", "<u4"),
     ("bytes_read", "<u8"),
     ("bytes_written", "<u8"),
+    ("source", "<u4"),
     ("pid", "<u4"),
     ("host", "S16"),
     ("event", "u1"),
@@ -108,6 +110,11 @@ def first_block(grid: Grid) -> Index:
     return tuple(axis.begin // axis.step for axis in grid.axes)
 
 
+def source_mark(source: str) -> int:
+    """Return what records carry of a source's hash; 0 if the source is not known."""
+    return int(source[:8], 16) if source else 0
+
+
 _NOTHING = Measurement()
 _CHUNK = 1 << 15
 
@@ -122,10 +129,13 @@ class Ledger:
         The file; it is made with its folder.
     first : tuple of int
         Of the task's grid, see :func:`first_block`.
+    source : int
+        32 bits of the hash of the function's source, see :func:`source_mark`.
     """
 
     path: Path
     first: Index
+    source: int = 0
     _fd: int = field(init=False, repr=False)
     _pack: Callable[..., bytes] = field(init=False, repr=False)
     _size: int = field(init=False, repr=False)
@@ -161,6 +171,7 @@ class Ledger:
             stamp,
             seen,
             *cost,
+            self.source,
             os.getpid() & 0xFFFFFFFF,
             self._host,
             event,

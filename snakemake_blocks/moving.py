@@ -122,6 +122,9 @@ def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, byte
     for task in new.tasks.values():
         if task.jobs.present is not None:
             write_atomically(paths.next_mask(task.slug), new.mask_bytes(task))
+    for task in old.tasks.values() if old else ():
+        if task.name not in new.tasks or new.tasks[task.name].fingerprint != task.fingerprint:
+            _note_identity(task, paths)
     judge = Judge(new, root)
     settle_sentinels(judge, root)
     _write_if_changed(paths.plan, new.to_bytes())
@@ -132,6 +135,14 @@ def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, byte
     for task, job in judge.polluted():
         _drop_foreign_records(task, job, paths)
     _drop_foreign_sentinels(new, root)
+
+
+def _note_identity(task: PlannedTask, paths: RunPaths) -> None:
+    """Keep what a fingerprint stood for, to say why results of it no longer count."""
+    path = paths.identity(task.slug, task.fingerprint)
+    if paths.task(task.slug).exists() and not path.exists():
+        text = json.dumps(task.identity, indent=1, sort_keys=True) + "\n"
+        write_atomically(path, text.encode(), durable=False)
 
 
 def _finish_masks(paths: RunPaths) -> None:

@@ -135,6 +135,10 @@ class RunPaths:
         """Lock of a job."""
         return self.root / task_slug / "ledger" / f"{job_name(index)}.lock"
 
+    def identity(self, task_slug: str, fingerprint: int) -> Path:
+        """What a fingerprint of a task stood for."""
+        return self.root / task_slug / "identities" / f"{fingerprint:016x}.json"
+
     def failures(self, task_slug: str, index: Sequence[int]) -> Path:
         """Failed attempts of a job with their tracebacks, one JSON object a line."""
         return self.root / task_slug / "logs" / f"{job_name(index)}.failures.jsonl"

@@ -71,6 +71,8 @@ class PlannedTask:
         Snakemake resources of a job.
     fingerprint : int
         64 bits of the hash of all that decides what a block computes.
+    identity : mapping
+        What is hashed, in the words of pipeline.yaml.
     source : str
         Short hash of the function's source, empty if it cannot be read.
     fit, mask, batching : str
@@ -86,6 +88,7 @@ class PlannedTask:
     call: Call
     function: FunctionRef
     fingerprint: int
+    identity: Mapping[str, Any] = field(default_factory=dict)
     check_before: FunctionRef | None = None
     check_after: FunctionRef | None = None
     init: FunctionRef | None = None
@@ -421,6 +424,7 @@ def _task_to_json(plan: Plan, task: PlannedTask) -> dict[str, Any]:
         "max_workers": task.max_workers,
         "resources": dict(task.resources),
         "fingerprint": f"{task.fingerprint:016x}",
+        "identity": dict(task.identity),
         "source": task.source,
         "fit": task.fit,
         "mask": task.mask,
@@ -463,6 +467,7 @@ def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
         },
         writes={n: Write(ArrayInfo.from_json(w["array"])) for n, w in data["writes"].items()},
         fingerprint=int(data["fingerprint"], 16),
+        identity=data["identity"],
     )
 
 

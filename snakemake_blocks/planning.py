@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +12,12 @@ from snakemake_blocks.box import Index
 from snakemake_blocks.dependencies import JobGrid
 from snakemake_blocks.errors import PlanError
 from snakemake_blocks.functions import FunctionRef, refer
+from snakemake_blocks.identity import fingerprint_of
 from snakemake_blocks.paths import slug
 from snakemake_blocks.phases import Phases, colour, context_reach, sharing_reach
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan, PlannedTask
-from snakemake_blocks.task import Call, Chunks, Task
+from snakemake_blocks.task import Call, Chunks, SourceChange, Task
 from snakemake_blocks.tiling import Axis, Grid
 
 __all__ = ["FunctionFacts", "pickles", "plan_pipeline"]
@@ -110,6 +109,7 @@ def _plan_task(
     job_reach = tuple(map(max, _conflict_reach(task, jobs.jobs), _sharing(task, jobs.jobs)))
     present = jobs.job_presence()
     before, after = task.checks
+    identity = _identity(task, grid, upstream, facts)
     return PlannedTask(
         name=task.task_id,
         slug=slug(task.task_id),
@@ -133,7 +133,8 @@ def _plan_task(
         threads=task.threads,
         max_workers=task.most_workers,
         resources=dict(task.resources),
-        fingerprint=_fingerprint(task, grid),
+        fingerprint=fingerprint_of(identity),
+        identity=identity,
         source=facts.source,
         fit=str(task.fit),
         mask=task.mask.path if task.mask else "",
@@ -166,31 +167,46 @@ def _axis_sharing(array: ArrayInfo, a: int, axis: Axis) -> int:
     return sharing_reach(axis, chunk=chunk, origin=array.offset[a])
 
 
-def _fingerprint(task: Task, grid: Grid) -> int:
-    """Return 64 bits of the hash of all that decides what a block computes.
+def _identity(
+    task: Task, grid: Grid, upstream: tuple[str, ...], facts: FunctionFacts
+) -> dict[str, Any]:
+    """Return all that decides what a block computes, in the words of pipeline.yaml.
 
     The extent is left out, so that a grown region keeps what is done; a block that was cut off
     by the old extent is told apart by its own geometry in the ledger.
     """
-    data = {
+    return {
         "task": task.task_id,
-        "grid": [[a.begin % a.step, a.step, a.lower, a.upper] for a in grid.axes],
+        "block_size": [a.step for a in grid.axes],
+        "context": {"lower": [a.lower for a in grid.axes], "upper": [a.upper for a in grid.axes]},
+        "roi": {"offset modulo block_size": [a.begin % a.step for a in grid.axes]},
         "conflict": task.read_write_conflict,
         "call": str(task.call),
         "function": refer(task.process_function)[0].name,
         "params": dict(task.params),
         "mask": task.mask.path if task.mask else "",
         "reads": {
-            n: [r.array.path, r.array.dtype, r.array.offset, r.array.voxel_size, r.fill]
+            n: {
+                "array": r.array.path,
+                "dtype": r.array.dtype,
+                "offset": list(r.array.offset),
+                "voxel_size": list(r.array.voxel_size),
+                "fill": r.fill,
+            }
             for n, r in task.reads.items()
         },
         "writes": {
-            n: [w.array.path, w.array.dtype, w.array.voxel_size, w.array.channels]
+            n: {
+                "array": w.array.path,
+                "dtype": w.array.dtype,
+                "voxel_size": list(w.array.voxel_size),
+                "channels": list(w.array.channels),
+            }
             for n, w in task.writes.items()
         },
+        "after": list(upstream),
+        **({"source": facts.source} if task.source is SourceChange.RERUN else {}),
     }
-    text = json.dumps(data, sort_keys=True)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _refuse_deep(tasks: Mapping[str, PlannedTask]) -> None:

@@ -147,10 +147,18 @@ def _print_task(task: TaskStatus, console: Console) -> None:
     name = task.name
     if task.skipped:
         say(f"{name}: {task.skipped:,} of the done blocks were skipped by their check")
-    if task.stale:
+    if task.other_source:
         say(
-            f"{name}: {task.stale:,} pending blocks have a result that no longer counts (the "
-            "task, its parameters or what it reads changed); they will run again"
+            f"{name}: {task.other_source:,} done blocks were made when the function's source was "
+            "another; they count (`source: rerun` or `snakemake-blocks reset` makes them anew)",
+            "yellow",
+        )
+    for reason, count in task.reasons.items():
+        say(f"{name}: {count:,} blocks will run again: {reason}")
+    if task.lost_sentinels:
+        say(
+            f"{name}: {task.lost_sentinels:,} complete jobs have no sentinel; the next run writes "
+            "it again and does no block"
         )
     for cause, failures in grouped(task.failures).items():
         blocks = [index_name(f.index) for f in failures if f.index]

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from snakemake_blocks.task import RESERVED_RESOURCES, Call, Chunks
+from snakemake_blocks.task import RESERVED_RESOURCES, Call, Chunks, SourceChange
 from snakemake_blocks.tiling import Fit
 
 __all__ = [
@@ -205,6 +205,9 @@ class TaskModel(_Model):
     max_workers: Positive | None = Field(None, description="Processes over all jobs.")
     blocks_per_job: BlocksPerJob = Field("auto", description="Number, box, or auto.")
     chunks: Chunks = Field(Chunks.COLOR, description="When blocks share a storage chunk.")
+    source: SourceChange = Field(
+        SourceChange.WARN, description="When the function's source changed since blocks were done."
+    )
     resources: dict[ResourceName, Resource] = Field({}, description="Snakemake resources.")
     after: list[str] = Field([], description="Upstream tasks, beside those that arrays tell.")
 

@@ -18,6 +18,7 @@ from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.locks import holder_of, is_alive
 from snakemake_blocks.paths import RunPaths, index_name
 from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.reasons import blocks_of_other_source, jobs_without_sentinel, reasons_of
 
 __all__ = ["RunStatus", "State", "TaskStatus", "read_status"]
 
@@ -50,6 +51,12 @@ class TaskStatus:
         Blocks among the done ones that a check found done.
     stale : int
         Blocks among the pending ones with a result that no longer counts.
+    reasons : dict of str to int
+        Why pending blocks that were done, or begun, will run again, with their number.
+    other_source : int
+        Blocks among the done ones whose results another source of the function made.
+    lost_sentinels : int
+        Jobs of which every block is done and no sentinel says so; the next run writes it.
     failures : tuple of Failure
         The last failure of every failed block, and failed set-ups.
     orphans : tuple of tuple of int
@@ -68,6 +75,9 @@ class TaskStatus:
     orphans: tuple[Index, ...] = ()
     seconds: float = 0.0
     held: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    other_source: int = 0
+    lost_sentinels: int = 0
 
     @property
     def total(self) -> int:
@@ -86,6 +96,9 @@ class TaskStatus:
             **{str(state): count for state, count in self.counts.items()},
             "skipped": self.skipped,
             "stale": self.stale,
+            "reasons": self.reasons,
+            "other_source": self.other_source,
+            "lost_sentinels": self.lost_sentinels,
             "seconds": round(self.seconds, 3),
             "held": self.held,
             "orphaned_blocks": [list(i) for i in self.orphans],
@@ -225,13 +238,17 @@ def _task_status(
     paths: RunPaths,
 ) -> TaskStatus:
     judgement = judge.judge_all(task)
+    pending = states == _CODES[State.PENDING]
     counts = np.bincount(states.ravel(), minlength=len(State))
     failed = states == _CODES[State.FAILED]
     return TaskStatus(
         name=task.name,
         counts={state: int(counts[code]) for state, code in _CODES.items()},
         skipped=int((judgement.progress == Progress.SKIPPED).sum()),
-        stale=int((judgement.stale & (states == _CODES[State.PENDING])).sum()),
+        stale=int((judgement.stale & pending).sum()),
+        reasons=reasons_of(judge, task, pending),
+        other_source=blocks_of_other_source(judge, task),
+        lost_sentinels=jobs_without_sentinel(judge, task),
         failures=tuple(_failures(task, failed, paths)),
         orphans=tuple(
             tuple(int(k) for k in i) for i in np.argwhere(states == _CODES[State.ORPHANED])

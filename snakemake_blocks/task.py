@@ -19,7 +19,7 @@ from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import SpecError, TilingError
 from snakemake_blocks.tiling import Fit, Grid
 
-__all__ = ["RESERVED_RESOURCES", "Call", "Chunks", "Read", "Task", "Write"]
+__all__ = ["RESERVED_RESOURCES", "Call", "Chunks", "Read", "SourceChange", "Task", "Write"]
 
 Function = Callable[..., Any] | str
 
@@ -40,6 +40,13 @@ class Chunks(StrEnum):
 
     COLOR = "color"
     REFUSE = "refuse"
+
+
+class SourceChange(StrEnum):
+    """What to do with results when the source of the function has changed since."""
+
+    WARN = "warn"
+    RERUN = "rerun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,7 @@ class Task:
     requires : mapping of str to int
         As in daisy 2, what one worker takes of the budgets that ``run_blockwise(...,
         resources=...)`` gives, e.g. ``{"gpu": 1}``; added to ``resources``.
-    call, params, reads, writes, mask, workers, threads, blocks_per_job, chunks, resources
+    call, params, reads, writes, mask, workers, threads, blocks_per_job, chunks, source, resources
         As in pipeline.yaml; ``mask`` is an :class:`ArrayInfo` with ``present`` made from it.
     after : sequence of str
         Names of upstream tasks, beside ``upstream_tasks``.
@@ -140,6 +147,7 @@ class Task:
     threads: int = 1
     blocks_per_job: int | Sequence[int] | str = "auto"
     chunks: Chunks | str = Chunks.COLOR
+    source: SourceChange | str = SourceChange.WARN
     resources: Mapping[str, int | float | str] = field(default_factory=dict)
     after: Sequence[str] = ()
 
@@ -148,7 +156,7 @@ class Task:
         problems = self.problems()
         if problems:
             raise SpecError([f"task {self.task_id}: {name}: {text}" for name, text in problems])
-        for name, kind in (("fit", Fit), ("chunks", Chunks)):
+        for name, kind in (("fit", Fit), ("chunks", Chunks), ("source", SourceChange)):
             object.__setattr__(self, name, kind(getattr(self, name)))
         for name in ("total_roi", "read_roi", "write_roi"):
             object.__setattr__(self, name, getattr(self, name).copy())
@@ -171,6 +179,7 @@ class Task:
         found = [
             *wrong_fit,
             *_enum_problems("chunks", self.chunks, Chunks),
+            *_enum_problems("source", self.source, SourceChange),
             *(_enum_problems("call", self.call, Call) if self.call else []),
             *_count_problems(self),
             *_requires_problems(self),

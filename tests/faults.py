@@ -24,7 +24,7 @@ from snakemake_blocks.moving import move_state
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Job, Plan, PlannedTask
-from snakemake_blocks.planning import pickles, plan_pipeline
+from snakemake_blocks.planning import FunctionFacts, pickles, plan_pipeline
 from snakemake_blocks.task import Task
 
 SIZE = 10
@@ -86,6 +86,7 @@ class Scene:
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, FunctionFacts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         os.environ["CALLS"] = str(self.folder / "calls.txt")
@@ -115,7 +116,7 @@ class Scene:
     def draft(self, *tasks: Task) -> tuple[Plan, dict[str, bytes]]:
         """Return the plan of tasks, and their pickles; nothing is written."""
         pipeline = Pipeline.from_tasks(tasks, folder=self.folder, run_directory=self.root)
-        return plan_pipeline(pipeline, facts={}), pickles(pipeline)
+        return plan_pipeline(pipeline, facts=self.facts), pickles(pipeline)
 
     def plan(self, *tasks: Task) -> Plan:
         """Put the plan of tasks in place, as `generate` does."""

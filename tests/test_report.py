@@ -51,9 +51,19 @@ class TestPrintStatus:
         assert "smooth: 2 orphaned (they need a failed block): 1-1, 1-2" in lines
 
     def test_what_will_run_again_is_explained(self) -> None:
-        lines = printed(status(skipped=4, stale=1, held={"up/0": 1}))
+        found = status(
+            skipped=4,
+            stale=1,
+            held={"up/0": 1},
+            reasons={"params.sigma is 6, was 5": 1200},
+            other_source=3,
+            lost_sentinels=2,
+        )
+        lines = printed(found)
         assert "smooth: 4 of the done blocks were skipped by their check" in lines
-        assert any(line.startswith("smooth: 1 pending blocks have a result that") for line in lines)
+        assert "smooth: 1,200 blocks will run again: params.sigma is 6, was 5" in lines
+        assert any(line.startswith("smooth: 3 done blocks were made when the") for line in lines)
+        assert any(line.startswith("smooth: 2 complete jobs have no sentinel;") for line in lines)
         assert "smooth: 1 pending blocks are held by the failed job up/0" in lines
 
     def test_long_lists_are_cut(self) -> None:

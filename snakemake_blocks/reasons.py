@@ -1,0 +1,180 @@
+"""Why blocks will run again although something is on record of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snakemake_blocks.box import Index
+from snakemake_blocks.completion import is_sentinel_of
+from snakemake_blocks.identity import differences
+from snakemake_blocks.judgement import (
+    History,
+    Judge,
+    Judgement,
+    Progress,
+    block_fingerprints,
+    fingerprints_at,
+)
+from snakemake_blocks.ledger import Event, first_block, source_mark
+from snakemake_blocks.paths import RunPaths, index_name
+from snakemake_blocks.plan import PlannedTask
+from snakemake_blocks.sentinel import read_sentinel
+
+__all__ = ["blocks_of_other_source", "jobs_without_sentinel", "reasons_of"]
+
+Blocks = NDArray[np.bool_]
+
+_RESET = "they were reset, or the array that they write was made anew"
+_CUT_OFF = "they were begun and not ended, their worker or job was killed"
+_ELSEWHERE = (
+    "their results are of other regions: the roi ended elsewhere, or the tiling was another"
+)
+_NO_RECORD = "their job's sentinel is there and their records are not: the ledger was damaged"
+
+
+def reasons_of(judge: Judge, task: PlannedTask, pending: Blocks) -> dict[str, int]:
+    """Return why pending blocks that were done, or begun, will run: reason to number of blocks.
+
+    Blocks of which nothing was ever recorded need no reason.
+
+    Parameters
+    ----------
+    judge : Judge
+        Of the plan in place.
+    task : PlannedTask
+        One of its tasks.
+    pending : ndarray of bool
+        Its blocks that are to run.
+    """
+    found: dict[str, int] = {}
+    for text, blocks in _Reasons.of(judge, task, pending).all():
+        count = int(blocks.sum())
+        if count:
+            found[text] = found.get(text, 0) + count
+    return found
+
+
+def blocks_of_other_source(judge: Judge, task: PlannedTask) -> int:
+    """Return how many counting results were made by another source of the task's function."""
+    mine = source_mark(task.source)
+    past = judge.history(task, task.grid.indices)
+    other = (past.source != mine) & (past.source != 0) & (past.event == Event.DONE)
+    return int((judge.judge_all(task).done & other).sum()) if mine else 0
+
+
+def jobs_without_sentinel(judge: Judge, task: PlannedTask) -> int:
+    """Return how many jobs have all blocks done and no sentinel that says so."""
+    judgement = judge.judge_all(task)
+    open_ = (judgement.progress != Progress.MASKED) & ~judgement.done
+    done = ~task.jobs.with_any(open_)
+    return sum(not _has_sentinel(judge, task, job) for job in _jobs(task, done))
+
+
+def _has_sentinel(judge: Judge, task: PlannedTask, job: Index) -> bool:
+    path = RunPaths(judge.root).sentinel(task.slug, task.phases.of(job), job)
+    return is_sentinel_of(task, index_name(job), read_sentinel(path))
+
+
+def _jobs(task: PlannedTask, chosen: Blocks) -> Iterator[Index]:
+    """Yield the chosen jobs that have blocks to do at all."""
+    present = task.jobs.job_presence()
+    chosen = chosen if present is None else chosen & present
+    return (tuple(int(k) for k in job) for job in np.argwhere(chosen))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reasons:
+    """Reasons of one task; every block has one at most."""
+
+    judge: Judge
+    task: PlannedTask
+    pending: Blocks
+    past: History
+    now: Judgement
+
+    @classmethod
+    def of(cls, judge: Judge, task: PlannedTask, pending: Blocks) -> _Reasons:
+        past = judge.history(task, task.grid.indices)
+        return cls(judge, task, pending, past, judge.judge_all(task))
+
+    def all(self) -> Iterator[tuple[str, Blocks]]:
+        event = np.where(self.pending, self.past.event, 0)
+        yield _RESET, event == Event.RESET
+        expected = block_fingerprints(self.task, self.task.grid.indices)
+        same = self.past.fingerprint == expected
+        yield _CUT_OFF, (event == Event.STARTED) & same
+        results = (event == Event.DONE) | (event == Event.SKIPPED)
+        yield from self._of_inputs(results & same)
+        yield from self._of_identity(results & ~same)
+        yield _NO_RECORD, self._without_record(self.pending & (self.past.event == 0))
+
+    def _of_inputs(self, blocks: Blocks) -> Iterator[tuple[str, Blocks]]:
+        """Yield reasons of results that other results of upstream tasks were read for."""
+        if not blocks.any():
+            return
+        left = blocks & ~self.now.ready
+        for name, lacking in self.judge.lacking(self.task).items():
+            yield f"what they read from {name} is to be done again", left & lacking
+            left = left & ~lacking
+        names = " or ".join(self.task.upstream)
+        yield f"what they read from {names} was done anew", blocks & self.now.ready
+
+    def _of_identity(self, blocks: Blocks) -> Iterator[tuple[str, Blocks]]:
+        """Yield reasons of results of another fingerprint: what was another then."""
+        if not blocks.any():
+            return
+        left = blocks
+        for fingerprint, identity in self._former():
+            chosen = left & (self.past.fingerprint == self._expected(fingerprint, identity))
+            yield "; ".join(differences(identity, self.task.identity)), chosen
+            left = left & ~chosen
+        yield _ELSEWHERE, left
+
+    def _expected(self, fingerprint: int, identity: dict[str, Any]) -> NDArray[np.uint64]:
+        """Return the fingerprints that whole blocks of these numbers had under an identity."""
+        now = self.task.identity
+        if all(identity[key] == now[key] for key in ("block_size", "roi")):
+            mine = block_fingerprints(self.task, self.task.grid.indices)
+            return mine ^ np.uint64(self.task.fingerprint) ^ np.uint64(fingerprint)
+        (offsets,) = identity["roi"].values()
+        rois = []
+        for first, n, step, offset in zip(
+            first_block(self.task.grid),
+            self.task.grid.shape,
+            identity["block_size"],
+            offsets,
+            strict=True,
+        ):
+            begins = np.arange(first, first + n, dtype=np.int64) * step + offset
+            rois.append((begins, begins + step))
+        return fingerprints_at(fingerprint, rois)
+
+    def _former(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield earlier fingerprints of the task, and what they stood for."""
+        folder = RunPaths(self.judge.root).identity(self.task.slug, 0).parent
+        for path in sorted(folder.glob("*.json")):
+            fingerprint = int(path.stem, 16)
+            identity = json.loads(path.read_bytes())
+            if (
+                fingerprint != self.task.fingerprint
+                and len(identity["block_size"]) == self.task.grid.ndim
+            ):
+                yield fingerprint, identity
+
+    def _without_record(self, blocks: Blocks) -> Blocks:
+        """Return the blocks among these of whose job there is a sentinel."""
+        found = np.zeros_like(blocks)
+        if not blocks.any() or not RunPaths(self.judge.root).task(self.task.slug).exists():
+            return found
+        for job in _jobs(self.task, self.task.jobs.with_any(blocks)):
+            if _has_sentinel(self.judge, self.task, job):
+                members = self.task.jobs.members(job)
+                where = tuple(slice(b, e) for b, e in zip(members.begin, members.end, strict=True))
+                found[where] = blocks[where]
+        return found
