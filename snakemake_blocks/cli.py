@@ -89,7 +89,8 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
     from snakemake_blocks.running import check_pipeline
 
     made, proof = check_pipeline(pipeline, target=target)
-    estimates = estimate_plan(made, block_seconds(made, pipeline.parent))
+    # Of a plan that does not hold some numbers have no meaning, e.g. inputs from other axes.
+    estimates = estimate_plan(made, block_seconds(made, pipeline.parent)) if proof.holds else {}
     if picture is not None:
         from snakemake_blocks.plots import draw_plan
 

@@ -25,14 +25,14 @@ _STYLES = {State.DONE: "green", State.FAILED: "bold red", State.ORPHANED: "yello
 
 
 def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) -> None:
-    """Print a plan as a table, a line per task."""
+    """Print a plan as a table, a line per task; without estimates where there are none."""
     table = Table(title=f"{plan.name}, plan {plan.fingerprint}", title_justify="left")
     for name in ("task", "after"):
         table.add_column(name)
     for name in ("blocks", "masked", "jobs", "blocks/job", "phases", "inputs", "path", "memory"):
         table.add_column(name, justify="right")
     for task in plan.tasks.values():
-        costs = estimates[task.name]
+        costs = estimates.get(task.name)
         table.add_row(
             escape(task.name),
             escape(", ".join(task.upstream)) or "-",
@@ -41,11 +41,13 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
             f"{task.num_jobs:,}",
             "x".join(map(str, task.jobs.batch)),
             str(task.num_phases),
-            str(costs.inputs),
-            str(costs.path),
-            _bytes(costs.memory) if costs.memory else "-",
+            str(costs.inputs) if costs else "-",
+            str(costs.path) if costs else "-",
+            _bytes(costs.memory) if costs and costs.memory else "-",
         )
     console.print(table)
+    if not estimates:
+        return
     files = sum(costs.files for costs in estimates.values())
     console.print(
         f"inputs: most files that a job waits for; path: most jobs that wait for one another; "
@@ -96,7 +98,7 @@ def plan_to_json(plan: Plan, proof: Proof, estimates: Mapping[str, Estimate]) ->
                 "blocks_per_job": list(task.jobs.batch),
                 "phases": task.num_phases,
                 "grid": list(task.grid.shape),
-                **asdict(estimates[task.name]),
+                **(asdict(estimates[task.name]) if task.name in estimates else {}),
             }
             for task in plan.tasks.values()
         },

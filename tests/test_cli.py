@@ -204,6 +204,20 @@ class TestPlan:
         assert stored.cli("plan", "pipeline.yaml", "--picture", "plan.png").exit_code == 0
         assert imread(stored.folder / "plan.png").std() > 10
 
+    @pytest.mark.parametrize("verb", ["plan", "check", "generate", "run"])
+    def test_tasks_of_other_axes_that_follow_one_another(self, stored: Project, verb: str) -> None:
+        flat, deep = ({"offset": [0] * n, "shape": [8] * n} for n in (2, 3))
+        one = {"function": "functions:count", "block_size": [4, 4], "roi": flat}
+        two = {**one, "block_size": [4, 4, 4], "roi": deep, "after": ["one"]}
+        stored.write(("one", one), ("two", two))
+        result = stored.cli(verb, "pipeline.yaml", *(["--json"] if verb == "plan" else []))
+        assert result.exit_code == 2
+        assert "tasks.two.after: one has 2 axes and this task 3" in result.output
+        if verb == "plan":
+            assert json.loads(result.stdout)["tasks"]["two"]["blocks"] == 8
+            table = stored.cli("plan", "pipeline.yaml").stdout.splitlines()
+            assert any(line.startswith("│ two") for line in table)
+
     def test_writes_no_state(self, stored: Project) -> None:
         before = stored.files()
         stored.cli("plan", "pipeline.yaml")
