@@ -1,9 +1,8 @@
 """Arrays on disk: what they are, making missing ones, reading and writing regions.
 
-Metadata follow funlib.persistence (``offset``, ``voxel_size`` or ``resolution``, ``axis_names``,
-``units``, ``types`` as attributes), and funlib.persistence makes the new arrays. Metadata and
-regions are read straight through zarr: importing funlib.persistence takes seconds per process
-(dask, pandas, xarray), and slicing through dask four times as long as through zarr (measured).
+funlib.persistence makes the new arrays. Metadata and regions are read straight through zarr:
+importing funlib.persistence takes seconds per process (dask, pandas, xarray), and slicing through
+dask four times as long as through zarr (measured).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ from numpy.typing import NDArray
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.multiscales import add_level, level_of
+from snakemake_blocks.places import Place
 from snakemake_blocks.task import Read
 from snakemake_blocks.tiling import Grid
 
@@ -44,7 +44,7 @@ _CHUNK_BYTES = 4 << 20
 _PORTION_VOXELS = 1 << 24
 
 
-def describe(path: str, folder: Path) -> ArrayInfo | None:
+def describe(path: str, folder: Path, *, unit: str = "") -> ArrayInfo | None:
     """Return the geometry and storage of an array, None if there is no array at ``path``.
 
     Parameters
@@ -53,6 +53,10 @@ def describe(path: str, folder: Path) -> ArrayInfo | None:
         Store and name in one, relative to ``folder``.
     folder : Path
         The pipeline's folder.
+    unit : str
+        Full name of the unit of length that world units are. Arrays that name another unit are
+        converted exactly; those that name none are taken to be in it. Without it, every array's
+        own numbers are world units.
 
     Raises
     ------
@@ -62,31 +66,31 @@ def describe(path: str, folder: Path) -> ArrayInfo | None:
     node = _open(path, folder)
     if node is None:
         return None
-    attributes = dict(node.attrs)
-    spatial = _spatial_axes(attributes, node.ndim, path)
-    if not spatial:
-        raise InputError(f"{path}: has no spatial axis")
-    if spatial != list(range(node.ndim - len(spatial), node.ndim)):
-        raise InputError(
-            f"{path}: channel axes have to lead, spatial axes are {spatial} of {node.ndim}; "
-            "store the array transposed"
-        )
     if node.dtype.kind not in "biufc":
         raise InputError(f"{path}: holds {node.dtype}, not numbers")
     if 0 in node.shape:
         raise InputError(f"{path}: has shape {list(node.shape)}, so it holds nothing")
-    count = len(spatial)
-    storage = getattr(node, "shards", None) or node.chunks
+    place = _place(dict(node.attrs), node.ndim, path, folder)
+    count, storage = len(place.units), getattr(node, "shards", None) or node.chunks
     return ArrayInfo(
         path=path,
-        offset=_integers(attributes, ("offset",), count, 0, path),
-        voxel_size=_voxel_size(attributes, count, path),
+        offset=place.world("offset", unit=unit),
+        voxel_size=place.world("voxel_size", unit=unit),
         shape=tuple(int(n) for n in node.shape[-count:]),
         channels=tuple(int(n) for n in node.shape[:-count]),
         dtype=str(node.dtype),
         chunks=tuple(int(n) for n in storage),
-        units=tuple("" if u is None else str(u) for u in _units(attributes, count)),
+        units=(unit,) * count if unit else place.units,
     )
+
+
+def _place(attributes: Mapping[str, Any], ndim: int, path: str, folder: Path) -> Place:
+    """Return where an array lies: by its own attributes, else by the OME-Zarr group above it."""
+    if not any(attributes.get(key) is not None for key in ("offset", "voxel_size", "resolution")):
+        level = level_of(path, folder)
+        if level is not None:
+            return Place.from_level(level, ndim, path)
+    return Place.from_attributes(attributes, ndim, path)
 
 
 def _open(path: str, folder: Path) -> Any:
@@ -129,67 +133,6 @@ def _is_array(metadata: Path) -> bool:
         return False
 
 
-def _spatial_axes(attributes: Mapping[str, Any], ndim: int, path: str) -> list[int]:
-    """Return which axes are spatial, by ``types``, ``axis_names`` or the length of the rest."""
-    types = attributes.get("types")
-    names = attributes.get("axis_names")
-    if types is None and names is not None:
-        types = ["channel" if str(n).endswith("^") else "space" for n in names]
-    if types is not None:
-        if len(types) != ndim:
-            raise InputError(f"{path}: its attributes name {len(types)} axes, it has {ndim}")
-        return [a for a, t in enumerate(types) if t in ("space", "time")]
-    keys = ("voxel_size", "resolution", "offset", "units")
-    lengths = {k: len(v) for k in keys if isinstance(v := attributes.get(k), list | tuple)}
-    if len(set(lengths.values())) > 1 or any(n > ndim for n in lengths.values()):
-        found = ", ".join(f"{key} has {n}" for key, n in lengths.items())
-        raise InputError(
-            f"{path}: cannot tell which of its {ndim} axes are spatial: {found} entries; store "
-            "the attribute types, e.g. [channel, space, space]"
-        )
-    count = next(iter(lengths.values()), ndim)
-    return list(range(ndim - count, ndim))
-
-
-def _voxel_size(attributes: Mapping[str, Any], count: int, path: str) -> Index:
-    sizes = _integers(attributes, ("voxel_size", "resolution"), count, 1, path)
-    if any(v <= 0 for v in sizes):
-        raise InputError(f"{path}: voxel_size {list(sizes)} is not positive")
-    return sizes
-
-
-def _units(attributes: Mapping[str, Any], count: int) -> list[Any]:
-    """Return a unit per spatial axis; one text stands for all axes."""
-    units = attributes.get("units")
-    if isinstance(units, list | tuple) and len(units) >= count:
-        return list(units)[-count:]
-    return [units if isinstance(units, str) else ""] * count
-
-
-def _integers(
-    attributes: Mapping[str, Any], keys: Sequence[str], count: int, default: int, path: str
-) -> Index:
-    """Return an attribute of the spatial axes; the channels may be listed before them."""
-    key = next((k for k in keys if attributes.get(k) is not None), None)
-    if key is None:
-        return (default,) * count
-    value = attributes[key]
-    try:
-        exact = [Fraction(str(n)) for n in value]
-    except (TypeError, ValueError, ZeroDivisionError):
-        raise InputError(f"{path}: {key} {value} is not a list of numbers") from None
-    channels = len(attributes.get("types") or attributes.get("axis_names") or ()) - count
-    if len(exact) not in (count, count + max(0, channels)):
-        raise InputError(f"{path}: {key} {value} has {len(exact)} entries for {count} axes")
-    exact = exact[-count:]
-    if any(n.denominator != 1 for n in exact):
-        raise InputError(
-            f"{path}: {key} {value} is not whole; world units are integers, store it in a "
-            "smaller unit (nm for um)"
-        )
-    return tuple(int(n) for n in exact)
-
-
 def chunk_shape(block: Sequence[int], *, itemsize: int) -> Index:
     """Return chunks that divide a block, below 4 MiB where the block's divisors allow.
 
@@ -219,7 +162,7 @@ def create(array: ArrayInfo, folder: Path) -> None:
     Raises
     ------
     InputError
-        If something that is no array is in the way.
+        If something that is no array is in the way, or the store is OME-Zarr of other axes.
     """
     from funlib.geometry import Coordinate
     from funlib.persistence import prepare_ds
@@ -246,6 +189,7 @@ def create(array: ArrayInfo, folder: Path) -> None:
         mode="w-",
         zarr_format=zarr_format,
     )
+    add_level(array, folder)
     temporary.rename(where)  # seen with its attributes or not at all
 
 

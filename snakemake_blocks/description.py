@@ -7,7 +7,7 @@ import itertools
 import math
 import os.path
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from snakemake_blocks.schema import CheckModel, ContextModel, TaskModel, WriteMo
 from snakemake_blocks.sources import call_problems, missing_function
 from snakemake_blocks.task import Call, Read, Task, Write
 from snakemake_blocks.tiling import Fit, Grid
+from snakemake_blocks.units import conversion, unit_name
 
 __all__ = ["UNKNOWN_FUNCTION", "Describer"]
 
@@ -48,6 +49,8 @@ class Describer:
         Tasks whose form lacks something that was wrong.
     written : sequence of (str, str)
         Path and task of every array written, likewise.
+    unit : str
+        Full name of the unit of length that world units are, empty where none is declared.
     """
 
     folder: Path
@@ -55,6 +58,7 @@ class Describer:
     names: Sequence[str]
     unsure: Collection[str]
     written: Sequence[tuple[str, str]]
+    unit: str = ""
     problems: list[str] = field(default_factory=list)
     _writers: dict[str, str] = field(init=False)
     _known: dict[str, ArrayInfo | None] = field(default_factory=dict, init=False)
@@ -101,7 +105,7 @@ class Describer:
             try:
                 if "://" in path:
                     raise InputError(f"{path}: is remote; only local paths work yet")
-                found = describe(plain, self.folder)
+                found = describe(plain, self.folder, unit=self.unit)
             except InputError as error:
                 self.say(place, str(error))
                 self._known[plain] = None
@@ -177,6 +181,7 @@ class _TaskDescriber:
             writes = self._writes(roi, reads)
             reads |= self._reads(lambda path: path in own)
             self._check_axes(roi, reads, mask)
+            self._check_units([*reads.values(), *writes.values()], mask)
         if roi is None or len(self.all.problems) > before:
             return None
         task = self._task(roi, context, reads, writes, mask, timeout)
@@ -349,6 +354,26 @@ class _TaskDescriber:
             if array.ndim != roi.ndim:
                 self._say(key, f"{array.path} has {array.ndim} spatial axes, the roi {roi.ndim}")
 
+    def _check_units(self, uses: Iterable[Read | Write], mask: ArrayInfo | None) -> None:
+        """Refuse arrays that measure one axis in different units, unless all are converted."""
+        roi = self.model.roi
+        arrays = [self.all.existing(roi, "")] if isinstance(roi, str) else []
+        first: dict[int, tuple[ArrayInfo, str]] = {}
+        for array in filter(None, [*arrays, *(use.array for use in uses), mask]):
+            for axis, text in enumerate(array.units):
+                name = unit_name(text)
+                if not name:
+                    continue
+                other, wanted = first.setdefault(axis, (array, name))
+                if name != wanted:
+                    finer = min(name, wanted, key=lambda unit: conversion(unit, "meter"))
+                    self._say(
+                        "reads",
+                        f"{other.path} is in {wanted}, {array.path} in {name}; set unit: {finer} "
+                        "at the top, then both are converted to it",
+                    )
+                    return
+
     def _context(self, ndim: int) -> tuple[Index, Index]:
         context = self.model.context
         if isinstance(context, ContextModel):
@@ -438,7 +463,7 @@ class _TaskDescriber:
             channels=tuple(write.channels),
             dtype=dtype,
             chunks=(*write.channels, *chunk_shape(block, itemsize=itemsize)),
-            units=like.units if like else ("",) * roi.ndim,
+            units=like.units if like else (self.all.unit,) * roi.ndim,
             exists=False,
         )
 

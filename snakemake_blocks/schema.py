@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from snakemake_blocks.task import RESERVED_RESOURCES, Call, Chunks, SourceChange
 from snakemake_blocks.tiling import Fit
+from snakemake_blocks.units import unit_name
 
 __all__ = [
     "CheckModel",
@@ -66,6 +67,13 @@ def _resource_name(name: str) -> str:
     if name in RESERVED_RESOURCES:
         raise PydanticCustomError("taken", "cannot be the name of a resource; choose another")
     return name
+
+
+def _unit(name: str) -> str:
+    found = unit_name(name)
+    if not found:
+        raise PydanticCustomError("unit", "is not a unit of length; write e.g. nanometer or um")
+    return found
 
 
 def _one_of(kind: Any, words: str) -> Discriminator:
@@ -212,6 +220,7 @@ class TaskModel(_Model):
     after: list[str] = Field([], description="Upstream tasks, beside those that arrays tell.")
 
 
+Unit = Annotated[str, AfterValidator(_unit)]
 TaskName = Annotated[str, StringConstraints(pattern=_NAME)]
 
 
@@ -220,6 +229,9 @@ class PipelineModel(_Model):
 
     tasks: dict[TaskName, TaskModel] = Field(min_length=1, description="Tasks by name.")
     run_directory: str = Field("blocks", min_length=1, description="Where state is kept.")
+    unit: Unit | None = Field(
+        None, description="What a world unit is, e.g. nanometer: arrays are converted to it."
+    )
 
 
 def json_schema() -> dict[str, Any]:
@@ -264,7 +276,7 @@ def _words(entry: Any, loc: tuple[Any, ...]) -> str:
         return "is missing"
     if kind == "extra_forbidden":
         return _unknown(loc)
-    if kind == "taken":
+    if kind in ("taken", "unit"):
         return str(entry["msg"])
     if kind == "string_pattern_mismatch":
         return _misnamed(context["pattern"], value)

@@ -45,7 +45,7 @@ def load_pipeline(path: Path | str) -> Pipeline:
 def _pipeline(path: Path, data: dict[Any, Any]) -> Pipeline:
     model, problems, unsure = _model(data)
     names = [str(name) for name in data["tasks"]]
-    describer = Describer(path.parent, model.tasks, names, unsure, _written(data))
+    describer = Describer(path.parent, model.tasks, names, unsure, _written(data), model.unit or "")
     tasks = describer.tasks()
     if problems or describer.problems:
         raise SpecError(problems + describer.problems)

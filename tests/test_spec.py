@@ -606,6 +606,64 @@ class TestTasks:
         assert stored.files() == before
 
 
+class TestUnit:
+    """What a world unit is, and arrays that are in other units."""
+
+    @pytest.fixture
+    def measured(self, stored: Project) -> Project:
+        micrometers = {"units": ["micrometer"] * 2, "voxel_size": [0.5, 2], "offset": [-1.5, 0]}
+        stored.array("s.zarr/um", np.ones((64, 64), np.uint8), **micrometers)
+        stored.array("s.zarr/nm", np.ones((32, 64), np.uint8), units="nm", voxel_size=[1000, 2000])
+        stored.array("s.zarr/feet", np.ones((32, 64), np.uint8), units="foot", voxel_size=[1, 1])
+        return stored
+
+    @staticmethod
+    def task(**more: Any) -> tuple[str, dict[str, Any]]:
+        reads = {"raw": {"array": "s.zarr/um", "fill": 0}}
+        return "smooth", {**SMOOTH, "reads": reads, "roi": "s.zarr/um", **more}
+
+    @pytest.mark.parametrize("unit", ["nanometer", "nm"])
+    def test_arrays_are_converted_to_it(self, measured: Project, unit: str) -> None:
+        task = self.task(block_size=[8000, 32000], context=2000)
+        (found,) = load_pipeline(measured.write(task, unit=unit)).tasks
+        assert found.write_extent == Box((-1500, 0), (30500, 128000))
+        array = found.writes["out"].array
+        assert (array.voxel_size, array.units) == ((500, 2000), ("nanometer", "nanometer"))
+        assert array.chunks == (16, 16)
+
+    def test_without_it_fractions_are_refused_with_the_unit_to_set(self, measured: Project) -> None:
+        with pytest.raises(SpecError, match="set unit: nanometer in pipeline"):
+            load_pipeline(measured.write(self.task()))
+
+    def test_an_array_without_units_is_taken_to_be_in_it(self, measured: Project) -> None:
+        task = self.task(reads={"raw": "s.zarr/coarse"}, roi="s.zarr/coarse", context=0)
+        (found,) = load_pipeline(measured.write(task, unit="nm")).tasks
+        array = found.reads["raw"].array
+        assert (array.voxel_size, array.units) == ((4, 2), ("nanometer", "nanometer"))
+
+    @pytest.mark.parametrize("unit", ["voxel", "second", "", "furlong"])
+    def test_only_lengths_are_units(self, measured: Project, unit: str) -> None:
+        with pytest.raises(SpecError, match="unit: is not a unit of length; write "):
+            load_pipeline(measured.write(self.task(), unit=unit))
+
+    def test_arrays_in_different_units_are_refused_without_it(self, measured: Project) -> None:
+        reads = {"raw": "s.zarr/nm", "other": "s.zarr/feet", "unknown": "s.zarr/raw"}
+        task = self.task(
+            call="block",
+            function="functions:segment",
+            reads=reads,
+            roi="s.zarr/nm",
+            block_size=[8000, 32000],
+            context=0,
+            writes={},
+        )
+        expected = "reads: s.zarr/nm is in nanometer, s.zarr/feet in foot; set unit: nanometer"
+        with pytest.raises(SpecError, match=expected):
+            load_pipeline(measured.write(task))
+        del reads["other"]
+        assert load_pipeline(measured.write(task)).tasks
+
+
 class TestErrorTexts:
     def test_are_one_line_each_and_end_without_a_stop(self, stored: Project) -> None:
         for changes, text in ONE_MISTAKE.values():

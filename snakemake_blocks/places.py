@@ -1,0 +1,181 @@
+"""Where an array lies in the world: what its metadata say, exactly, and in world units.
+
+Attributes follow funlib.persistence: ``offset``, ``voxel_size`` or ``resolution``, ``axis_names``,
+``units``, ``types``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from snakemake_blocks.box import Index
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.multiscales import Level
+from snakemake_blocks.units import conversion, exact, unit_name, whole_unit
+
+__all__ = ["Place"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Offset and voxel size per spatial axis as they are stored, and the units they are in.
+
+    Parameters
+    ----------
+    path : str
+        The array, for messages.
+    offset, voxel_size : tuple of Fraction
+        Per spatial axis; these come last in the array.
+    units : tuple of str
+        Per spatial axis, as stored, empty where none is given.
+    """
+
+    path: str
+    offset: tuple[Fraction, ...]
+    voxel_size: tuple[Fraction, ...]
+    units: tuple[str, ...]
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any], ndim: int, path: str) -> Place:
+        """Return the place of an array by its own attributes.
+
+        Raises
+        ------
+        InputError
+            If they do not fit together, or an axis behind a spatial one is not spatial.
+        """
+        count = _count_spatial(_spatial_axes(attributes, ndim, path), ndim, path)
+        return cls(
+            path,
+            _numbers(attributes, ("offset",), count, 0, path),
+            _numbers(attributes, ("voxel_size", "resolution"), count, 1, path),
+            tuple("" if u is None else str(u) for u in _units(attributes, count)),
+        )
+
+    @classmethod
+    def from_level(cls, level: Level, ndim: int, path: str) -> Place:
+        """Return the place of an array of an OME-Zarr image; time is a channel there.
+
+        Raises
+        ------
+        InputError
+            As :meth:`from_attributes`.
+        """
+        if len(level.types) != ndim:
+            raise InputError(
+                f"{path}: OME-Zarr metadata name {len(level.types)} axes, the array has {ndim}; "
+                "mend them"
+            )
+        spatial = [a for a, kind in enumerate(level.types) if kind == "space"]
+        count = _count_spatial(spatial, ndim, path)
+        return cls(path, level.corner[-count:], level.scale[-count:], level.units[-count:])
+
+    def world(self, key: str, *, unit: str = "") -> Index:
+        """Return ``offset`` or ``voxel_size`` in world units.
+
+        Parameters
+        ----------
+        key : str
+            Which of them.
+        unit : str
+            What a world unit is; without it, the stored numbers are world units.
+
+        Raises
+        ------
+        InputError
+            If they are not whole, or voxels have no extent.
+        """
+        stored: tuple[Fraction, ...] = getattr(self, key)
+        numbers = stored
+        if unit:
+            names = [unit_name(u) or unit for u in self.units]
+            pairs = zip(stored, names, strict=True)
+            numbers = tuple(n * conversion(name, unit) for n, name in pairs)
+        if key == "voxel_size" and any(n <= 0 for n in numbers):
+            raise InputError(f"{self.path}: voxel_size {_decimals(stored)} is not positive")
+        if any(n.denominator != 1 for n in numbers):
+            raise InputError(
+                f"{self.path}: {key} {_decimals(stored)}{self._in_units()} is not whole"
+                f"{f' in {unit}' if unit else ''}; world units are integers, {self._advice()}"
+            )
+        return tuple(int(n) for n in numbers)
+
+    def _in_units(self) -> str:
+        known = dict.fromkeys(u for u in self.units if u)
+        return f" {', '.join(known)}" if known else ""
+
+    def _advice(self) -> str:
+        names = [unit_name(u) for u in self.units]
+        finer = ""
+        if all(names):
+            finer = whole_unit(zip(self.offset + self.voxel_size, names * 2, strict=True))
+        if finer:
+            return f"set unit: {finer} in pipeline.yaml, at the top"
+        return "store it in a smaller unit (nm for um)"
+
+
+def _decimals(numbers: Sequence[Fraction]) -> str:
+    return "[" + ", ".join(f"{float(n):.15g}" for n in numbers) + "]"
+
+
+def _count_spatial(spatial: Sequence[int], ndim: int, path: str) -> int:
+    """Return the number of spatial axes, which have to come last."""
+    if not spatial:
+        raise InputError(f"{path}: has no spatial axis")
+    if list(spatial) != list(range(ndim - len(spatial), ndim)):
+        raise InputError(
+            f"{path}: channel axes have to lead, spatial axes are {list(spatial)} of {ndim}; "
+            "store the array transposed"
+        )
+    return len(spatial)
+
+
+def _spatial_axes(attributes: Mapping[str, Any], ndim: int, path: str) -> list[int]:
+    """Return which axes are spatial, by ``types``, ``axis_names`` or the length of the rest."""
+    types = attributes.get("types")
+    names = attributes.get("axis_names")
+    if types is None and names is not None:
+        types = ["channel" if str(n).endswith("^") else "space" for n in names]
+    if types is not None:
+        if len(types) != ndim:
+            raise InputError(f"{path}: its attributes name {len(types)} axes, it has {ndim}")
+        return [a for a, t in enumerate(types) if t in ("space", "time")]
+    keys = ("voxel_size", "resolution", "offset", "units")
+    lengths = {k: len(v) for k in keys if isinstance(v := attributes.get(k), list | tuple)}
+    if len(set(lengths.values())) > 1 or any(n > ndim for n in lengths.values()):
+        found = ", ".join(f"{key} has {n}" for key, n in lengths.items())
+        raise InputError(
+            f"{path}: cannot tell which of its {ndim} axes are spatial: {found} entries; store "
+            "the attribute types, e.g. [channel, space, space]"
+        )
+    count = next(iter(lengths.values()), ndim)
+    return list(range(ndim - count, ndim))
+
+
+def _units(attributes: Mapping[str, Any], count: int) -> list[Any]:
+    """Return a unit per spatial axis; one text stands for all axes."""
+    units = attributes.get("units")
+    if isinstance(units, list | tuple) and len(units) >= count:
+        return list(units)[-count:]
+    return [units if isinstance(units, str) else ""] * count
+
+
+def _numbers(
+    attributes: Mapping[str, Any], keys: Sequence[str], count: int, default: int, path: str
+) -> tuple[Fraction, ...]:
+    """Return an attribute of the spatial axes; the channels may be listed before them."""
+    key = next((k for k in keys if attributes.get(k) is not None), None)
+    if key is None:
+        return (Fraction(default),) * count
+    value = attributes[key]
+    try:
+        found = [exact(n) for n in value]
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise InputError(f"{path}: {key} {value} is not a list of numbers") from None
+    channels = len(attributes.get("types") or attributes.get("axis_names") or ()) - count
+    if len(found) not in (count, count + max(0, channels)):
+        raise InputError(f"{path}: {key} {value} has {len(found)} entries for {count} axes")
+    return tuple(found[-count:])

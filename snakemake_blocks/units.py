@@ -1,0 +1,64 @@
+"""Units of length, exactly: what they are called, and how many of one make another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any
+
+__all__ = ["conversion", "unit_name", "whole_unit"]
+
+_PREFIXES = {
+    "yotta": ("Y", 24), "zetta": ("Z", 21), "exa": ("E", 18), "peta": ("P", 15), "tera": ("T", 12),
+    "giga": ("G", 9), "mega": ("M", 6), "kilo": ("k", 3), "hecto": ("h", 2), "": ("", 0),
+    "deci": ("d", -1), "centi": ("c", -2), "milli": ("m", -3), "micro": ("u", -6),
+    "nano": ("n", -9), "pico": ("p", -12), "femto": ("f", -15), "atto": ("a", -18),
+    "zepto": ("z", -21), "yocto": ("y", -24),
+}  # fmt: skip
+_METRES = {
+    **{f"{prefix}meter": Fraction(10) ** power for prefix, (_, power) in _PREFIXES.items()},
+    "angstrom": Fraction(1, 10**10),
+    "inch": Fraction(254, 10**4),
+    "foot": Fraction(3048, 10**4),
+    "yard": Fraction(9144, 10**4),
+    "mile": Fraction(1609344, 10**3),
+}
+_SYMBOLS = {
+    **{f"{symbol}m": f"{prefix}meter" for prefix, (symbol, _) in _PREFIXES.items()},
+    "\u00b5m": "micrometer",  # the micro sign
+    "\u03bcm": "micrometer",  # the Greek letter
+    "micron": "micrometer",
+    "\u00c5": "angstrom",
+    "\u212b": "angstrom",
+}
+# Units to advise, the coarsest first.
+_ADVISED = ("meter", "millimeter", "micrometer", "nanometer", "angstrom", "picometer", "femtometer")
+
+
+def unit_name(text: str) -> str:
+    """Return the full name of a unit of length, empty if it is none that can be converted."""
+    text = text.strip()
+    name = _SYMBOLS.get(text, text.lower().removesuffix("s").replace("metre", "meter"))
+    return name if name in _METRES else ""
+
+
+def exact(number: Any) -> Fraction:
+    """Return the decimal number that a float stands for; floats keep 15 digits of one."""
+    return Fraction(format(number, ".15g") if isinstance(number, float) else str(number))
+
+
+def conversion(unit: str, into: str) -> Fraction:
+    """Return how many of the unit ``into`` make one ``unit``; both are full names."""
+    return _METRES[unit] / _METRES[into]
+
+
+def whole_unit(lengths: Iterable[tuple[Fraction, str]]) -> str:
+    """Return the coarsest usual unit in which all lengths are whole, empty if there is none.
+
+    Parameters
+    ----------
+    lengths : iterable of (Fraction, str)
+        Numbers with the full names of their units.
+    """
+    metres = [value * _METRES[unit] for value, unit in lengths]
+    return next((u for u in _ADVISED if all((m / _METRES[u]).denominator == 1 for m in metres)), "")
