@@ -224,7 +224,7 @@ def status(run_directory: Path, as_json: bool, watch: bool, table: Path | None) 
 @click.argument("pipeline", type=_EXISTING)
 @click.argument("task")
 @click.option("--context", multiple=True, type=int, help="Try this one; once, or once per axis.")
-@click.option("--samples", default=5, show_default=True, help="Blocks to look at.")
+@click.option("--samples", default=16, show_default=True, help="Blocks to look at.")
 @click.option("--tolerance", default=1e-5, show_default=True, help="Relative to the results.")
 def check_context(
     pipeline: Path, task: str, context: tuple[int, ...], samples: int, tolerance: float

@@ -110,12 +110,12 @@ def context_text(report: ContextReport) -> str:
     verdict = "is enough" if report.is_enough else "is NOT enough"
     text = (
         f"a context of {_per_axis(report.context)} {verdict}: with {_per_axis(report.reference)} "
-        f"the results of {report.blocks} sample blocks differ by {report.difference:.1e} at most "
-        f"(limit {report.tolerance:.1e})"
+        f"the results of {report.samples:,} of {report.blocks:,} blocks differ by "
+        f"{report.difference:.1e} at most (limit {report.tolerance:.1e})"
     )
     if report.enough is None:
         return text + "; they keep changing with the context, so no context in reach is enough"
-    return text + f"; the smallest that is enough is {_per_axis(report.enough)}"
+    return text + f"; the smallest that is enough for them is {_per_axis(report.enough)}"
 
 
 def _per_axis(sizes: tuple[int, ...]) -> str:

@@ -15,7 +15,7 @@ from snakemake_blocks.arrays import create
 from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
 from snakemake_blocks.check import Proof, check_plan
-from snakemake_blocks.context_check import ContextReport, check_context
+from snakemake_blocks.context_check import SAMPLES, ContextReport, check_context
 from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.launch import INTERRUPTED, run_snakemake
 from snakemake_blocks.leftovers import unlock, unmark
@@ -477,7 +477,7 @@ def check_task_context(
     task: str,
     *,
     context: Sequence[int] = (),
-    samples: int = 5,
+    samples: int = SAMPLES,
     tolerance: float = 1e-5,
 ) -> ContextReport:
     """Tell whether a task's context is enough, see :func:`~.context_check.check_context`.
