@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+import faulthandler
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from project import Project
+
+# No test depends on how fast it runs.
+settings.register_profile("here", deadline=None, max_examples=100)
+settings.register_profile(
+    "ci", settings.get_profile("here"), derandomize=True, database=None, print_blob=True
+)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+# Workers that tests let crash are forked from pytest, and would print its stack.
+os.register_at_fork(after_in_child=faulthandler.disable)
 
 GOLDEN = Path(__file__).with_name("golden")
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import oracle
 from funlib.geometry import Roi
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
@@ -21,12 +19,6 @@ from snakemake_blocks.dependencies import JobGrid
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.task import Chunks, Task, Write
 from snakemake_blocks.tiling import Axis, Fit, Grid
-
-settings.register_profile("here", deadline=None, max_examples=100)
-settings.register_profile(
-    "ci", settings.get_profile("here"), derandomize=True, database=None, print_blob=True
-)
-settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 FUNCTION = "os.path:join"
 """Stands for a user's function: planning looks it up and never calls it."""
