@@ -141,6 +141,8 @@ def generate(
 @_CORES
 @click.option("--profile", default="", help="Snakemake profile: name or path.")
 @click.option("--roi", default="", help="A pilot: only blocks needed here, begin:end per axis.")
+@click.option("--probe", is_flag=True, help="Only a few blocks per task; propose sizes of jobs.")
+@click.option("--write", is_flag=True, help="With --probe: write the sizes into PIPELINE.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would run.")
 @click.option("-q", "--quiet", is_flag=True, help="No output of Snakemake but errors.")
 @click.option("--target", type=click.Choice(["local", "cluster"]), default=None)
@@ -150,6 +152,8 @@ def run(
     cores: int,
     profile: str,
     roi: str,
+    probe: bool,
+    write: bool,
     dry_run: bool,
     quiet: bool,
     target: str | None,
@@ -157,7 +161,7 @@ def run(
 ) -> None:
     """Plan and run PIPELINE; ends with a summary. Exit status 0 only if every block is done."""
     from snakemake_blocks.batching import Target
-    from snakemake_blocks.report import print_status
+    from snakemake_blocks.report import print_status, probe_text
     from snakemake_blocks.running import Options, exit_status, run_pipeline
 
     options = Options(
@@ -169,9 +173,19 @@ def run(
         quiet=quiet,
         snakemake_arguments=snakemake_args,
     )
-    status, state = run_pipeline(pipeline, options)
+    if (write and not probe) or (probe and roi):
+        raise click.UsageError("--write goes with --probe, and --roi without it")
+    if probe:
+        from snakemake_blocks.probing import probe_run
+
+        report = probe_run(pipeline, options, write=write)
+        status, state = report.snakemake, report.state
+    else:
+        status, state = run_pipeline(pipeline, options)
     if not dry_run:
         print_status(state, _console())
+        if probe:
+            click.echo(probe_text(report))
     sys.exit(exit_status(status, state, dry_run=dry_run))
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from snakemake_blocks.judgement import Judge
 from snakemake_blocks.ledger import Event
 from snakemake_blocks.paths import RunPaths, index_name
-from snakemake_blocks.plan import Plan
+from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.sizing import BlockCosts
 
-__all__ = ["COLUMNS", "attempt_rows", "block_seconds", "write_csv"]
+__all__ = ["COLUMNS", "attempt_rows", "block_costs", "block_seconds", "write_csv"]
 
 COLUMNS = (
     "task",
@@ -80,17 +81,43 @@ def block_seconds(plan: Plan, folder: Path) -> dict[str, float]:
     folder : Path
         The pipeline's folder.
     """
-    judge = Judge(plan, folder / plan.run_directory)
+    return {
+        name: costs.seconds
+        for name, costs in block_costs(plan, folder / plan.run_directory).items()
+    }
+
+
+def block_costs(plan: Plan, root: Path) -> dict[str, BlockCosts]:
+    """Return what done blocks cost per task, for tasks with any on record.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    root : Path
+        The run directory; may not exist yet.
+    """
+    judge = Judge(plan, root)
     found = {}
     for name, task in plan.tasks.items():
-        if not RunPaths(judge.root).task(task.slug).exists():
-            continue
-        walls = [
-            float(record["wall"])
-            for job in plan.jobs(name)
-            for record in judge.records(task, job.index)
-            if record["event"] == Event.DONE
-        ]
-        if walls:
-            found[name] = sum(walls) / len(walls)
+        if RunPaths(root).task(task.slug).exists() and (costs := _costs(judge, task)):
+            found[name] = costs
     return found
+
+
+def _costs(judge: Judge, task: PlannedTask) -> BlockCosts | None:
+    done = [
+        (float(record["wall"]), int(record["peak_kib"]))
+        for job in judge.plan.jobs(task.name)
+        for record in judge.records(task, job.index)
+        if record["event"] == Event.DONE
+    ]
+    if not done:
+        return None
+    walls = [wall for wall, _ in done]
+    return BlockCosts(
+        blocks=len(done),
+        seconds=sum(walls) / len(done),
+        longest=max(walls),
+        peak_mb=max(peak for _, peak in done) * 1024 / 1e6,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +18,17 @@ from snakemake_blocks.paths import index_name
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 
-__all__ = ["context_text", "plan_to_json", "print_plan", "print_proof", "print_status"]
+if TYPE_CHECKING:  # it imports all that is needed to run
+    from snakemake_blocks.probing import ProbeReport
+
+__all__ = [
+    "context_text",
+    "plan_to_json",
+    "print_plan",
+    "print_proof",
+    "print_status",
+    "probe_text",
+]
 
 _LISTED_BLOCKS = 5
 _STYLES = {State.DONE: "green", State.FAILED: "bold red", State.ORPHANED: "yellow"}
@@ -116,6 +126,28 @@ def context_text(report: ContextReport) -> str:
     if report.enough is None:
         return text + "; they keep changing with the context, so no context in reach is enough"
     return text + f"; the smallest that is enough for them is {_per_axis(report.enough)}"
+
+
+def probe_text(report: ProbeReport) -> str:
+    """Return what a probe proposes, as YAML with comments."""
+    lines = ["tasks:"]
+    for name, size in report.sizes.items():
+        costs = report.costs[name]
+        resources = ", ".join(f"{key}: {value}" for key, value in report.resources[name].items())
+        lines += [
+            f"  {name}:",
+            f"    # {costs.blocks:,} blocks: {costs.seconds:.3g} s each, {costs.longest:.3g} s at "
+            f"most, {costs.peak_mb:,.0f} MB per worker",
+            f"    # jobs: {size.jobs:,}; a full one takes {size.job_seconds / 60:.1f} minutes",
+            f"    blocks_per_job: {size.blocks_per_job}",
+            f"    resources: {{{resources}}}",
+        ]
+    missing = [name for name in report.state.tasks if name not in report.sizes]
+    lines += [
+        f"  # {name}: no block was done, or one needs too many others; try `run --roi`"
+        for name in missing
+    ]
+    return "\n".join(lines if report.sizes else lines[1:])
 
 
 def _per_axis(sizes: tuple[int, ...]) -> str:

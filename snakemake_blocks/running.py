@@ -22,7 +22,7 @@ from snakemake_blocks.leftovers import unlock, unmark
 from snakemake_blocks.locks import held, holder_of, is_alive
 from snakemake_blocks.moving import move_state, refuse_running
 from snakemake_blocks.paths import RunPaths, write_atomically
-from snakemake_blocks.pilot import pilot
+from snakemake_blocks.pilot import pilot, probe
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.planning import pickles, plan_pipeline
@@ -70,6 +70,8 @@ class Options:
         One literal rule per job.
     roi : Box, optional
         A pilot: only the blocks that this region, in world units, needs.
+    probe : bool
+        Only a few blocks of each task, and what they need.
     dry_run : bool
         Show what would run.
     quiet : bool
@@ -86,6 +88,7 @@ class Options:
     rebatch: bool = False
     explicit: bool = False
     roi: Box | None = None
+    probe: bool = False
     dry_run: bool = False
     quiet: bool = False
     snakemake_arguments: tuple[str, ...] = ()
@@ -376,9 +379,7 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
     """
     pipeline = to_pipeline(source)
     path = _snakefile_path(pipeline)
-    asked = pipeline
-    if options.roi is not None:
-        asked = pilot(pipeline, _Draft.of(pipeline, options).plan, options.roi)
+    asked = _asked(pipeline, options)
     draft = _Draft.of(asked, options)
     folder = pipeline.folder
     arguments = _arguments(options, folder, path)
@@ -396,6 +397,15 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
         if asked is not pipeline:  # the whole plan comes back; what the pilot did counts in it
             _generate(_Draft.of(pipeline, options), path)
         return status, state
+
+
+def _asked(pipeline: Pipeline, options: Options) -> Pipeline:
+    """Return the pipeline with the blocks that are asked for."""
+    if options.roi is not None:
+        return pilot(pipeline, _Draft.of(pipeline, options).plan, options.roi)
+    if options.probe:
+        return probe(pipeline, _Draft.of(pipeline, options).plan)
+    return pipeline
 
 
 def exit_status(snakemake: int, state: RunStatus, *, dry_run: bool = False) -> int:

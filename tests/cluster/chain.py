@@ -119,7 +119,7 @@ class Chain:
         )
 
     def command(
-        self, program: str, *arguments: str, timeout: float = 60
+        self, program: str, *arguments: str, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """Run one of the environment's commands to its end."""
         return subprocess.run(
@@ -233,12 +233,16 @@ class Running:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def wait(self, timeout: float = 240) -> int:
+    def interrupt(self) -> None:
+        """Send what Ctrl-C sends."""
+        self._process.send_signal(signal.SIGINT)
+
+    def wait(self, timeout: float = 600) -> int:
         """Exit status, once it has ended."""
         return self._process.wait(timeout)
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
     """Wait until a condition holds; fails after some time."""
     give_up = time.monotonic() + seconds
     while not condition():

@@ -25,7 +25,7 @@ State = Literal["PEND", "PSUSP", "RUN", "SSUSP", "USUSP", "EXIT", "DONE", "UNKWN
 
 _COMMANDS = Path(__file__).parent / "lsf_standin" / "bin"
 _KILL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)  # LSF's, for bkill
-_PATIENCE = 120.0
+_PATIENCE = 300.0
 LSF_WALLTIME_SIGNALS = (signal.SIGUSR2, *_KILL_SIGNALS)
 """What LSF 10.1 documents for the end of ``-W``; it waits ten minutes after the first."""
 

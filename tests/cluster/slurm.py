@@ -38,7 +38,7 @@ _DAEMONS: tuple[Daemon, ...] = ("munged", "slurmctld", "slurmd")
 _CLIENTS = ("munge", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 _ADMIN_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on the PATH of a Debian user
 _CLIENT_SETTINGS = ("SLURM_", "SBATCH_", "SCANCEL_", "SINFO_", "SQUEUE_", "SRUN_")
-_PATIENCE = 120.0
+_PATIENCE = 300.0
 
 _CONFIGURATION = """\
 ClusterName=blocks

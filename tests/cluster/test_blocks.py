@@ -16,6 +16,7 @@ from .slurm import SlurmCluster, SlurmJob
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         not sys.platform.startswith("linux"), reason="the test clusters find processes in /proc"
     ),
@@ -60,9 +61,9 @@ def _maker(
     python: Path,
     folder: Path,
     profile: str,
-    settings: dict[str, str],
+    standard: dict[str, str],
 ) -> Make:
-    def make(**smooth: Any) -> Chain:
+    def make(settings: dict[str, str] = standard, **smooth: Any) -> Chain:
         chain = Chain(folder / "chain", python, cluster.env, **smooth)
         pairs = (text for k, v in settings.items() for text in ("--set", f"{k}={v}"))
         chain.blocks("profile", "install", profile, *pairs)
@@ -97,7 +98,8 @@ def assert_complete(chain: Chain, expected: dict[str, bytes]) -> None:
 def test_slurm_gives_the_bytes_of_a_local_run(
     on_slurm: Make, slurm: SlurmCluster, local_results: dict[str, bytes]
 ) -> None:
-    chain = on_slurm()
+    # As shipped but for what there is no accounting for.
+    chain = on_slurm({"slurm-status-command": "squeue"})
     with chain.start("snakemake-blocks", "run", "pipeline.yaml", "--profile", "slurm") as run:
         assert run.wait() == 0
     assert_complete(chain, local_results)
@@ -159,11 +161,41 @@ def test_slurm_blocks_outlive_its_daemons(
         with chain.held("smooth", 2):
             chain.wait_until_running("smooth", 2)
             slurm.kill("slurmd")
-            slurm.restart("slurmctld")
+            slurm.restart("slurmctld")  # which makes it save its state: the job is known now
+            slurm.kill("slurmctld")
+            slurm.start("slurmctld")
         slurm.start("slurmd")
         assert run.wait() == 0
     assert_complete(chain, local_results)
     assert chain.times(Event.STARTED) == BLOCKS
+
+
+def test_slurm_jobs_end_with_an_interrupted_run(
+    on_slurm: Make, slurm: SlurmCluster, local_results: dict[str, bytes]
+) -> None:
+    chain = on_slurm()
+    with chain.start("snakemake-blocks", "run", "pipeline.yaml", "--profile", "slurm") as run:
+        with chain.held("smooth", 2), chain.held("smooth", 6):
+            for column in (2, 6):
+                chain.wait_until_running("smooth", column)
+            run.interrupt()
+            assert run.wait() == 130
+            slurm.wait_for(
+                lambda: not any(is_there(slurm, job) for job in slurm.jobs()),
+                what="all processes to be gone",
+            )
+        assert [job.state for job in slurm.jobs()] == ["CANCELLED"] * 2
+    goes_on(chain, "slurm", local_results)
+
+
+def goes_on(chain: Chain, profile: str, expected: dict[str, bytes]) -> None:
+    """See that the next run does what is left, and only that."""
+    before = chain.happened("smooth", Event.DONE)
+    assert {index for index, _ in before} == {(0, 0), (0, 1), (0, 4), (0, 5)}
+    with chain.start("snakemake-blocks", "run", "pipeline.yaml", "--profile", profile) as run:
+        assert run.wait() == 0
+    assert_complete(chain, expected)
+    assert set(before) <= set(chain.happened("smooth", Event.DONE))
 
 
 # The stand-in for LSF, with the real plugin
@@ -172,7 +204,7 @@ def test_slurm_blocks_outlive_its_daemons(
 def test_lsf_profile_is_installed_and_just_works(
     on_lsf: Make, lsf: LsfStandIn, local_results: dict[str, bytes]
 ) -> None:
-    chain = on_lsf(resources={"lsf_extra": "-gpu num=1"})
+    chain = on_lsf({}, resources={"lsf_extra": "-gpu num=1"})
     chain.blocks("generate", "pipeline.yaml", "--target", "cluster")
     with chain.start("snakemake", "--profile", "lsf") as run:
         assert run.wait() == 0
@@ -189,6 +221,8 @@ def test_lsf_job_that_never_ran_is_not_taken_for_done(
     lsf.report("UNKWN", jobs=LSF_OTHER)
     with chain.start("snakemake-blocks", "run", "pipeline.yaml", "--profile", "lsf") as run:
         assert run.wait() == 1
+        assert "Error in rule smooth_p0" in run.log
+        assert "blocks/smooth/p0/0-0/0-1.json" in run.log
     assert len(lsf.jobs(LSF_OTHER)) == 3, "it was tried three times"
     told = chain.command("snakemake-blocks", "verify")
     assert told.returncode == 1
@@ -269,6 +303,42 @@ def test_lsf_job_out_of_time_goes_on_where_it_was(
         assert [job["minutes"] for job in lsf.jobs(LSF_HELD)] == [2, 4]
         assert_complete(chain, local_results)
         assert set(before) <= set(chain.happened("smooth", Event.DONE))
+
+
+def test_lsf_job_stops_by_itself_before_its_walltime(
+    blocks_python: Path, tmp_path: Path, local_results: dict[str, bytes]
+) -> None:
+    with LsfStandIn(minute=60.0) as lsf:
+        chain = _maker(lsf, blocks_python, tmp_path, "lsf", LSF)(resources={"runtime": 1})
+        with chain.start("snakemake-blocks", "run", "pipeline.yaml", "--profile", "lsf") as run:
+            with chain.held("smooth", 2):
+                job = lsf.wait_for_job(LSF_HELD, state="EXIT")
+            assert run.wait() == 0
+        assert [job["reason"] for job in lsf.jobs()] == [""] * len(lsf.jobs())
+        assert job["ended"] - job["started"] < 60
+        assert [job["minutes"] for job in lsf.jobs(LSF_HELD)][:2] == [1, 2]
+        assert_complete(chain, local_results)
+
+
+def test_lsf_jobs_end_with_an_interrupted_run(
+    on_lsf: Make, lsf: LsfStandIn, local_results: dict[str, bytes]
+) -> None:
+    chain = on_lsf()
+    with (
+        chain.start("snakemake-blocks", "run", "pipeline.yaml", "--profile", "lsf") as run,
+        chain.held("smooth", 2),
+        chain.held("smooth", 6),
+    ):
+        for column in (2, 6):
+            chain.wait_until_running("smooth", column)
+        run.interrupt()
+        assert run.wait() == 130
+        jobs = lsf.jobs()
+        assert len(jobs) == 2
+        lsf.wait_for(
+            lambda: not any(lsf.processes(job) for job in jobs), what="all processes to be gone"
+        )
+    goes_on(chain, "lsf", local_results)
 
 
 # Settings

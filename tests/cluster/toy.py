@@ -128,7 +128,7 @@ class SnakemakeRun:
         """Send what Ctrl-C sends."""
         self._process.send_signal(signal.SIGINT)
 
-    def wait(self, timeout: float = 240.0) -> int:
+    def wait(self, timeout: float = 600.0) -> int:
         """Exit code, once it has ended.
 
         Raises
