@@ -130,12 +130,15 @@ class KillTest:
         Of the random choices; the outcome depends on timing as well.
     seconds : float
         Mean time of a block.
+    executors : tuple of str
+        Snakemake's executors; each run takes one of them.
     """
 
     folder: Path
     seed: int = 0
     seconds: float = 0.04
     cores: int = 2
+    executors: tuple[str, ...] = ("blocks", "local")
     verbose: bool = True
     kills: Counter[str] = field(default_factory=Counter)
     chains: int = 0
@@ -218,11 +221,10 @@ class KillTest:
 
     def _start(self) -> None:
         self.runs += 1
-        executor = self._chance.choice([[], ["--", "--executor", "local"]])
         command = [
             str(Path(sys.executable).parent / "snakemake-blocks"),
             *("run", "pipeline.yaml", "--cores", str(self.cores), "--quiet"),
-            *executor,
+            *("--", "--executor", self._chance.choice(self.executors)),
         ]
         environment = {
             **os.environ,
@@ -384,6 +386,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--seconds", type=float, default=0.04, help="mean time of a block")
+    parser.add_argument(
+        "--executor", choices=KillTest.executors, help="default: now this, now that"
+    )
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
@@ -391,6 +396,8 @@ def main() -> None:
     # What a shell starts in the background ignores it, and what that starts, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     test = KillTest(folder, seed=seed, seconds=arguments.seconds)
+    if arguments.executor:
+        test.executors = (arguments.executor,)
     test.go(arguments.kills)
     for kind, count in sorted(test.kills.items()):
         print(f"{count:4} {kind}")

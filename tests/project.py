@@ -21,6 +21,7 @@ from snakemake_blocks.cli import main
 from snakemake_blocks.ledger import Event, first_block, read_records
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
+from snakemake_blocks.verify import verify_run
 
 BIN = Path(sys.executable).parent
 
@@ -80,8 +81,14 @@ class Project:
         return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
     def blocks(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run `snakemake-blocks` as a user does."""
-        return self._run("snakemake-blocks", *arguments, timeout=timeout)
+        """Run `snakemake-blocks` as a user does; what `run` or `demo` calls complete is proved."""
+        done = self._run("snakemake-blocks", *arguments, timeout=timeout)
+        if done.returncode == 0 and not {"--roi", "-n", "--dry-run"} & set(arguments):
+            folder = {"run": "blocks", "demo": "demo/blocks"}.get(arguments[0])
+            if folder is not None:
+                root = self.folder / folder
+                assert verify_run(Plan.load(root), root).missing == ()
+        return done
 
     def snakemake(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run plain `snakemake`, started by its path, with a PATH that knows nothing of it."""

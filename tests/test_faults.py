@@ -12,7 +12,8 @@
 | lost output chunk | test_verify.py |
 | `generate` killed before every change of a file | test_moving.py `TestKilled` |
 | locks of the dead, here and on other hosts | test_locks.py, test_jobs.py `TestLocks` |
-| anything at any time | kill_test.py |
+| crashes under either executor | here, `TestCrashes` |
+| anything at any time | kill_test.py, with both executors; here, `test_random_kills` |
 
 Here are those that need a real Snakemake.
 """
@@ -32,6 +33,7 @@ import pytest
 from kill_test import KillTest
 from project import BIN, Project, stamps
 
+from snakemake_blocks.ledger import Event
 from snakemake_blocks.locks import holder_of
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
@@ -189,6 +191,46 @@ class TestEnds:
         finish(slow, before)
         run.communicate(timeout=25)
         assert ours(slow) == []
+
+
+class TestCrashes:
+    @pytest.mark.parametrize("executor", ["blocks", "local"])
+    def test_cost_one_attempt_each(self, project: Project, executor: str) -> None:
+        project.functions(
+            """
+            import ctypes, os, re, signal, sys
+
+            ENDS = [
+                lambda: ctypes.string_at(0),
+                lambda: sys.exit(0),
+                lambda: os._exit(0),
+                lambda: os.kill(os.getpid(), signal.SIGKILL),
+                lambda: re.match("(a+)+$", "a" * 60 + "b"),  # years, without a line of Python
+                lambda: None,
+            ]
+
+            def f(block):
+                first = not os.path.exists(f"tried-{block.index[0]}")
+                open(f"tried-{block.index[0]}", "a").write("x")
+                if first:
+                    ENDS[block.index[0]]()
+            """
+        )
+        task = {
+            "function": "functions:f",
+            "roi": {"offset": [0], "shape": [60]},
+            "block_size": [10],
+            "conflict": False,
+            "blocks_per_job": 3,
+            "retries": 1,
+            "timeout": 2,
+        }
+        project.write(("task", task))
+        run = project.blocks("run", "pipeline.yaml", "--cores", "2", "--", "--executor", executor)
+        assert run.returncode == 0, run.stdout + run.stderr
+        tried = [(project.folder / f"tried-{k}").read_text() for k in range(6)]
+        assert tried == ["xx"] * 5 + ["x"]
+        assert len(project.records("task", Event.FAILED)) == 5
 
 
 class TestTwice:
@@ -391,8 +433,9 @@ class TestDisk:
             subprocess.run(["umount", "-l", str(ROOT)], check=True)
 
 
-def test_random_kills(tmp_path: Path) -> None:
+@pytest.mark.parametrize("executor", ["blocks", "local"])
+def test_random_kills(tmp_path: Path, executor: str) -> None:
     """The full test is a command, see kill_test.py; this is a taste of it."""
-    test = KillTest(tmp_path / "chain", seed=3, seconds=0.02, verbose=True)
-    test.go(6)
-    assert test.kills.total() >= 6 and test.chains >= 1
+    test = KillTest(tmp_path / "chain", seed=3, seconds=0.02, executors=(executor,))
+    test.go(4)
+    assert test.kills.total() >= 4 and test.chains >= 1
