@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,8 +240,6 @@ class _Sampler:
         return self._known[key]
 
     def _compute(self, index: Index, context: Index) -> dict[str, NDArray[Any]]:
-        import inspect
-
         task = self._task
         write = task.grid.write(index)
         region = write.grow(context, context)
@@ -260,6 +259,10 @@ class _Sampler:
         result = self._function(**inputs, **self._params)
         if not isinstance(result, Mapping):
             result = {next(iter(task.writes)): result}
+        if result.keys() != task.writes.keys():
+            raise InputError(
+                f"{task.function.name}: returned {sorted(result)}, writes {sorted(task.writes)}"
+            )
         return {
             name: _cropped(np.asarray(result[name]), w.array, region, write)
             for name, w in task.writes.items()
@@ -268,7 +271,6 @@ class _Sampler:
 
 def _function_of(task: PlannedTask, folder: Path) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Return what is called with the arrays, and its other arguments."""
-    import inspect
 
     function = load(task.function, folder)
     if inspect.isclass(function):
@@ -279,6 +281,12 @@ def _function_of(task: PlannedTask, folder: Path) -> tuple[Callable[..., Any], d
 def _cropped(values: NDArray[Any], array: ArrayInfo, region: Box, write: Box) -> NDArray[Any]:
     if values.shape == array.channels + array.voxels(write).shape:
         return values
+    if values.shape != array.channels + array.voxels(region).shape:
+        raise InputError(
+            f"{array.path}: the function returned shape {values.shape}; expected "
+            f"{array.channels + array.voxels(region).shape} (read Roi) or "
+            f"{array.channels + array.voxels(write).shape} (write Roi)"
+        )
     inside = array.voxels(write).shift([-b for b in array.voxels(region).begin])
     lead = (slice(None),) * len(array.channels)
     return values[lead + tuple(slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True))]

@@ -39,6 +39,12 @@ FUNCTIONS = """
     def own(raw, before):
         return raw + before
 
+    def cut(raw):
+        return raw[1:]
+
+    def misnamed(raw):
+        return {"into": raw}
+
     class Mean:
         def __init__(self, sizes):
             self.sizes = sizes
@@ -184,6 +190,17 @@ class TestRefusals:
         path = project.write(("b", {"function": "functions:f", **geometry}))
         with pytest.raises(InputError, match="task b: check-context needs call: arrays"):
             check_task_context(path, "b")
+
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            ("cut", r"s\.zarr/out: the function returned shape \(\d+, \d+\); expected \("),
+            ("misnamed", r"functions:misnamed: returned \['into'\], writes \['out'\]"),
+        ],
+    )
+    def test_what_is_no_result(self, project: Project, function: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            check(project, function)
 
 
 class TestLessonsAboutSeams:

@@ -154,6 +154,30 @@ class TestFailure:
         assert project.read("s.zarr/spread")[::4].tolist() == expected(6)
 
 
+class TestPilot:
+    def test_counts_in_the_full_run_that_repeats_none_of_it(self, project: Project) -> None:
+        chain(project, seconds=0, blocks=8)
+        pilot = project.blocks("run", "pipeline.yaml", "--roi", "8:16", "--cores", "2", "--quiet")
+        assert pilot.returncode == 0, pilot.stderr
+        up, down = project.records("double"), project.records("spread")
+        assert sorted(up) == [(k,) for k in (1, 2, 3, 4)]
+        assert sorted(down) == [(k,) for k in (2, 3)]
+        assert project.read("s.zarr/spread")[8:16:4].tolist() == expected(8)[2:4]
+        counts = status(project)
+        assert (counts["double"]["done"], counts["double"]["pending"]) == (4, 4)
+        assert (counts["spread"]["done"], counts["spread"]["pending"]) == (2, 6)
+        assert counts["spread"]["masked"] == 0, "the whole plan is in place again"
+
+        whole = project.snakemake("--cores", "2")  # no `run` is needed to go on
+        assert whole.returncode == 0, whole.stderr
+        assert project.read("s.zarr/spread")[::4].tolist() == expected(8)
+        for name, before in (("double", up), ("spread", down)):
+            after = stamps(project.records(name))
+            assert len(after) == 8
+            assert {index: after[index] for index in before} == stamps(before)
+        assert project.blocks("verify").returncode == 0
+
+
 class TestInterruption:
     """Ctrl-C, then SIGKILL of everything, then a run to the end: no recorded block runs twice."""
 

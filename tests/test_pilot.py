@@ -1,20 +1,30 @@
-"""Which blocks a probe takes; pilots by `--roi` run in test_end_to_end.py."""
+"""Which blocks a probe and a pilot take; pilots also run in test_end_to_end.py."""
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracle
 import pytest
 from funlib.geometry import Roi
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import FUNCTION, GridCase, index_of, pipelines, regions
 from test_plan import line
 
-from snakemake_blocks.box import Index
-from snakemake_blocks.pilot import probe
+from snakemake_blocks.box import Box, Index
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.pilot import pilot, probe
 from snakemake_blocks.pipeline import Pipeline
+from snakemake_blocks.plan import Plan
 from snakemake_blocks.planning import plan_pipeline
 from snakemake_blocks.task import Task
+
+Node = tuple[str, Index]
 
 
 def probed(*tasks: Task, **more: Any) -> dict[str, set[Index]]:
@@ -100,3 +110,100 @@ def test_what_needs_too_much_is_left_out(most: int, probed_blocks: int) -> None:
     found = probed(down, most=most)
     assert len(found["down"]) == probed_blocks
     assert len(found["up"]) == (100 if probed_blocks else 4)
+
+
+def row(
+    name: str = "a", *, context: int = 0, size: int = 10, length: int = 80, **more: object
+) -> Task:
+    """Return a task of blocks in a row."""
+    total = Roi((-context,), (length + 2 * context,))
+    block = Roi((0,), (size,))
+    return Task(name, total, block.grow(context, context), block, FUNCTION, **more)  # type: ignore[arg-type]
+
+
+def chosen(*tasks: Task, begin: int, end: int) -> dict[str, list[int]]:
+    """Return the blocks per task of a pilot."""
+    pipeline = pipeline_of(*tasks)
+    found = pilot(pipeline, plan_piperow(pipeline, facts={}), Box((begin,), (end,)))
+    return {t.task_id: [i[0] for i in index_of(present_of(t))] for t in found.tasks}
+
+
+def pipeline_of(*tasks: Task) -> Pipeline:
+    return Pipeline.from_tasks(tasks, folder=Path("x"), run_directory=Path("x/blocks"))
+
+
+def present_of(task: Task) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    return np.ones(task.grid.shape, bool) if task.present is None else task.present
+
+
+class TestPilotByHand:
+    def test_blocks_that_write_there(self) -> None:
+        assert chosen(row(), begin=25, end=41) == {"a": [2, 3, 4]}
+
+    def test_what_they_read_upstream(self) -> None:
+        up = row("up", size=5)
+        down = row("down", context=5, read_write_conflict=False, upstream_tasks=[up])
+        assert chosen(up, down, begin=20, end=30) == {"up": [3, 4, 5, 6], "down": [2]}
+
+    def test_neighbours_that_come_first_in_the_full_run(self) -> None:
+        """Even blocks are phase 0: an odd one sees what they wrote."""
+        assert chosen(row(context=5), begin=30, end=40) == {"a": [2, 3, 4]}
+        assert chosen(row(context=5), begin=20, end=30) == {"a": [2]}
+
+    def test_masked_blocks_stay_out(self) -> None:
+        present = np.array([True, True, True, False, True, True, True, True])
+        assert chosen(row(present=present), begin=25, end=41) == {"a": [2, 4]}
+
+    def test_a_region_without_any_block_is_refused(self) -> None:
+        with pytest.raises(InputError, match=r"--roi .* lies outside of what every task writes"):
+            chosen(row(), begin=80, end=90)
+
+    def test_a_region_of_other_axes_is_refused(self) -> None:
+        pipeline = pipeline_of(row())
+        with pytest.raises(InputError, match="--roi has 2 axes, task a has 1"):
+            pilot(pipeline, plan_piperow(pipeline, facts={}), Box((0, 0), (1, 1)))
+
+    def test_the_grid_stays(self) -> None:
+        pipeline = pipeline_of(row())
+        found = pilot(pipeline, plan_piperow(pipeline, facts={}), Box((25,), (41,)))
+        assert found.tasks[0].grid == pipeline.tasks[0].grid
+
+
+def needs(plan: Plan, cases: dict[str, GridCase]) -> dict[Node, set[Node]]:
+    """Return what every block sees results of: earlier conflicting ones, and upstream ones."""
+    found: dict[Node, set[Node]] = {}
+    for name, task in plan.tasks.items():
+        for index, (_, read) in cases[name].blocks.items():
+            earlier = {(name, other) for other in task.ordered_with(index)[0]}
+            found[name, index] = earlier | {
+                (up, other)
+                for up in task.upstream
+                for other, (write, _) in cases[up].blocks.items()
+                if oracle.meet(write, read)
+            }
+    return found
+
+
+@given(st.data())
+def test_exactly_the_blocks_there_and_those_whose_results_they_see(data: st.DataObject) -> None:
+    pipeline, cases = data.draw(pipelines(most=3))
+    whole = replace(pipeline, tasks=tuple(replace(t, present=None) for t in pipeline.tasks))
+    plan = plan_piperow(whole, facts={})
+    roi = data.draw(regions(next(iter(cases.values()))))
+    region = tuple(frozenset(range(b, e)) for b, e in zip(roi.begin, roi.end, strict=True))
+    here = {
+        (name, index)
+        for name, case in cases.items()
+        for index, (write, _) in case.blocks.items()
+        if oracle.meet(write, region)
+    }
+    if not here:
+        with pytest.raises(InputError):
+            pilot(whole, plan, roi)
+        return
+    direct, wanted, new = needs(plan, cases), set(here), set(here)
+    while new:
+        new = set(itertools.chain.from_iterable(direct[node] for node in new)) - wanted
+        wanted |= new
+    found = pilot(whole, plan, roi)
+    assert {(t.task_id, i) for t in found.tasks for i in index_of(present_of(t))} == wanted
