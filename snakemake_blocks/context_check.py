@@ -271,7 +271,7 @@ class _Sampler:
 
 def _function_of(task: PlannedTask, folder: Path) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Return what is called with the arrays, and its other arguments."""
-    function = load(task.function, folder)
+    function: Any = load(task.function, folder)
     if inspect.isclass(function):
         return function(**task.params), {}
     return function, dict(task.params)

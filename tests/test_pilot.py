@@ -124,7 +124,7 @@ def row(
 def chosen(*tasks: Task, begin: int, end: int) -> dict[str, list[int]]:
     """Return the blocks per task of a pilot."""
     pipeline = pipeline_of(*tasks)
-    found = pilot(pipeline, plan_piperow(pipeline, facts={}), Box((begin,), (end,)))
+    found = pilot(pipeline, plan_pipeline(pipeline, facts={}), Box((begin,), (end,)))
     return {t.task_id: [i[0] for i in index_of(present_of(t))] for t in found.tasks}
 
 
@@ -161,11 +161,11 @@ class TestPilotByHand:
     def test_a_region_of_other_axes_is_refused(self) -> None:
         pipeline = pipeline_of(row())
         with pytest.raises(InputError, match="--roi has 2 axes, task a has 1"):
-            pilot(pipeline, plan_piperow(pipeline, facts={}), Box((0, 0), (1, 1)))
+            pilot(pipeline, plan_pipeline(pipeline, facts={}), Box((0, 0), (1, 1)))
 
     def test_the_grid_stays(self) -> None:
         pipeline = pipeline_of(row())
-        found = pilot(pipeline, plan_piperow(pipeline, facts={}), Box((25,), (41,)))
+        found = pilot(pipeline, plan_pipeline(pipeline, facts={}), Box((25,), (41,)))
         assert found.tasks[0].grid == pipeline.tasks[0].grid
 
 
@@ -188,7 +188,7 @@ def needs(plan: Plan, cases: dict[str, GridCase]) -> dict[Node, set[Node]]:
 def test_exactly_the_blocks_there_and_those_whose_results_they_see(data: st.DataObject) -> None:
     pipeline, cases = data.draw(pipelines(most=3))
     whole = replace(pipeline, tasks=tuple(replace(t, present=None) for t in pipeline.tasks))
-    plan = plan_piperow(whole, facts={})
+    plan = plan_pipeline(whole, facts={})
     roi = data.draw(regions(next(iter(cases.values()))))
     region = tuple(frozenset(range(b, e)) for b, e in zip(roi.begin, roi.end, strict=True))
     here = {
