@@ -272,9 +272,8 @@ class _Sampler:
 def _function_of(task: PlannedTask, folder: Path) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Return what is called with the arrays, and its other arguments."""
     function: Any = load(task.function, folder)
-    if inspect.isclass(function):
-        return function(**task.params), {}
-    return function, dict(task.params)
+    is_class = inspect.isclass(function)
+    return (function(**task.params), {}) if is_class else (function, dict(task.params))
 
 
 def _cropped(values: NDArray[Any], array: ArrayInfo, region: Box, write: Box) -> NDArray[Any]:
