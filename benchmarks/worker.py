@@ -42,17 +42,22 @@ def note(block):
 """
 # Runs one job and says how long that took, and what memory the supervisor had at its most.
 JOB = """
-import json, os, resource, sys, time
+import json, os, sys, time
 from pathlib import Path
 if sys.argv[2] == "one":
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from snakemake_blocks.jobs import work_sentinel
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():
+    # Not getrusage: its figure begins with that of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+before = peak()
 begin = time.perf_counter()
 assert work_sentinel(Path(sys.argv[1]), attempt=1, environment={}) == 0
 seconds = time.perf_counter() - begin
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"seconds": seconds, "mib": after / 1024, "before": before / 1024}))
+print(json.dumps({"seconds": seconds, "mib": peak(), "before": before}))
 """
 
 
