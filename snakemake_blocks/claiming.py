@@ -6,6 +6,9 @@ running Snakemake: a job belongs to who holds its lock, and is done when its sen
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -71,6 +74,28 @@ def work_task(path: Path, *, environment: Mapping[str, str]) -> int:
         if claimer.left == 0:
             return 0
         return 130 if claimer.by_keyboard or stops.by_keyboard else 1
+
+
+@contextlib.contextmanager
+def _written_to(log: Path) -> Iterator[None]:
+    """Have what this process and those it starts print written to the end of a job's log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(1), os.dup(2)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        _flush_and_turn(handle, handle)
+        yield
+    finally:
+        _flush_and_turn(*kept)
+        for each in (handle, *kept):
+            os.close(each)
+
+
+def _flush_and_turn(out: int, error: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(out, 1)
+    os.dup2(error, 2)
 
 
 @dataclass(slots=True)
@@ -149,21 +174,24 @@ class _Claimer:
                 return reason
             if job.name in self._failed or self._is_taken(job) or not self._is_ready(job):
                 continue
+            log = self._paths.log(job.task.slug, job.index)
             try:
-                result = run_job(
-                    job,
-                    self.root,
-                    attempt=self._attempt(job),
-                    environment=self.environment,
-                    patience=0,
-                    watch=self._watch,
-                )
+                with _written_to(log):
+                    result = run_job(
+                        job,
+                        self.root,
+                        attempt=self._attempt(job),
+                        environment=self.environment,
+                        patience=0,
+                        watch=self._watch,
+                    )
             except (BusyError, NotReadyError):
                 continue
             except PlanChangedError:
                 self._read_plan()
                 return True
-            print(job_summary(job, result), flush=True)
+            hint = "" if result.complete else f"; log: {log}"
+            print(job_summary(job, result) + hint, flush=True)
             if result.interrupted:
                 self.by_keyboard = result.by_keyboard
                 return result.stopped
@@ -236,7 +264,7 @@ class _Claimer:
 
     def _why_idle(self) -> str:
         waiting = sum(not self._is_done(job) and not self._is_ready(job) for job in self._jobs())
-        text = f"{self._task.name}: {self.left} jobs are left"
+        text = f"{self._task.name}: {self.left} of {self._task.num_jobs} jobs are left"
         if self._failed:
             text += f", {len(self._failed)} failed here"
         if waiting:

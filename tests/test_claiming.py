@@ -54,6 +54,12 @@ def start(scene: Scene, name: str = "task", *, idle: float = 1.0) -> subprocess.
     )
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Tell whether a process has a handler for a signal already."""
+    status = Path("/proc", str(pid), "status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
+
+
 NAPS = """
     import random, time
     def naps(block):
@@ -75,12 +81,19 @@ class TestAlone:
         assert len(scene.called) == 9
 
     def test_the_command(self, scene: Scene) -> None:
-        scene.plan(line(blocks_per_job=2))
+        scene.functions("def says(block): note(block); print(block.index); 1 // block.index[0]")
+        scene.plan(line(function="functions:says", blocks_per_job=2))
         command = [str(Path(sys.executable).parent / "snakemake-blocks"), "work", "blocks/task"]
         found = subprocess.run(command, cwd=scene.folder, capture_output=True, text=True)
-        assert found.returncode == 0, found.stderr
-        assert found.stdout.splitlines()[-1] == "task: all jobs are done"
+        assert found.returncode == 1 and found.stderr == ""
+        assert found.stdout.splitlines() == [
+            "task/0: 1 of 2 blocks done, 1 failed; log: blocks/task/logs/0/0.log",
+            "task/1: 2 of 2 blocks done",
+            "task: 1 of 2 jobs are left, 1 failed here",
+        ]
         assert sorted(scene.called) == ["0", "1", "2", "3"]
+        log = (scene.root / "task/logs/0/0.log").read_text()
+        assert "ZeroDivisionError" in log and "(1,)" in log
 
     def test_what_snakemake_would_do_next_is_nothing(self, scene: Scene) -> None:
         scene.plan(line(blocks_per_job=1))
@@ -94,7 +107,9 @@ class TestAlone:
         scene.run("up", (2,))
         assert work("down") == 1
         assert scene.called == ["2", "2"]
-        assert "down: 3 jobs are left, 3 wait for jobs that nobody runs" in capfd.readouterr().out
+        assert (
+            "down: 3 of 4 jobs are left, 3 wait for jobs that nobody runs" in capfd.readouterr().out
+        )
         assert work("up") == 0
         assert work("down") == 0
 
@@ -121,7 +136,7 @@ class TestAlone:
         scene.plan(line(function="functions:f", blocks_per_job=1, max_retries=1))
         assert work() == 1
         assert Counter(scene.called) == {"0": 1, "1": 2, "2": 1, "3": 1}
-        assert "task: 1 jobs are left, 1 failed here" in capfd.readouterr().out
+        assert "task: 1 of 4 jobs are left, 1 failed here" in capfd.readouterr().out
         scene.functions("def f(block): note(block)")
         assert work() == 0
         assert Counter(scene.called) == {"0": 1, "1": 3, "2": 1, "3": 1}
@@ -190,7 +205,8 @@ class TestStopping:
         up = line("up")
         scene.plan(up, line("down", upstream_tasks=[up]))
         process = start(scene, "down", idle=600)
-        time.sleep(1.0)
+        while not catches(process.pid, signal.SIGTERM):
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=10)
         assert process.returncode == 130

@@ -219,7 +219,7 @@ class TestTimeout:
 
         monkeypatch.setattr(pool, "Pulse", Late)
         scene.functions("import time\ndef naps(block): note(block); time.sleep(0.4)")
-        scene.plan(line(function="functions:naps", shape=(2,), timeout=1.0))
+        scene.plan(line(function="functions:naps", shape=(2,), timeout=60.0))
         assert scene.run().complete
         assert scene.failures() == []
         events = Counter(event for event, _, _ in scene.events())
