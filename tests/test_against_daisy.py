@@ -1,4 +1,4 @@
-"""The same tilings as daisy's, block by block, but for the defects in facts/peers.md 2.6."""
+"""The same tilings as daisy's, block by block, but where daisy is known to be wrong."""
 
 from __future__ import annotations
 

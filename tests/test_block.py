@@ -12,7 +12,7 @@ from snakemake_blocks.tiling import Axis, Grid
 
 
 def block(write: int = 4, **more: object) -> Block:
-    """Return the block of facts/peers.md 2.1 that writes six units from ``write`` on."""
+    """Return the block that writes six units from ``write`` on."""
     total, read = Roi((0,), (29,)), Roi((write - 4,), (14,))
     return Block(total, read, Roi((write,), (6,)), **more)  # type: ignore[arg-type]
 

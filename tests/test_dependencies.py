@@ -40,7 +40,7 @@ class TestByHand:
         assert needed_blocks(down, (1,), self.FINE) == Box((1,), (4,))
 
     def test_asymmetric_context(self) -> None:
-        """The first defect of facts/peers.md 2.6: block k reads k and k + 1, not k - 1."""
+        """daisy gets this wrong: block k reads k and k + 1, not k - 1."""
         down = Grid((Axis(0, 30, 10, 0, 10),))
         needs = [list(needed_blocks(down, (k,), self.FINE)) for k in range(3)]
         assert needs == [[(0,), (1,)], [(1,), (2,)], [(2,), (3,)]]

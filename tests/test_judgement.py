@@ -197,7 +197,7 @@ class TestUpstream:
 
 @dataclass
 class Model:
-    """The oracle: what DESIGN.md says of records, block by block, with nothing clever.
+    """The oracle: which records count, block by block, with nothing clever.
 
     A result is remembered with the very set of upstream stamps that it has seen.
     """

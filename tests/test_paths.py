@@ -111,7 +111,7 @@ class TestJobNames:
 
 class TestRunPaths:
     def test_layout(self) -> None:
-        """As DESIGN.md draws it."""
+        """What users and rules rely on."""
         index = (9, 10, 25)
         assert str(ROOT.plan) == "blocks/plan.json"
         assert str(ROOT.sentinel("smooth", 3, index)) == "blocks/smooth/p3/0-1-2/9-10-25.json"

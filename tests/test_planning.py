@@ -26,7 +26,26 @@ from snakemake_blocks.task import Read, Task, Write
 
 
 class TestDefectsOfDaisy:
-    """Every row of facts/peers.md 2.6: a right answer or a clear error."""
+    """What daisy gets wrong has a right answer here, or a clear error.
+
+    ==========================================  ====================================================
+    Where daisy crashes, hangs or is silent     Test
+    ==========================================  ====================================================
+    context on one side only, in a chain        test_downstream_with_asymmetric_context
+    upstream region larger than downstream's    test_upstream_larger_than_downstream
+    downstream region larger than upstream's    test_downstream_larger_than_upstream; what is read
+                                                there is refused by the proof, see test_check
+    gap of a `valid` upstream task that one     test_a_gap_left_by_valid_that_one_block_reads; it is
+    block reads                                 refused by the proof likewise
+    last block reads nothing upstream           test_a_last_block_that_reads_nothing_of_its_upstream
+    two tasks of one name                       test_duplicate_task_id
+    tasks that wait for one another             test_cyclic_tasks
+    no block at all                             test_no_block_at_all
+    writing outside of what is read             test_writing_outside_of_what_is_read
+    masks and results are counted differently   test_one_index_for_masks_ids_and_results
+    the same ids recur in every region          test_the_same_ids_in_every_region_are_no_reason_...
+    ==========================================  ====================================================
+    """
 
     def test_downstream_with_asymmetric_context(self) -> None:
         """1.2.3 crashes, 2.0.0 hangs."""
@@ -136,7 +155,7 @@ class TestDefectsOfDaisy:
         ]
 
     def test_the_same_ids_in_every_region_are_no_reason_to_skip_one(self) -> None:
-        """facts/peers.md 2.3: files are named by index, and the plan knows where it begins."""
+        """Files are named by index, and the plan knows where it begins."""
         here, there = (
             make_plan(make_task(total_roi=roi(begin, 50), read_write_conflict=False))
             for begin in (0, 1000)

@@ -23,7 +23,7 @@ def roi(offset: int, shape: int, ndim: int = 1) -> Roi:
 
 
 def make_task(**more: Any) -> Task:
-    """Return the task of facts/peers.md 2.1, changed."""
+    """Return a task of blocks that write 6 and read 4 before and after, changed."""
     known = {
         "task_id": "smooth",
         "total_roi": roi(0, 29),
@@ -60,7 +60,7 @@ def problems(**more: Any) -> list[str]:
 
 class TestSignature:
     def test_the_first_parameters_and_defaults_are_daisys(self) -> None:
-        """facts/peers.md 2.13."""
+        """Those of daisy 1.2.3."""
         parameters = list(inspect.signature(Task).parameters.values())[:13]
         assert [p.name for p in parameters[:5]] == [
             "task_id",
