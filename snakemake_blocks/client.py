@@ -123,6 +123,7 @@ class _Server:
     def __init__(self, folder: Path, source: Source) -> None:
         self._folder = folder
         self._source = source
+        self._block: Block | None = None  # in the hands of a script
         for name in ("requests", "replies", "life"):
             os.mkfifo(folder / name, 0o600)
         # Open as long as this process lives: a script sees the end of "life" when it dies.
@@ -145,12 +146,14 @@ class _Server:
     def _serve(self) -> None:
         while True:
             with open(self._folder / "requests", encoding="utf-8", errors="replace") as requests:
-                for line in requests:
-                    if not self._answer(line):
-                        return
-            self._source.finish(
-                BlockFailedError("the worker script ended with a block in its hands")
-            )
+                goes_on = all(self._answer(line) for line in requests)
+            if self._block is not None:
+                self._block = None
+                self._source.finish(
+                    BlockFailedError("the worker script ended with a block in its hands")
+                )
+            if not goes_on:
+                return
 
     def _answer(self, line: str) -> bool:
         """Do what one line asks for; false at the end."""
@@ -171,12 +174,13 @@ class _Server:
 
     def _finish(self, error: dict[str, str] | None) -> None:
         """Pass on how a script's block ended."""
+        block, self._block = self._block, None
+        assert block is not None, "a script finished a block that it did not get"
         if error is not None:
             self._source.finish(ScriptError(**error))
             return
-        assert self._block is not None, "a script finished a block that it did not get"
         try:
-            self._source.accept(self._block)
+            self._source.accept(block)
         except BaseException as refused:  # recorded as the block's failure
             self._source.finish(refused)
         else:
