@@ -234,3 +234,54 @@ def test_the_exit_status_tells_what_the_ledgers_tell(
     snakemake: int, found: RunStatus, dry_run: bool, code: int
 ) -> None:
     assert exit_status(snakemake, found, dry_run=dry_run) == code
+
+
+@pytest.mark.parametrize("umask, wanted", [(0o002, 0o020), (0o022, 0)])
+def test_a_group_shares_the_run_directory_if_the_umask_says_so(
+    project: Project, umask: int, wanted: int
+) -> None:
+    project.array("s.zarr/raw", np.arange(12), voxel_size=[1], offset=[0])
+    project.array("s.zarr/mask", np.arange(12) < 8, voxel_size=[1], offset=[0])
+    project.functions(
+        """
+        import os
+        from pathlib import Path
+
+        def f(raw, block):
+            locks = [str(oct(p.stat().st_mode)) for p in Path("blocks").glob("*/ledger/*/*.lock")]
+            assert len(locks) == 1
+            Path(f"lock-{block.index[0]}").write_text(locks[0])
+            if block.index[0]:
+                raise ValueError("to have a failure on record")
+            return raw
+        """
+    )
+    task = {
+        "function": "functions:f",
+        "call": "arrays",
+        "reads": {"raw": "s.zarr/raw"},
+        "writes": {"out": {"array": "s.zarr/out", "dtype": "int64"}},
+        "roi": "s.zarr/raw",
+        "block_size": [4],
+        "mask": "s.zarr/mask",
+        "conflict": False,
+        "blocks_per_job": 1,
+    }
+    project.write(("task", task))
+    before = os.umask(umask)
+    try:
+        plan, _ = generate(project.pipeline)
+        codes = [
+            work_sentinel(Path(job.sentinel), attempt=1, environment={})
+            for job in plan.jobs("task")
+        ]
+    finally:
+        os.umask(before)
+    assert codes == [0, 1]
+    found = [*ROOT.rglob("*"), ROOT, *(project.folder / "s.zarr" / "out").rglob("*")]
+    kinds = {"".join(path.suffixes) for path in found}
+    assert {".json", ".npz", ".failures.jsonl", ""} <= kinds
+    assert {str(path): path.stat().st_mode & 0o020 for path in found} == {
+        str(path): wanted for path in found
+    }
+    assert int((project.folder / "lock-0").read_text(), 8) & 0o020 == wanted
