@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.box import Index
 from snakemake_blocks.completion import aggregate_inputs, sentinel_of
 from snakemake_blocks.errors import BusyError
+from snakemake_blocks.forgetting import disordered, forget
 from snakemake_blocks.judgement import Judge
 from snakemake_blocks.ledger import first_block, read_records, write_records
 from snakemake_blocks.locks import TIMING, Watch, held, holder_of, is_alive
@@ -126,6 +127,10 @@ def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, byte
         if task.name not in new.tasks or new.tasks[task.name].fingerprint != task.fingerprint:
             _note_identity(task, paths)
     judge = Judge(new, root)
+    for task in new.tasks.values():
+        if _is_reordered(old, task) and (lost := disordered(task, judge)):
+            forget(task, root, lost)
+            judge = Judge(new, root)
     settle_sentinels(judge, root)
     _write_if_changed(paths.plan, new.to_bytes())
     for task in new.tasks.values():
@@ -168,6 +173,17 @@ def _is_moved(old: Plan | None, task: PlannedTask) -> bool:
         task.jobs.batch,
         first_block(task.grid),
     )
+
+
+def _is_reordered(old: Plan | None, task: PlannedTask) -> bool:
+    """Tell whether conflicting blocks may run in another order under the new plan."""
+    if old is None or task.name not in old.tasks or not any(task.reach):
+        return False
+    before = old.tasks[task.name]
+    if (before.jobs.batch, before.grid) != (task.jobs.batch, task.grid):
+        return True
+    everything = task.grid.indices
+    return not np.array_equal(before.jobs.presence(everything), task.jobs.presence(everything))
 
 
 def _write_ledgers(before: PlannedTask, task: PlannedTask, paths: RunPaths) -> None:

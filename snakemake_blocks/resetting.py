@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.judgement import Judge, Progress, block_fingerprints
-from snakemake_blocks.ledger import Event, Ledger, first_block
+from snakemake_blocks.forgetting import forget, latest_first
+from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.moving import changing_state, settle_sentinels
-from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 
 __all__ = ["reset_blocks"]
@@ -59,7 +58,7 @@ def reset_blocks(
         raise InputError(f"--roi has {roi.ndim} axes, task {name} has {task.grid.ndim}")
     with changing_state(root):
         indices = _chosen(task, Judge(plan, root), roi, only_failed=only_failed)
-        _append(task, root, indices)
+        forget(task, root, indices)
         settle_sentinels(Judge(plan, root), root)
     return len(indices)
 
@@ -75,17 +74,7 @@ def _chosen(task: PlannedTask, judge: Judge, roi: Box | None, *, only_failed: bo
     else:
         _add_later_neighbours(task, chosen)
     chosen &= (judgement.progress >= Progress.STARTED) | judgement.stale
-    return _latest_first(task, np.argwhere(chosen))
-
-
-def _latest_first(task: PlannedTask, found: NDArray[np.int64]) -> list[Index]:
-    """Return blocks such that what read the output of a block comes before it.
-
-    So a reset that is cut short leaves no block behind that has read forgotten output.
-    """
-    jobs = found // np.asarray(task.jobs.batch)
-    keys = task.block_phases.all()[tuple(found.T)], task.phases.all()[tuple(jobs.T)]
-    return [tuple(int(k) for k in found[n]) for n in np.lexsort(keys)[::-1]]
+    return latest_first(task, np.argwhere(chosen))
 
 
 def _add_later_neighbours(task: PlannedTask, chosen: NDArray[np.bool_]) -> None:
@@ -99,18 +88,3 @@ def _add_later_neighbours(task: PlannedTask, chosen: NDArray[np.bool_]) -> None:
             if not chosen[other]:
                 chosen[other] = True
                 frontier.append(other)
-
-
-def _append(task: PlannedTask, root: Path, indices: list[Index]) -> None:
-    """Record the resets, and a new budget, in the ledgers of the blocks' jobs."""
-    by_job: dict[Index, list[Index]] = {}
-    for index in indices:
-        by_job.setdefault(task.job_of(index), []).append(index)
-    fingerprints = block_fingerprints(task, task.grid.indices)
-    for job, members in by_job.items():
-        ledger = Ledger(RunPaths(root).ledger(task.slug, job), first_block(task.grid))
-        ledger.append(Event.BUDGET, members[0], fingerprint=task.fingerprint)
-        for index in members:
-            ledger.append(Event.RESET, index, fingerprint=int(fingerprints[index]))
-        ledger.sync()
-        ledger.close()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from faults import SIZE, Scene, hurry, line
 
-from snakemake_blocks import resetting
+from snakemake_blocks import forgetting
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import BusyError, InputError
 from snakemake_blocks.ledger import Ledger
@@ -115,7 +115,7 @@ class TestOneTask:
                 raise KeyboardInterrupt
             real(*arguments, **more)
 
-        monkeypatch.setattr(resetting.Ledger, "append", dies)
+        monkeypatch.setattr(forgetting.Ledger, "append", dies)
         with pytest.raises(KeyboardInterrupt):
             reset(scene)
         kept = scene.stamps().keys()

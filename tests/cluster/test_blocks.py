@@ -221,7 +221,7 @@ def test_lsf_job_that_never_ran_is_not_taken_for_done(
     lsf.report("UNKWN", jobs=LSF_OTHER)
     with chain.start("snakemake-blocks", "run", "pipeline.yaml", "--profile", "lsf") as run:
         assert run.wait() == 1
-        assert "Error in rule smooth_p0" in run.log
+        assert "MissingOutputException in rule smooth_p0" in run.log
         assert "blocks/smooth/p0/0-0/0-1.json" in run.log
     assert len(lsf.jobs(LSF_OTHER)) == 3, "it was tried three times"
     told = chain.command("snakemake-blocks", "verify")
