@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from snakemake_blocks.bench import Bench
 from snakemake_blocks.blockwork import Work
 from snakemake_blocks.box import Box
 from snakemake_blocks.completion import (
@@ -23,7 +24,7 @@ from snakemake_blocks.completion import (
 )
 from snakemake_blocks.errors import BusyError, LedgerError
 from snakemake_blocks.failures import Failure, append_failure, read_failures
-from snakemake_blocks.judgement import Judge, Judgement, Progress, block_fingerprints
+from snakemake_blocks.judgement import Judge, Judgement, Progress
 from snakemake_blocks.ledger import Event, Ledger, first_block, source_mark
 from snakemake_blocks.locks import TIMING, Holder, Lock, Watch, holder_of
 from snakemake_blocks.paths import RunPaths, SentinelName, find_run_directory, index_name
@@ -86,7 +87,12 @@ class JobResult:
 
 
 def work_sentinel(
-    path: Path, *, attempt: int, environment: Mapping[str, str], plan: Plan | None = None
+    path: Path,
+    *,
+    attempt: int,
+    environment: Mapping[str, str],
+    plan: Plan | None = None,
+    bench: Bench | None = None,
 ) -> int:
     """Make one sentinel: run its job, or aggregate; what the generated rules call.
 
@@ -100,6 +106,8 @@ def work_sentinel(
         The process environment.
     plan : Plan, optional
         The plan in place, where the caller has read it already.
+    bench : Bench, optional
+        Workers of earlier jobs.
 
     Returns
     -------
@@ -128,6 +136,7 @@ def work_sentinel(
                 attempt=attempt,
                 environment=environment,
                 runtime=job.task.resources.get("runtime"),
+                bench=bench,
             )
             break
         except PlanChangedError:
@@ -167,6 +176,7 @@ def run_job(
     patience: float = math.inf,
     runtime: object = None,
     watch: Watch | None = None,
+    bench: Bench | None = None,
 ) -> JobResult:
     """Do all blocks of a job that have no counting record, then write its sentinel.
 
@@ -186,6 +196,8 @@ def run_job(
         For how long the scheduler lets the job run at its first attempt, as the resource says.
     watch : Watch, optional
         What the caller saw of the job's lock earlier.
+    bench : Bench, optional
+        Workers of earlier jobs.
 
     Raises
     ------
@@ -200,9 +212,11 @@ def run_job(
     """
     paths = RunPaths(root)
     deadline = deadline_of(runtime, attempt=attempt, environment=environment)
-    lock = Lock(paths.job_lock(job.task.slug, job.index), Holder.this_process(environment))
+    bench = bench or Bench()
+    holder = Holder.this_process(environment)
+    lock = Lock(paths.job_lock(job.task.slug, job.index), holder, bench.lease)
     with StopReasons(paths, environment, deadline) as stops:
-        run = _Run(job, root, attempt, lock, stops, patience, watch)
+        run = _Run(job, root, attempt, lock, stops, patience, watch, bench)
         _acquire(run)
         try:
             _end_leftovers(lock)
@@ -262,6 +276,7 @@ class _Run:
     stops: StopReasons
     patience: float
     watch: Watch | None
+    bench: Bench
 
     def wait(self, why: str) -> None:
         """Wait a little for somebody else.
@@ -372,7 +387,7 @@ def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
             failures=paths.failures(job.task.slug, job.index),
             log=str(paths.log(job.task.slug, job.index)),
         )
-        outcome = Pool(context, queue, job.task.workers, run.stops).run()
+        outcome = Pool(context, queue, job.task.workers, run.stops, run.bench).run()
         return outcome, len(queue.failed), len(queue.orphaned)
     finally:
         ledger.close()
@@ -402,5 +417,5 @@ def _blame_for_the_job(run: _Run, queue: BlockQueue, number: int, ledger: Ledger
     append_failure(
         paths.failures(task.slug, run.job.index), Failure(index, attempt, how, how, "", log)
     )
-    fingerprint = int(block_fingerprints(task, Box(index, tuple(k + 1 for k in index))).flat[0])
+    fingerprint = int(queue.judgement.fingerprint.flat[number])
     ledger.append(Event.FAILED, index, fingerprint=fingerprint, attempt=attempt)

@@ -61,6 +61,8 @@ class Judgement:
         Of the counting record, 0 where none counts.
     seen : ndarray of uint64
         What a record has to have seen to count.
+    fingerprint : ndarray of uint64
+        What a record has to carry to count.
     ready : ndarray of bool
         Every upstream block has a counting record (or is masked).
     stale : ndarray of bool
@@ -74,6 +76,7 @@ class Judgement:
     attempts: NDArray[np.int32]
     stamp: U64
     seen: U64
+    fingerprint: U64
     ready: NDArray[np.bool_]
     stale: NDArray[np.bool_]
     outdated: NDArray[np.bool_]
@@ -86,7 +89,8 @@ class Judgement:
     @property
     def done(self) -> NDArray[np.bool_]:
         """Blocks with a counting record."""
-        done: NDArray[np.bool_] = np.isin(self.progress, (Progress.DONE, Progress.SKIPPED))
+        done: NDArray[np.bool_] = self.progress == Progress.DONE
+        done |= self.progress == Progress.SKIPPED
         return done
 
 
@@ -280,7 +284,8 @@ class Judge:
         """Return the judgement on a box: what its ledgers tell, and whether that counts."""
         seen, ready = self._seen(task, region)
         past = self.history(task, region)
-        fits = past.fingerprint == block_fingerprints(task, region)
+        expected = block_fingerprints(task, region)
+        fits = past.fingerprint == expected
         result = (past.event == Event.DONE) | (past.event == Event.SKIPPED)
         counts = result & fits & (past.seen == seen) & ready
         progress = np.where(counts, _PROGRESS_OF_RESULT[past.event], np.uint8(Progress.PENDING))
@@ -292,6 +297,7 @@ class Judge:
             attempts=past.attempts,
             stamp=np.where(counts, past.stamp, np.uint64(0)),
             seen=seen,
+            fingerprint=expected,
             ready=ready,
             stale=result & ~counts,
             outdated=past.ended & ~counts,
@@ -338,7 +344,7 @@ def block_fingerprints(task: PlannedTask, region: Box) -> U64:
     """
     rois = []
     for a, axis in enumerate(task.grid.axes):
-        low, high = (x[region.begin[a] : region.end[a]] for x in axis.reads())
+        low, high = axis.reads(region.begin[a], region.end[a])
         rois.append((low + axis.lower, high - axis.upper))
     return fingerprints_at(task.fingerprint, rois)
 
@@ -378,7 +384,7 @@ def _upstream_ranges(
     """Return per axis the half-open ranges of upstream blocks that the blocks of a box read."""
     lows, highs = [], []
     for a, (mine, theirs) in enumerate(zip(down.axes, up.axes, strict=True)):
-        begin, end = (x[region.begin[a] : region.end[a]] for x in mine.reads())
+        begin, end = mine.reads(region.begin[a], region.end[a])
         begin, end = np.maximum(begin, theirs.begin), np.minimum(end, theirs.end)
         low = (begin - theirs.begin) // theirs.step
         high = -((theirs.begin - end) // theirs.step)

@@ -27,7 +27,7 @@ from snakemake_blocks.errors import BusyError, LedgerError
 from snakemake_blocks.paths import write_atomically
 from snakemake_blocks.processes import boot_clock, process_host, process_start
 
-__all__ = ["TIMING", "Holder", "Lock", "Timing", "Watch", "held", "holder_of", "is_alive"]
+__all__ = ["TIMING", "Holder", "Lease", "Lock", "Timing", "Watch", "held", "holder_of", "is_alive"]
 
 _SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
 _DIGITS = 20
@@ -149,6 +149,23 @@ class Watch:
 
 
 @dataclass(slots=True)
+class Lease:
+    """Until when a lock needs no second look; shared with the processes that are forked later."""
+
+    _memory: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8), repr=False)
+
+    def extend(self) -> None:
+        """Trust the lock from now on for as long as nobody can take it over."""
+        struct.pack_into("<d", self._memory, 0, boot_clock() + TIMING.lease)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was extended so recently that nobody can have taken the lock over."""
+        until: float = struct.unpack_from("<d", self._memory, 0)[0]
+        return boot_clock() < until
+
+
+@dataclass(slots=True)
 class Lock:
     """A lock file.
 
@@ -158,15 +175,16 @@ class Lock:
         The file.
     holder : Holder
         Who takes it.
+    lease : Lease
+        Shared with workers that were forked before the lock was made.
     """
 
     path: Path
     holder: Holder
+    lease: Lease = field(default_factory=Lease, repr=False)
     taken_over_from: Holder | None = field(default=None, init=False)
     _handle: int = field(default=-1, init=False, repr=False)
     _counter: int = field(default=0, init=False, repr=False)
-    # Shared with forked workers: until when the lock needs no second look.
-    _lease: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8), init=False, repr=False)
 
     def acquire(
         self,
@@ -243,7 +261,7 @@ class Lock:
             return False
         finally:
             temporary.unlink(missing_ok=True)
-        self._trust()
+        self.lease.extend()
         return True
 
     def _link(self, temporary: Path) -> None:
@@ -299,16 +317,7 @@ class Lock:
             # Not renewed, so not trusted for longer; and not lost before others may take it.
             print(f"{self.path}: cannot be renewed ({error})", flush=True)
             return
-        self._trust()
-
-    def _trust(self) -> None:
-        struct.pack_into("<d", self._lease, 0, boot_clock() + TIMING.lease)
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether the lock was renewed so recently that nobody can have taken it over."""
-        until: float = struct.unpack_from("<d", self._lease, 0)[0]
-        return boot_clock() < until
+        self.lease.extend()
 
     def verify(self) -> None:
         """Check that the lock is still ours.

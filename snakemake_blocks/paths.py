@@ -170,7 +170,9 @@ def find_run_directory(path: Path) -> Path:
     raise InputError(f"{path}: no plan.json here or above; run `snakemake-blocks generate` first")
 
 
-def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
+def write_atomically(
+    path: Path, data: bytes, *, durable: bool = True, durable_name: bool = True
+) -> None:
     """Write a file by write-then-rename, so that it is seen whole or not at all.
 
     Parameters
@@ -181,6 +183,8 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
         Content.
     durable : bool
         Wait until file and name are on disk.
+    durable_name : bool
+        Wait for the name, too: a crash of the machine cannot take the file away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -195,7 +199,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if durable:
+    if durable and durable_name:
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -8,29 +8,20 @@ blocks do not pay for it.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import time
-import traceback
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, Pipe, wait
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from typing import Protocol
 
 import numpy as np
 
+from snakemake_blocks.bench import CLOSING_SECONDS, Bench, Member
 from snakemake_blocks.failures import Failure, append_failure
 from snakemake_blocks.ledger import Event, read_records
 from snakemake_blocks.locks import TIMING
-from snakemake_blocks.processes import end_marked, end_tree, how_it_ended, process_start
-from snakemake_blocks.queueing import Batch, BlockQueue, Item, batch_dtype, item_of
-from snakemake_blocks.worker import (
-    LEDGER_FAILED,
-    Pulse,
-    Report,
-    WorkerContext,
-    work_blocks,
-)
+from snakemake_blocks.processes import end_marked, end_tree, how_it_ended
+from snakemake_blocks.queueing import Batch, BlockQueue, Item, item_of
+from snakemake_blocks.worker import LEDGER_FAILED, Report, WorkerContext
 
 __all__ = ["Outcome", "Pool", "Stops"]
 
@@ -42,8 +33,6 @@ _REPLACE_AFTER_FAILURES = 3
 _CANARY_BLOCKS = 16
 # Set-ups that fail, or workers that die without having begun a block, one after the other.
 _BARREN_WORKERS = 2
-# For closing what was set up, once all blocks are done or a worker is replaced.
-_CLOSING_SECONDS = 20.0
 
 
 class Stops(Protocol):
@@ -79,49 +68,6 @@ class Outcome:
     interrupted: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class _Member:
-    """One worker process, as the supervisor sees it."""
-
-    number: int
-    pid: int
-    outbox: Connection
-    pulse: Pulse
-    batch: Batch
-    ledger_end: int = 0
-    size: int = 1
-    since: float = 0.0
-    waiting: bool = False
-    reported: int = 0
-    settled: set[int] = field(default_factory=set)
-    failures_in_a_row: int = 0
-    served: bool = False
-    closed: bool = False
-    retiring: float = 0.0
-    cause: str = ""
-    # Readable when the process has ended, where the system has such a thing.
-    ended: int | None = None
-
-    def __post_init__(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):
-            self.ended = os.pidfd_open(self.pid)  # type: ignore[attr-defined, unused-ignore]
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the process is a zombie: until it is reaped nobody else gets its pid."""
-        if not hasattr(os, "waitid"):
-            return process_start(self.pid) is None
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-    def reap(self) -> int:
-        """Wait for the end of the process; return its exit status, negative for a signal."""
-        _, status = os.waitpid(self.pid, 0)
-        self.outbox.close()
-        if self.ended is not None:
-            os.close(self.ended)
-        return os.waitstatus_to_exitcode(status)
-
-
 @dataclass(slots=True)
 class Pool:
     """Runs the blocks of a queue in ``workers`` processes.
@@ -136,14 +82,16 @@ class Pool:
         Processes.
     stops : Stops
         When to stop early.
+    bench : Bench
+        Where workers come from that did another job, and where they go at the end.
     """
 
     context: WorkerContext
     queue: BlockQueue
     workers: int
     stops: Stops
-    _members: list[_Member] = field(default_factory=list, init=False)
-    _numbers: int = field(default=0, init=False)
+    bench: Bench = field(default_factory=Bench)
+    _members: list[Member] = field(default_factory=list, init=False)
     _outcome: Outcome = field(default_factory=Outcome, init=False)
     _causes: set[str] = field(default_factory=set, init=False)
     _canaries: set[int] = field(default_factory=set, init=False)
@@ -168,12 +116,13 @@ class Pool:
                 self._feed()
                 self._listen(_LISTEN_SECONDS)
                 self._tend()
+            if not self._outcome.stopped:
+                self._members = self.bench.keep(self._members, self.context.task)
             self._drain()
             self.context.ledger.sync()
         finally:
             for member in self._members:
-                end_tree(member.pid)
-                member.reap()
+                member.end()
             if self._members:
                 end_marked(f"{self.context.lock.holder.token}.")
         self._outcome.done = self.queue.done
@@ -182,27 +131,12 @@ class Pool:
     def _fill(self) -> None:
         """Have as many workers as there is work for."""
         while len(self._members) < self._most:
-            self._members.append(self._start())
+            self._members.append(self.bench.get(self.context, self._members))
 
     @property
     def _most(self) -> int:
         """How many workers there are when none is being replaced."""
         return min(self.workers, max(1, len(self.queue)))
-
-    def _start(self) -> _Member:
-        ours, theirs = Pipe()
-        pulse = Pulse()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        supervisor = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            context = replace(self.context, pulse=pulse)
-            _be_worker(context, theirs, [ours, *(m.outbox for m in self._members)], supervisor)
-        theirs.close()
-        self._numbers += 1
-        nothing = np.empty(0, batch_dtype(self.context.ledger.ndim))
-        return _Member(self._numbers, pid, ours, pulse, nothing)
 
     def _feed(self) -> None:
         """Give every waiting worker its next batch."""
@@ -216,15 +150,13 @@ class Pool:
                 return
         assert not all(m.waiting for m in self._members), "blocks are left, and nobody has them"
 
-    def _send(self, member: _Member, batch: Batch) -> None:
+    def _send(self, member: Member, batch: Batch) -> None:
         member.batch, member.waiting, member.reported = batch, False, 0
         member.settled.clear()
         member.ledger_end = self.context.ledger.end
         member.since = time.monotonic()
         member.served = True
-        # What cannot be sent is settled when the worker's end is noticed.
-        with contextlib.suppress(OSError):
-            member.outbox.send_bytes(batch.tobytes())
+        member.tell(batch.tobytes())
 
     def _listen(self, seconds: float) -> None:
         """Take reports, notice deaths."""
@@ -240,14 +172,14 @@ class Pool:
             if member.has_ended:
                 self._bury(member)
 
-    def _take_reports(self, member: _Member) -> None:
+    def _take_reports(self, member: Member) -> None:
         try:
             while not member.closed and member.outbox.poll():
                 self._take(member, member.outbox.recv())
         except (EOFError, OSError):
             member.closed = True
 
-    def _take(self, member: _Member, report: Report) -> None:
+    def _take(self, member: Member, report: Report) -> None:
         self.queue.succeeded(report.done)
         member.reported += report.done
         if report.done:
@@ -270,7 +202,7 @@ class Pool:
             if member.failures_in_a_row >= _REPLACE_AFTER_FAILURES:
                 self._retire(member)
 
-    def _grow(self, member: _Member) -> None:
+    def _grow(self, member: Member) -> None:
         """Let batches grow while they are short."""
         if len(member.batch):
             self._barren = 0
@@ -280,7 +212,7 @@ class Pool:
             elif lasted > 4 * _BATCH_SECONDS:
                 member.size = max(1, member.size // 2)
 
-    def _note_failure(self, member: _Member, row: np.void, cause: str) -> None:
+    def _note_failure(self, member: Member, row: np.void, cause: str) -> None:
         member.failures_in_a_row += 1
         number = int(row["number"])
         self.queue.attempt_failed(number, member.number)
@@ -296,35 +228,28 @@ class Pool:
     def _stop(self, reason: str) -> None:
         self._outcome.stopped = self._outcome.stopped or reason
 
-    def _retire(self, member: _Member) -> None:
+    def _retire(self, member: Member) -> None:
         """Let a worker go whose blocks keep failing; a new one takes its place."""
         print(
             f"worker {member.number} (pid {member.pid}) failed "
             f"{member.failures_in_a_row} blocks in a row and is replaced",
             flush=True,
         )
-        self._dismiss(member)
+        member.dismiss()
 
-    def _dismiss(self, member: _Member) -> None:
-        """Tell a waiting worker that there is nothing more."""
-        member.waiting = False
-        member.retiring = time.monotonic()
-        with contextlib.suppress(OSError):
-            member.outbox.send_bytes(b"")
-
-    def _bury(self, member: _Member, *, how: str = "", blame: bool = True) -> None:
+    def _bury(self, member: Member, *, how: str = "", blame: bool = True) -> None:
         """End what is left of a worker, and settle what it had in hand."""
         end_tree(member.pid)
         self._take_reports(member)
         self._members.remove(member)
-        code = member.reap()
+        code = member.end()
         if code:
             end_marked(f"{self.context.lock.holder.token}.{member.pid}")
         how = how or how_it_ended(code)
         if not self._settle(member, how, blame=blame) and not member.retiring:
             self._note_barren(member, code, how)
 
-    def _note_barren(self, member: _Member, code: int, how: str) -> None:
+    def _note_barren(self, member: Member, code: int, how: str) -> None:
         """A worker ended by itself that had begun no block."""
         if code == LEDGER_FAILED:
             self._stop("a worker could not record a block, see the log")
@@ -341,7 +266,7 @@ class Pool:
                 what = "workers end without having begun a block"
                 self._stop(f"{what if member.served else 'the set-up failed'}: {why}")
 
-    def _settle(self, member: _Member, how: str, *, blame: bool) -> bool:
+    def _settle(self, member: Member, how: str, *, blame: bool) -> bool:
         """Account for the batch of a dead worker, as the ledger tells it; true if it had begun."""
         if not len(member.batch):
             return False
@@ -365,7 +290,7 @@ class Pool:
         self.queue.give_back(never_begun)
         return bool(events)
 
-    def _events_of(self, member: _Member) -> dict[int, Event]:
+    def _events_of(self, member: Member) -> dict[int, Event]:
         """Return the last event that a worker recorded for each block of its batch."""
         ledger = self.context.ledger
         numbers = {tuple(row["index"].tolist()): int(row["number"]) for row in member.batch}
@@ -376,7 +301,7 @@ class Pool:
             if (index := tuple(record["index"].tolist())) in numbers
         }
 
-    def _end_attempt(self, member: _Member, row: np.void, how: str, *, blame: bool) -> None:
+    def _end_attempt(self, member: Member, row: np.void, how: str, *, blame: bool) -> None:
         """Record how the attempt ended that was running when its worker was."""
         item = item_of(row.item())
         event = Event.FAILED if blame else Event.RELEASED
@@ -413,7 +338,7 @@ class Pool:
             self._outcome.interrupted = True
             self._stop(reason)
 
-    def _tend_member(self, member: _Member, now: float) -> None:
+    def _tend_member(self, member: Member, now: float) -> None:
         timeout = self.context.task.timeout
         since = member.pulse.since
         if timeout and since and now - since > timeout:
@@ -421,7 +346,7 @@ class Pool:
             # The block may have ended in the last moment; the one after it is not to blame.
             how = f"took longer than the timeout of {timeout:g} s and was killed"
             self._bury(member, how=how, blame=member.pulse.since == since)
-        elif member.retiring and now - member.retiring > _CLOSING_SECONDS:
+        elif member.retiring and now - member.retiring > CLOSING_SECONDS:
             print(f"worker {member.number} does not end and is killed", flush=True)
             self._bury(member)
 
@@ -435,7 +360,7 @@ class Pool:
         while self._members:
             for member in self._members:
                 if member.waiting:
-                    self._dismiss(member)
+                    member.dismiss()
             left = self._time_left(began)
             if left <= 0:
                 break
@@ -444,7 +369,7 @@ class Pool:
         for member in list(self._members):
             self._abandon(member)
 
-    def _abandon(self, member: _Member) -> None:
+    def _abandon(self, member: Member) -> None:
         """End a worker at once and take its running attempt back."""
         member.retiring = time.monotonic()
         self._bury(member, blame=False)
@@ -454,24 +379,4 @@ class Pool:
             return self.stops.grace()
         if any(len(member.batch) for member in self._members):
             return float("inf")
-        return began + _CLOSING_SECONDS - time.monotonic()
-
-
-def _be_worker(
-    context: WorkerContext, inbox: Connection, inherited: list[Connection], supervisor: int
-) -> None:
-    """Work, in a forked process; never returns.
-
-    The ends of pipes that belong to the supervisor are closed, so that its death is seen.
-    """
-    try:
-        for connection in inherited:
-            connection.close()
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        work_blocks(context, inbox, supervisor=supervisor)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
+        return began + CLOSING_SECONDS - time.monotonic()

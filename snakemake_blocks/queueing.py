@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.judgement import Judgement, Progress, block_fingerprints
+from snakemake_blocks.judgement import Judgement, Progress
 from snakemake_blocks.plan import PlannedTask
 
 __all__ = ["Batch", "BlockQueue", "Item", "batch_dtype", "item_of"]
@@ -103,7 +103,6 @@ class BlockQueue:
     _again: deque[tuple[int, int]] = field(default_factory=deque, init=False, repr=False)
     _out: int = field(default=0, init=False)
     _attempts: NDArray[np.int32] = field(init=False, repr=False)
-    _fingerprints: NDArray[np.uint64] = field(init=False, repr=False)
     _phases: NDArray[np.int32] = field(init=False, repr=False)
     # Blocks that come after a failed or orphaned one in conflict with them.
     _blocked: NDArray[np.bool_] = field(init=False, repr=False)
@@ -111,7 +110,6 @@ class BlockQueue:
     def __post_init__(self) -> None:
         judgement = self.judgement
         self._attempts = judgement.attempts.ravel().copy()
-        self._fingerprints = block_fingerprints(self.task, self.members).ravel()
         self._phases = np.broadcast_to(
             self.task.block_phases.all(self.members), self.members.shape
         ).astype(np.int32)
@@ -222,7 +220,7 @@ class BlockQueue:
         batch["attempt"] = self._attempts[batch["number"]] + 1
         batch["ask"] = ~self.judgement.outdated.ravel()[batch["number"]]
         batch["seen"] = self.judgement.seen.ravel()[batch["number"]]
-        batch["fingerprint"] = self._fingerprints[batch["number"]]
+        batch["fingerprint"] = self.judgement.fingerprint.ravel()[batch["number"]]
         return batch
 
     def _block_later(self, number: int) -> None:

@@ -71,8 +71,11 @@ class Sentinel:
         return (json.dumps(asdict(self), sort_keys=True) + "\n").encode()
 
     def write(self, path: Path) -> None:
-        """Write the sentinel, whole or not at all, and wait until it is on disk."""
-        write_atomically(path, self.to_bytes())
+        """Write the sentinel, whole or not at all, and wait until its content is on disk.
+
+        One that a crash of the machine takes away is written again from the records, which are.
+        """
+        write_atomically(path, self.to_bytes(), durable_name=False)
 
 
 def digest_of_stamps(stamps: NDArray[np.uint64]) -> str:

@@ -109,9 +109,9 @@ class Axis:
             return 0, 0
         return self.writing(low - self.upper, high + self.lower)
 
-    def reads(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return begin and end of the read intervals of all blocks, as arrays of ``len(self)``."""
-        low = self.begin + np.arange(len(self), dtype=np.int64) * self.step
+    def reads(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return begin and end of the read intervals of the blocks ``first`` to ``last - 1``."""
+        low = self.begin + np.arange(first, last, dtype=np.int64) * self.step
         return low - self.lower, np.minimum(low + self.step, self.end) + self.upper
 
     def coarsen(self, factor: int) -> Axis:

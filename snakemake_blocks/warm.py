@@ -1,9 +1,9 @@
-"""Warm jobs: a process that holds plan, numpy and the user's modules, and forks per job.
+"""Warm jobs: a process that holds plan, numpy and the user's modules, and forks crews for jobs.
 
-Starting Python and its imports costs half a second per job, a fork a few milliseconds. The host
-is a process of its own, because the one that Snakemake runs in has threads and must not fork.
-It reads requests from its standard input and answers on its standard output; when the input
-ends, its Snakemake is gone and it stops its jobs.
+Starting Python and its imports costs half a second per job, a crew that goes on with the next
+job a message. The host is a process of its own, because the one that Snakemake runs in has threads
+and must not fork. It reads requests from its standard input and answers on its standard output;
+when the input ends, its Snakemake is gone and it stops its jobs.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ import contextlib
 import importlib
 import json
 import os
-import select
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from subprocess import Popen
-from typing import Any
 
+from snakemake_blocks.crew import Crew, Request
 from snakemake_blocks.errors import BlocksError
 from snakemake_blocks.functions import importable_from
-from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.paths import find_run_directory
 from snakemake_blocks.plan import Plan
 
@@ -70,23 +68,19 @@ class WarmHost:
             self._count += 1
             number = self._count
             self._waiting[number] = future
-        request = {
-            "number": number,
-            "sentinel": sentinel,
-            "attempt": attempt,
-            "log": log,
-            "folder": folder,
-        }
-        self._send(request)
+        self._send(
+            Request(number=number, sentinel=sentinel, attempt=attempt, log=log, folder=folder)
+        )
         return future.result()
 
     def close(self) -> None:
-        """Let the host end once its jobs have."""
+        """Stop the jobs that still run, wait for their end and the host's."""
         if self.process.stdin is not None:
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
         self.process.wait()
 
-    def _send(self, request: Mapping[str, Any]) -> None:
+    def _send(self, request: Request) -> None:
         assert self.process.stdin is not None
         with self._lock:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -94,11 +88,12 @@ class WarmHost:
 
     def _receive(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            answer = json.loads(line)
-            with self._lock:
-                future = self._waiting.pop(answer["number"])
-            future.set_result(answer["status"])
+        with self.process.stdout as answers:
+            for line in answers:
+                answer = json.loads(line)
+                with self._lock:
+                    future = self._waiting.pop(answer["number"])
+                future.set_result(answer["status"])
         with self._lock:
             lost = list(self._waiting.values())
             self._waiting.clear()
@@ -116,7 +111,10 @@ class _Host:
 
     def __init__(self) -> None:
         self._plans: dict[str, tuple[tuple[int, int], Plan]] = {}
-        self._jobs: dict[int, int] = {}
+        # Least recently used first; those that were let go, until they have ended.
+        self._crews: list[Crew] = []
+        self._leaving: list[Crew] = []
+        self._most_busy = 0
         self._answers = os.dup(sys.stdout.fileno())
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         self._woken, self._waker = os.pipe()
@@ -125,14 +123,16 @@ class _Host:
 
     def run(self) -> None:
         """Answer requests until the input ends, then stop what still runs."""
-        signal.signal(signal.SIGINT, lambda *_: None)  # jobs get it too, and end
+        signal.signal(signal.SIGINT, lambda *_: None)  # crews get it too, and end
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(_WAKE, lambda *_: None)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         rest = b""
         source = sys.stdin.fileno()
         while True:
-            ready, _, _ = select.select([source, self._woken], [], [])
+            ready = wait([source, self._woken, *(crew.channel for crew in self._crews)])
+            for crew in [c for c in self._crews if c.channel in ready]:
+                self._take_answer(crew)
             if self._woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 4096)
@@ -144,45 +144,90 @@ class _Host:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     self._start(json.loads(line))
-        for pid in self._jobs:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        while self._jobs:
-            pid, _ = os.wait()
-            self._jobs.pop(pid, None)
+        self._end()
 
-    def _start(self, request: dict[str, Any]) -> None:
+    def _start(self, request: Request) -> None:
+        """Give a job to a crew that did the like before, else to a new one."""
         os.chdir(request["folder"])
-        plan = self._plan_for(Path(request["sentinel"]))
-        pid = os.fork()
-        if pid == 0:
-            _be_job(request, plan)
-        self._jobs[pid] = request["number"]
+        sentinel = Path(request["sentinel"])
+        key, plan = self._plan_for(sentinel)
+        busy = sum(crew.busy is not None for crew in self._crews)
+        self._most_busy = max(self._most_busy, busy + 1)
+        idle = [crew for crew in self._crews if crew.busy is None]
+        crew = next((c for c in reversed(idle) if c.key == key), None)
+        if crew is None:
+            # Never more crews than there were jobs at a time: each holds what it has set up.
+            while idle and len(self._crews) >= self._most_busy:
+                self._let_go(idle.pop(0))
+            crew = Crew.start(key, plan, self._private())
+            self._crews.append(crew)
+        crew.do(request)
 
-    def _plan_for(self, sentinel: Path) -> Plan | None:
-        """Return the plan, read once; None if it cannot be read (the job will say why)."""
-        try:
-            root = find_run_directory(sentinel)
-            facts = os.stat(root / "plan.json")
-            key = (facts.st_mtime_ns, facts.st_ino)
-            name = str(root.absolute())
-            if name not in self._plans or self._plans[name][0] != key:
-                plan = Plan.load(root)
-                _warm_up(plan, root)
-                self._plans[name] = key, plan
-            return self._plans[name][1]
-        except BlocksError:
-            return None
+    def _private(self) -> list[int]:
+        """Return file descriptors that crews must not keep: who reads them waits for their end."""
+        ours = [self._answers, self._woken, self._waker]
+        return ours + [c.channel.fileno() for c in self._crews]
+
+    def _let_go(self, crew: Crew) -> None:
+        self._crews.remove(crew)
+        self._leaving.append(crew)
+        crew.channel.close()
+
+    def _take_answer(self, crew: Crew) -> None:
+        status = crew.answer()
+        if status is not None:
+            self._answer(crew, status)
+
+    def _answer(self, crew: Crew, status: int) -> None:
+        """Pass on how a crew's job ended; it can do the next one."""
+        number, crew.busy = crew.busy, None
+        self._crews.remove(crew)
+        self._crews.append(crew)
+        os.write(self._answers, json.dumps({"number": number, "status": status}).encode() + b"\n")
 
     def _reap(self) -> None:
-        while self._jobs:
+        """Notice crews that have ended."""
+        while self._crews or self._leaving:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            number = self._jobs.pop(pid, None)
-            if number is not None:
-                answer = {"number": number, "status": os.waitstatus_to_exitcode(status)}
-                os.write(self._answers, json.dumps(answer).encode() + b"\n")
+            self._leaving = [c for c in self._leaving if c.pid != pid]
+            for crew in [c for c in self._crews if c.pid == pid]:
+                self._take_answer(crew)
+                if crew.busy is not None:
+                    self._answer(crew, os.waitstatus_to_exitcode(status) or 1)
+                self._crews.remove(crew)
+                crew.channel.close()
+
+    def _end(self) -> None:
+        """Stop jobs that still run, let crews close what they have set up."""
+        for crew in list(self._crews):
+            if crew.busy is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(crew.pid, signal.SIGTERM)
+            self._let_go(crew)
+        while self._leaving:
+            pid, _ = os.wait()
+            self._leaving = [c for c in self._leaving if c.pid != pid]
+
+    def _plan_for(self, sentinel: Path) -> tuple[object, Plan | None]:
+        """Return what a crew for a job has to be good for, and the plan, read once.
+
+        There is no plan if it cannot be read; the job will say why.
+        """
+        try:
+            root = find_run_directory(sentinel)
+            facts = os.stat(root / "plan.json")
+            version = (facts.st_mtime_ns, facts.st_ino)
+            name = str(root.absolute())
+            if name not in self._plans or self._plans[name][0] != version:
+                plan = Plan.load(root)
+                _warm_up(plan, root)
+                self._plans[name] = version, plan
+            task = sentinel.relative_to(root).parts[0]
+            return (name, version, task), self._plans[name][1]
+        except BlocksError:
+            return None, None
 
 
 def _warm_up(plan: Plan, root: Path) -> None:
@@ -199,36 +244,6 @@ def _warm_up(plan: Plan, root: Path) -> None:
                 importlib.import_module(module)
             except Exception:
                 traceback.print_exc(limit=1)
-
-
-def _be_job(request: dict[str, Any], plan: Plan | None) -> None:
-    """Run one job in this forked process; never returns."""
-    status = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, _WAKE):
-            signal.signal(number, signal.SIG_DFL)
-        os.makedirs(os.path.dirname(request["log"]) or ".", exist_ok=True)
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        status = work_sentinel(
-            Path(request["sentinel"]),
-            attempt=request["attempt"],
-            environment=os.environ,
-            plan=plan,
-        )
-    except BlocksError as error:
-        print(error, file=sys.stderr)
-        status = 2
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import signal
 import struct
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -33,12 +35,23 @@ from snakemake_blocks.processes import MARK, die_with_parent
 from snakemake_blocks.queueing import Item, batch_dtype, item_of
 from snakemake_blocks.task import Call
 
-__all__ = ["LEDGER_FAILED", "SETUP_FAILED", "Pulse", "Report", "WorkerContext", "work_blocks"]
+__all__ = [
+    "LEDGER_FAILED",
+    "SETUP_FAILED",
+    "Pulse",
+    "Report",
+    "WorkerContext",
+    "print_to",
+    "work_blocks",
+]
 
 # Exit status of a worker that cannot append to the ledger, or whose job was taken over.
 LEDGER_FAILED = 74
 # Exit status of a worker whose set-up raised.
 SETUP_FAILED = 75
+ORDER = b"order"
+"""How a message begins that is no batch of blocks, whose first number is small."""
+
 _LOCK_CHECK_SECONDS = 1.0
 # A failure so soon after SIGTERM is the signal's: schedulers send it to every process of a job.
 _SIGNAL_SECONDS = 5.0
@@ -102,7 +115,7 @@ class Report:
 
 @dataclass(slots=True)
 class WorkerContext:
-    """All that a worker gets from its supervisor, by fork."""
+    """All that a worker gets from its supervisor: by fork, and what differs per job by orders."""
 
     task: PlannedTask
     work: Work
@@ -111,6 +124,40 @@ class WorkerContext:
     pulse: Pulse
     failures: Path
     log: str
+
+    def to_order(self, output: str) -> bytes:
+        """Return the message that lets a worker of an earlier job go on with this one.
+
+        Parameters
+        ----------
+        output : str
+            File that the job prints to.
+        """
+        facts = (self.ledger.path, self.lock.path, self.lock.holder, self.failures, self.log)
+        return ORDER + pickle.dumps((*facts, output))
+
+    def follow(self, order: bytes) -> None:
+        """Go on with another job of the same task, in the worker."""
+        ledger, lock, holder, self.failures, self.log, output = pickle.loads(order[len(ORDER) :])
+        self.ledger.close()
+        self.ledger = Ledger(ledger, self.ledger.first)
+        self.lock = Lock(lock, holder, self.lock.lease)
+        self.mark()
+        print_to(output)
+
+    def mark(self) -> None:
+        """Let what this process starts tell which job it belongs to."""
+        os.environ[MARK] = f"{self.lock.holder.token}.{os.getpid()}"
+
+
+def print_to(path: str) -> None:
+    """Let this process and what it starts append what they print to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    os.close(handle)
 
 
 def work_blocks(context: WorkerContext, inbox: Connection, *, supervisor: int) -> None:
@@ -127,7 +174,7 @@ def work_blocks(context: WorkerContext, inbox: Connection, *, supervisor: int) -
     """
     signals = _Signals()
     signals.detach(supervisor)
-    os.environ[MARK] = f"{context.lock.holder.token}.{os.getpid()}"
+    context.mark()
     try:
         context.work.set_up()
     except BaseException as error:
@@ -149,7 +196,7 @@ def work_blocks(context: WorkerContext, inbox: Connection, *, supervisor: int) -
     _leave(status)
 
 
-def _leave(status: int) -> None:
+def _leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -314,7 +361,7 @@ class _Source:
         """Append a record, if the job is still ours."""
         context = self._context
         try:
-            if now >= self._check_at or not context.lock.is_fresh:
+            if now >= self._check_at or not context.lock.lease.is_fresh:
                 self._check(now)
             context.ledger.append(
                 event,
@@ -344,15 +391,21 @@ class _Source:
     def _next_batch(self) -> None:
         """Report the batch and receive the next one, if there is one."""
         self._send(Report(self._take_done(), batch_ended=True, begun=self._position))
-        try:
-            data = self._inbox.recv_bytes()
-        except (EOFError, OSError):
-            _leave(1)  # the supervisor is gone
+        while (data := self._receive()).startswith(ORDER):
+            self._context.follow(data)
+            self._check_at = 0.0
         if data:
             self._batch = np.frombuffer(data, batch_dtype(self._context.ledger.ndim)).tolist()
             self._position = 0
         else:
             self._ended = True
+
+    def _receive(self) -> bytes:
+        """Return the next message: blocks, an order, or nothing at the end."""
+        try:
+            return self._inbox.recv_bytes()
+        except (EOFError, OSError):
+            _leave(1)  # the supervisor is gone
 
     def _take_done(self) -> int:
         done, self._done = self._done, 0

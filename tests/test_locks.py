@@ -139,11 +139,11 @@ class TestLease:
     def test_a_lock_not_renewed_is_not_trusted(self, path: Path) -> None:
         lock = Lock(path, me())
         lock.acquire()
-        assert lock.is_fresh
+        assert lock.lease.is_fresh
         time.sleep(0.4)
-        assert not lock.is_fresh
+        assert not lock.lease.is_fresh
         lock.renew()
-        assert lock.is_fresh
+        assert lock.lease.is_fresh
 
     def test_forked_processes_see_it(self, path: Path) -> None:
         lock = Lock(path, me())
@@ -152,7 +152,7 @@ class TestLease:
         pid = os.fork()
         if pid == 0:
             theirs.recv()
-            theirs.send(lock.is_fresh)
+            theirs.send(lock.lease.is_fresh)
             os._exit(0)
         time.sleep(0.4)
         lock.renew()
@@ -168,7 +168,7 @@ class TestLease:
         monkeypatch.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         time.sleep(0.4)
         lock.renew()
-        assert not lock.is_fresh
+        assert not lock.lease.is_fresh
         assert "cannot be renewed" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from faults import SIZE, Scene, line
 
-from snakemake_blocks import pool, processes
+from snakemake_blocks import bench, pool, processes
 from snakemake_blocks.processes import process_start
 from snakemake_blocks.worker import Pulse
 
@@ -217,7 +217,7 @@ class TestTimeout:
                 real = Pulse.since.fget(self)  # type: ignore[attr-defined]
                 return real - 1000 if real and next(looks, False) else real
 
-        monkeypatch.setattr(pool, "Pulse", Late)
+        monkeypatch.setattr(bench, "Pulse", Late)
         scene.functions(
             """
             import time
@@ -321,7 +321,7 @@ class TestWorkers:
     def test_closing_that_hangs_does_not_hold_the_job(
         self, scene: Scene, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pool, "_CLOSING_SECONDS", 0.5)
+        monkeypatch.setattr(pool, "CLOSING_SECONDS", 0.5)
         scene.functions(
             """
             import time

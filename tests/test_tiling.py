@@ -114,12 +114,14 @@ class TestAxisLaws:
             hits = [k for k, block in enumerate(case.blocks) if block[part] & region]
             assert list(range(*found)) == hits
 
-    @given(axis_cases())
-    def test_reads_of_all_at_once(self, case: AxisCase) -> None:
-        begins, ends = case.axis.reads()
+    @given(axis_cases(), st.data())
+    def test_reads_of_many_at_once(self, case: AxisCase, data: st.DataObject) -> None:
+        first = data.draw(st.integers(0, len(case.axis)))
+        last = data.draw(st.integers(first, len(case.axis)))
+        begins, ends = case.axis.reads(first, last)
         assert [(b, e) for b, e in zip(begins, ends, strict=True)] == [
             read for _, read in intervals(case.axis)
-        ]
+        ][first:last]
 
     @given(axis_cases(), st.integers(1, 5))
     def test_a_coarse_block_is_the_union_of_its_members(self, case: AxisCase, factor: int) -> None:

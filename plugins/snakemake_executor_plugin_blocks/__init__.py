@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -24,6 +26,10 @@ common_settings = CommonSettings(
 )
 
 
+# Snakemake's default limit, in jobs per second, which cannot be told from one that was asked for.
+_RATE_LIMIT = 100
+
+
 class Executor(LocalExecutor):  # type: ignore[misc]
     """Runs our jobs in forked processes of a warm host, and every other job as Snakemake does."""
 
@@ -31,6 +37,24 @@ class Executor(LocalExecutor):  # type: ignore[misc]
         super().__post_init__()
         # One per number of threads: numerical libraries read it when they are imported.
         self._hosts: dict[int, WarmHost] = {}
+
+    def run_jobs(self, jobs: Sequence[Any]) -> None:
+        """Start jobs."""
+        self._lift_rate_limit()
+        super().run_jobs(jobs)
+
+    def _lift_rate_limit(self) -> None:
+        """Take away the limit of jobs per second that is there to spare schedulers of clusters.
+
+        It delays local jobs, too, and each round of the scheduler starts a timer for one more
+        round, so that 2,000 jobs make 6,000 rounds of which each looks at every job. A lower
+        limit than the default is somebody's wish and stays.
+        """
+        scheduler = self.workflow.scheduler
+        limiter = scheduler.job_rate_limiter
+        if limiter is not None and limiter.max_jobs >= _RATE_LIMIT * limiter.timespan:
+            scheduler.job_rate_limiter = None
+            scheduler.resources["_job_count"] = sys.maxsize
 
     def run_single_job(self, job: Any) -> Future[None]:
         """Return the future of a job."""

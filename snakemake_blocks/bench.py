@@ -1,0 +1,186 @@
+"""Worker processes as their supervisor sees them, and where they wait between two jobs.
+
+A worker that has been set up for a task can do another job of that task: it is told where to
+record and whose lock that is. So a model is loaded once per worker and not once per job, and a
+job of one small block costs no fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, Pipe, wait
+
+import numpy as np
+
+from snakemake_blocks.locks import Lease
+from snakemake_blocks.plan import PlannedTask
+from snakemake_blocks.processes import end_tree, process_start
+from snakemake_blocks.queueing import Batch, batch_dtype
+from snakemake_blocks.worker import Pulse, WorkerContext, work_blocks
+
+__all__ = ["CLOSING_SECONDS", "Bench", "Member"]
+
+CLOSING_SECONDS = 20.0
+"""For closing what was set up, once all blocks are done or a worker is replaced."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One worker process, as the supervisor sees it."""
+
+    number: int
+    pid: int
+    outbox: Connection
+    pulse: Pulse
+    batch: Batch
+    ledger_end: int = 0
+    size: int = 1
+    since: float = 0.0
+    waiting: bool = False
+    reported: int = 0
+    settled: set[int] = field(default_factory=set)
+    failures_in_a_row: int = 0
+    served: bool = False
+    closed: bool = False
+    retiring: float = 0.0
+    cause: str = ""
+    # Readable when the process has ended, where the system has such a thing.
+    ended: int | None = None
+
+    def __post_init__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            self.ended = os.pidfd_open(self.pid)  # type: ignore[attr-defined, unused-ignore]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is a zombie: until it is reaped nobody else gets its pid."""
+        if not hasattr(os, "waitid"):
+            return process_start(self.pid) is None
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it waits for blocks, or will once it is set up."""
+        idle = self.waiting or not self.served
+        return idle and not (self.closed or self.retiring or self.has_ended)
+
+    def dismiss(self) -> None:
+        """Tell a waiting worker that there is nothing more."""
+        self.waiting = False
+        self.retiring = time.monotonic()
+        self.tell(b"")
+
+    def tell(self, message: bytes) -> None:
+        """Send a message; that it could not be sent shows when the worker's end is noticed."""
+        with contextlib.suppress(OSError):
+            self.outbox.send_bytes(message)
+
+    def end(self) -> int:
+        """End the process and its group; return its exit status, negative for a signal."""
+        end_tree(self.pid)
+        _, status = os.waitpid(self.pid, 0)
+        self.outbox.close()
+        if self.ended is not None:
+            os.close(self.ended)
+        return os.waitstatus_to_exitcode(status)
+
+
+@dataclass(slots=True)
+class Bench:
+    """Where the workers of a pool come from, and where they wait for the next job.
+
+    Parameters
+    ----------
+    lasting : bool
+        Whether there will be a next job in this process.
+    output : str
+        File that the present job prints to; for workers that were forked earlier.
+    private : tuple of Connection
+        Of this process; workers must not keep them open.
+    """
+
+    lasting: bool = False
+    output: str = ""
+    private: tuple[Connection, ...] = ()
+    lease: Lease = field(default_factory=Lease, init=False)
+    _idle: list[Member] = field(default_factory=list, init=False)
+    _task: PlannedTask | None = field(default=None, init=False)
+    _count: int = field(default=0, init=False)
+
+    def get(self, context: WorkerContext, others: list[Member]) -> Member:
+        """Return a worker for a job: one that waited, else a new one.
+
+        Parameters
+        ----------
+        context : WorkerContext
+            The job.
+        others : list of Member
+            Who works on it already.
+        """
+        if self._task is not context.task:
+            self.close()
+        while self._idle:
+            member = self._idle.pop()
+            if member.can_go_on:
+                member.tell(context.to_order(self.output))
+                return member
+            member.end()
+        return self._start(context, others)
+
+    def keep(self, members: list[Member], task: PlannedTask) -> list[Member]:
+        """Let workers wait for the next job of a task; return those that cannot."""
+        if not self.lasting:
+            return members
+        self._task = task
+        self._idle += [m for m in members if m.can_go_on]
+        return [m for m in members if m not in self._idle]
+
+    def close(self) -> None:
+        """End those who wait; they close what they have set up."""
+        for member in self._idle:
+            member.dismiss()
+        give_up = time.monotonic() + CLOSING_SECONDS
+        for member in self._idle:
+            while not member.has_ended and time.monotonic() < give_up:
+                wait([member.ended] if member.ended is not None else [], 0.1)
+            member.end()
+        self._idle.clear()
+
+    def _start(self, context: WorkerContext, others: list[Member]) -> Member:
+        ours, theirs = Pipe()
+        pulse = Pulse()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        supervisor = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            inherited = [ours, *(m.outbox for m in others + self._idle), *self.private]
+            _be_worker(replace(context, pulse=pulse), theirs, inherited, supervisor)
+        theirs.close()
+        self._count += 1
+        return Member(self._count, pid, ours, pulse, np.empty(0, batch_dtype(context.ledger.ndim)))
+
+
+def _be_worker(
+    context: WorkerContext, inbox: Connection, inherited: list[Connection], supervisor: int
+) -> None:
+    """Work, in a forked process; never returns.
+
+    The ends of pipes that belong to the supervisor are closed, so that its death is seen.
+    """
+    try:
+        for connection in inherited:
+            connection.close()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        work_blocks(context, inbox, supervisor=supervisor)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)

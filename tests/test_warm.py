@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from faults import Scene, line
+
+from snakemake_blocks.errors import BlocksError
+from snakemake_blocks.launch import start_warm_host
+from snakemake_blocks.plan import Job
+from snakemake_blocks.processes import process_start
+from snakemake_blocks.warm import WarmHost
+
+MODEL = """
+    import os, time
+    class Model:
+        def __init__(self):
+            with open("built.txt", "a") as file: file.write(f"{os.getpid()}\\n")
+        def __call__(self, block):
+            print("here is", block.index)
+            note(block, os.getppid())
+            if os.path.exists("stop"): time.sleep(600)
+        def close(self):
+            with open("closed.txt", "a") as file: file.write(f"{os.getpid()}\\n")
+"""
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.chdir(tmp_path)
+    made = Scene(tmp_path)
+    made.functions(MODEL)
+    made.plan(
+        line(function="functions:Model", shape=(6,), blocks_per_job=1, max_retries=3),
+        line("other", "functions:Model", shape=(2,), blocks_per_job=1),
+    )
+    return made
+
+
+class Running:
+    """A host, and the jobs that it was given."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.host = WarmHost(start_warm_host(1))
+        self.threads = ThreadPoolExecutor(8)
+
+    def start(self, number: int, name: str = "task", attempt: int = 1) -> Future[int]:
+        plan = self.scene.in_place
+        job = Job(plan, plan.tasks[name], (number,))
+        path = self.sentinel(number, name)
+        log = f"{name}-{number}.log"
+        assert job.sentinel.endswith(path)
+        return self.threads.submit(
+            self.host.run, path, attempt=attempt, log=log, folder=str(self.scene.folder)
+        )
+
+    def run(self, number: int, name: str = "task", attempt: int = 1) -> int:
+        return self.start(number, name, attempt).result(PATIENCE)
+
+    def sentinel(self, number: int, name: str = "task") -> str:
+        return f"blocks/{name}/p0/0/{number}.json"
+
+    @property
+    def crews(self) -> set[int]:
+        return {int(call[2]) for call in self.scene.calls}
+
+
+@pytest.fixture
+def running(scene: Scene) -> Iterator[Running]:
+    made = Running(scene)
+    yield made
+    made.host.close()
+    made.threads.shutdown()
+    assert all(process_start(int(call[1])) is None for call in scene.calls)
+
+
+def until(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+class TestJobs:
+    def test_one_after_another_share_a_worker(self, scene: Scene, running: Running) -> None:
+        assert [running.run(n) for n in range(6)] == [0] * 6
+        assert len(running.crews) == 1
+        assert len(Path("built.txt").read_text().split()) == 1
+        assert all(Path(running.sentinel(n)).exists() for n in range(6))
+
+    def test_each_log_holds_what_its_job_printed(self, running: Running) -> None:
+        for n in range(3):
+            running.run(n)
+        logs = [Path(f"task-{n}.log").read_text() for n in range(3)]
+        assert [log.count("here is") for log in logs] == [1, 1, 1]
+        assert all(f"here is ({n},)" in log for n, log in enumerate(logs))
+        assert all("1 of 1 blocks done" in log for log in logs)
+
+    def test_at_the_same_time_they_have_a_crew_each(self, scene: Scene, running: Running) -> None:
+        Path("stop").touch()
+        jobs = [running.start(n) for n in range(2)]
+        until(lambda: len(scene.calls) == 2)
+        assert len(running.crews) == 2
+        for crew in running.crews:
+            os.kill(crew, signal.SIGKILL)
+        assert [job.result(PATIENCE) for job in jobs] == [-signal.SIGKILL] * 2
+
+    def test_aggregates(self, scene: Scene, running: Running) -> None:
+        for n in range(2):
+            running.run(n, "other")
+        path = scene.paths.done("other").relative_to(scene.folder)
+        status = running.host.run(str(path), attempt=1, log="a.log", folder=str(scene.folder))
+        assert status == 0 and path.exists()
+
+    def test_what_is_wrong_is_said_in_the_log(self, running: Running) -> None:
+        status = running.host.run("nowhere/x.json", attempt=1, log="x.log", folder=os.getcwd())
+        assert status == 2
+        assert "no plan.json here or above" in Path("x.log").read_text()
+
+    def test_a_new_plan_is_noticed(self, scene: Scene, running: Running) -> None:
+        assert running.run(0) == 0
+        scene.plan(line(function="functions:Model", shape=(6,), blocks_per_job=2))
+        assert running.run(1) == 0
+        assert scene.called == ["0", "2", "3"]
+
+
+class TestCrews:
+    def test_idle_ones_make_room(self, scene: Scene, running: Running) -> None:
+        """One job at a time: the first task's worker is closed when the second task begins."""
+        assert running.run(0) == 0
+        assert running.run(0, "other") == 0
+        until(lambda: Path("closed.txt").exists())
+        assert Path("closed.txt").read_text() == Path("built.txt").read_text().splitlines(True)[0]
+
+    def test_one_that_is_killed_costs_its_job_one_attempt(
+        self, scene: Scene, running: Running
+    ) -> None:
+        assert running.run(0) == 0
+        Path("stop").touch()
+        job = running.start(1)
+        until(lambda: len(scene.calls) == 2)
+        os.kill(max(running.crews), signal.SIGKILL)
+        assert job.result(PATIENCE) == -signal.SIGKILL
+        Path("stop").unlink()
+        assert running.run(1, attempt=2) == 0
+        assert scene.called == ["0", "1", "1"]
+
+    def test_one_that_dies_while_it_waits_costs_nothing(
+        self, scene: Scene, running: Running
+    ) -> None:
+        assert running.run(0) == 0
+        (crew,) = running.crews
+        os.kill(crew, signal.SIGKILL)
+        until(lambda: process_start(crew) is None)
+        assert running.run(1) == 0
+
+
+class TestEnd:
+    def test_what_was_set_up_is_closed(self, scene: Scene, running: Running) -> None:
+        running.run(0)
+        running.host.close()
+        assert Path("closed.txt").read_text() == Path("built.txt").read_text()
+
+    def test_a_running_job_is_stopped(self, scene: Scene, running: Running) -> None:
+        Path("stop").touch()
+        job = running.start(0)
+        until(lambda: scene.calls)
+        scene.paths.drain.touch()
+        os.kill(next(iter(running.crews)), signal.SIGINT)
+        assert job.result(PATIENCE) == 130
+
+    def test_a_host_that_is_killed_takes_its_jobs_along(
+        self, scene: Scene, running: Running
+    ) -> None:
+        Path("stop").touch()
+        job = running.start(0)
+        until(lambda: scene.calls)
+        running.host.process.kill()
+        with pytest.raises(BlocksError, match="has died"):
+            job.result(PATIENCE)
+        until(lambda: process_start(int(scene.calls[0][1])) is None)
+        until(lambda: process_start(int(scene.calls[0][2])) is None)
