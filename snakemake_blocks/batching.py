@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 
 from snakemake_blocks.box import Index
@@ -66,17 +66,37 @@ def batch_shape(
 
 
 def _for_blocks(grid: Grid, most: int) -> Index:
-    """Return the largest near-cubic box of at most ``most`` blocks."""
+    """Return the largest near-cubic box of at most ``most`` blocks.
+
+    It is what comes of growing the shortest axis by one block as long as there is room.
+    """
     batch = [1] * grid.ndim
-    while True:
-        growable = [
-            a
-            for a in range(grid.ndim)
-            if batch[a] < grid.shape[a] and math.prod(batch) // batch[a] * (batch[a] + 1) <= most
+    growing = set(range(grid.ndim))
+    while growing:
+        batch = _grown(grid, batch, growing, most)
+        shortest = min(growing, key=lambda a: (batch[a] * grid.axes[a].step, a))
+        larger = [b + (a == shortest) for a, b in enumerate(batch)]
+        if larger[shortest] <= grid.shape[shortest] and math.prod(larger) <= most:
+            batch = larger
+        else:
+            growing.remove(shortest)  # the others only leave it less room
+    return tuple(batch)
+
+
+def _grown(grid: Grid, batch: Sequence[int], growing: Collection[int], most: int) -> list[int]:
+    """Return the batch with some axes grown to a common extent, the largest with room for it."""
+
+    def reaching(extent: int) -> list[int]:
+        return [
+            min(n, max(b, -(-extent // axis.step))) if a in growing else b
+            for a, (b, n, axis) in enumerate(zip(batch, grid.shape, grid.axes, strict=True))
         ]
-        if not growable:
-            return tuple(batch)
-        batch[min(growable, key=lambda a: (batch[a] * grid.axes[a].step, a))] += 1
+
+    low, high = 0, max(n * axis.step for n, axis in zip(grid.shape, grid.axes, strict=True)) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if math.prod(reaching(middle)) <= most else (low, middle)
+    return reaching(low)
 
 
 def _for_jobs(grid: Grid, most: int) -> Index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -16,6 +17,8 @@ __all__ = ["RunPaths", "SentinelName", "find_run_directory", "shard", "slug", "w
 
 # A folder holds at most about this many entries, whatever the number of jobs.
 _FOLDER_ENTRIES = 1000
+# File systems end names at 255 bytes; some of ours get endings.
+_LONGEST_SLUG = 120
 _RESERVED = {"functions", "masks", "envs", "all", "locks", "stop"}
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -24,12 +27,18 @@ def slug(task_id: str) -> str:
     """Return an injective name for a task id, fit for files and Snakemake rules.
 
     Plain names stay as they are; any other text becomes ``x_`` and the code points of its
-    special characters.
+    special characters. Of what would be too long for a file the end is replaced by a hash, which
+    makes it longer than any other name.
     """
     if _PLAIN.fullmatch(task_id) and task_id not in _RESERVED and not task_id.startswith("x_"):
-        return task_id
-    plain = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-    return "x_" + "".join(c if c in plain else f"_{ord(c):x}_" for c in task_id)
+        name = task_id
+    else:
+        plain = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+        name = "x_" + "".join(c if c in plain else f"_{ord(c):x}_" for c in task_id)
+    if len(name) <= _LONGEST_SLUG:
+        return name
+    digest = hashlib.sha256(task_id.encode(errors="surrogatepass")).hexdigest()
+    return f"{name[: _LONGEST_SLUG - 63]}{digest}"
 
 
 def index_name(index: Sequence[int]) -> str:

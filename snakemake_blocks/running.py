@@ -139,7 +139,7 @@ def make_plan(
     pipeline = to_pipeline(source)
     problems = _run_directory_problems(pipeline)
     for task in pipeline.tasks:
-        problems += _function_problems(pipeline, task) + _numbering_problems(pipeline, task)
+        problems += _function_problems(pipeline, task)
     if problems:
         raise SpecError(problems)
     return plan_pipeline(
@@ -253,18 +253,6 @@ def _run_directory_problems(pipeline: Pipeline) -> list[str]:
     if wrong:
         return [f"{place}: {name!r} has {' '.join(map(repr, wrong))} in it; choose a plain name"]
     return []
-
-
-def _numbering_problems(pipeline: Pipeline, task: Task) -> list[str]:
-    """Return why ledgers cannot number the blocks: they have 32 bits for an axis, from 0 on."""
-    is_program = pipeline.name == "python"
-    place = f"task {task.task_id}" if is_program else f"{pipeline.name}: tasks.{task.task_id}.roi"
-    return [
-        f"{place}: blocks are numbered {first:,} to {first + len(axis) - 1:,} along axis {a}, more "
-        "than 32 bits can tell; use larger blocks, or an offset nearer to 0"
-        for a, axis in enumerate(task.grid.axes)
-        if (first := axis.begin // axis.step) < -(2**31) or first + len(axis) > 2**31
-    ]
 
 
 def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:

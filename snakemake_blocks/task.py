@@ -330,7 +330,20 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
                 f"tells of {_text(task.present.shape)} blocks, the grid has {_text(grid.shape)}",
             )
         )
-    return found + _batch_problems(task, grid)
+    return found + _numbering_problems(grid) + _batch_problems(task, grid)
+
+
+def _numbering_problems(grid: Grid) -> list[tuple[str, str]]:
+    """Ledgers number blocks from the world's origin, with 32 bits for an axis."""
+    return [
+        (
+            "total_roi",
+            f"blocks are numbered {first:,} to {first + len(axis) - 1:,} along axis {a}, more than "
+            "32 bits can tell; use larger blocks, or an offset nearer to 0",
+        )
+        for a, axis in enumerate(grid.axes)
+        if (first := axis.begin // axis.step) < -(2**31) or first + len(axis) > 2**31
+    ]
 
 
 def _batch_problems(task: Task, grid: Grid) -> list[tuple[str, str]]:

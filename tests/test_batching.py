@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import axis_cases, grid_cases
 
 from snakemake_blocks.batching import Target, batch_shape
-from snakemake_blocks.box import Index
+from snakemake_blocks.box import Box, Index
 from snakemake_blocks.phases import Phases, context_reach
 from snakemake_blocks.tiling import Axis, Grid
 
@@ -54,6 +54,26 @@ class TestNumbers:
         assert batch(small, [5, 5]) == (3, 5)
         assert batch(small, 12) == (3, 4)
         assert batch(small, 1000) == (3, 9)
+
+    @given(grid_cases(empty=False), st.integers(1, 100))
+    def test_the_shortest_axis_grows_while_there_is_room(self, case: Any, most: int) -> None:
+        grid, grown = case.grid, [1] * case.grid.ndim
+        room = True
+        while room:
+            pairs = enumerate(zip(grown, grid.axes, strict=True))
+            extents = sorted((n * axis.step, a) for a, (n, axis) in pairs)
+            sizes = [[n + (a == b) for b, n in enumerate(grown)] for _, a in extents]
+            fits = [
+                s for s in sizes if math.prod(s) <= most and grid.indices.covers(Box.from_shape(s))
+            ]
+            grown, room = (fits[0], True) if fits else (grown, False)
+        assert batch(grid, most) == tuple(grown)
+
+    def test_a_number_of_a_billion_is_no_effort(self) -> None:
+        line = Grid((Axis(0, 10**10, 1),))
+        assert batch(line, 10**9) == (10**9,)
+        plate = Grid((Axis(0, 10**6, 1000), Axis(0, 10**10, 1)))
+        assert batch(plate, 10**6 - 1) == (32, 31_249)
 
     @given(grid_cases(empty=False), st.integers(1, 100))
     def test_a_box_has_no_more_blocks_than_asked_for_and_cannot_grow(

@@ -22,7 +22,9 @@ from snakemake_blocks.paths import (
 
 ROOT = RunPaths(Path("blocks"))
 INDICES = st.lists(st.integers(0, 10**9), min_size=1, max_size=4).map(tuple)
-TASK_IDS = st.text(max_size=8) | st.text("ab_x5f:/ é", max_size=8)
+TASK_IDS = (
+    st.text(max_size=8) | st.text("ab_x5f:/ é", max_size=8) | st.text(min_size=20, max_size=140)
+)
 
 
 class TestSlug:
@@ -43,6 +45,16 @@ class TestSlug:
     )
     def test_others_are_spelled_out(self, name: str, expected: str) -> None:
         assert slug(name) == expected
+
+    @pytest.mark.parametrize("name", ["a" * 121, "ä" * 30, "x_" + "0" * 200, "\ud800" * 99])
+    def test_long_names_end_in_a_hash(self, name: str) -> None:
+        found = slug(name)
+        assert len(found) == 121 and found[:2] in ("aa", "x_")
+        others = [name + "b", name[:-1], found, found[:-1], name[:-1] + "c"]
+        assert len({found, *map(slug, others)}) == 6
+
+    def test_names_that_are_not_long_stay(self) -> None:
+        assert slug("a" * 120) == "a" * 120
 
     def test_no_task_takes_the_place_of_another_file(self) -> None:
         """Nothing of a run directory has the name of a task's folder."""

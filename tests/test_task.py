@@ -274,3 +274,17 @@ class TestRefusals:
         change = {"writes": {"out": Write(array(voxel_size=(2,)))}}
         assert len(make_task(**change, fit="valid").grid) == 3
         assert problems(**change, fit="shrink")[0].startswith("total_roi: the region to write")
+
+
+@pytest.mark.parametrize("offset", [10 * 2**31, -10 * 2**31 - 10, 10 * 2**31 - 30])
+def test_blocks_that_ledgers_cannot_number_are_refused(offset: int) -> None:
+    block = roi(offset, 10)
+    message = r"task a: total_roi: blocks are numbered .* along axis 0, more than 32 bits can tell"
+    with pytest.raises(SpecError, match=message):
+        Task("a", roi(offset, 40), block, block, FUNCTION)
+
+
+def test_the_last_blocks_that_ledgers_can_number_are_fine() -> None:
+    block = roi(0, 10)
+    assert len(Task("a", roi(10 * 2**31 - 40, 40), block, block, FUNCTION).grid) == 4
+    assert len(Task("a", roi(-10 * 2**31, 40), block, block, FUNCTION).grid) == 4
