@@ -196,7 +196,7 @@ class TestStopping:
         while len(scene.calls) < 2:
             time.sleep(0.01)
         os.killpg(process.pid, number)
-        out, _ = process.communicate(timeout=15)
+        out, _ = process.communicate(timeout=60)
         assert process.returncode == status
         assert f"stopped by {number.name}" in out
         assert work() == 0
@@ -208,7 +208,7 @@ class TestStopping:
         while not catches(process.pid, signal.SIGTERM):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
         assert process.returncode == 130
 
     def test_by_stop(self, scene: Scene) -> None:
