@@ -57,7 +57,7 @@ before = peak()
 begin = time.perf_counter()
 assert work_sentinel(Path(sys.argv[1]), attempt=1, environment={}) == 0
 seconds = time.perf_counter() - begin
-print(json.dumps({"seconds": seconds, "mib": peak(), "before": before}))
+print(json.dumps({"seconds": seconds, "cpu": sum(os.times()[:4]), "mib": peak(), "before": before}))
 """
 
 
@@ -112,11 +112,12 @@ def run_job(folder: Path, plan: Plan, *, cores: str = "all") -> dict[str, float]
     return found
 
 
-def noop_blocks(folder: Path) -> float:
-    """Return no-op blocks per second: one job, one worker, one core."""
+def noop_blocks(folder: Path) -> tuple[float, float]:
+    """Return no-op blocks per second, and per CPU second: one job, one worker, one core."""
     count = 200_000
     plan = planned(folder, (count,), batch=[count])
-    return count / run_job(folder, plan, cores="one")["seconds"]
+    found = run_job(folder, plan, cores="one")
+    return count / found["seconds"], count / found["cpu"]
 
 
 def first_block_after(folder: Path) -> float:
@@ -153,8 +154,10 @@ def run_again(folder: Path, shape: tuple[int, ...]) -> float:
 def figures(folder: Path, side: int) -> Iterator[tuple[str, str, str]]:
     """Yield what was measured, the figure, and its target."""
     cube, count = (side,) * 3, f"{side**3:,}"
-    rate = -best(3, lambda: -noop_blocks(folder))
+    rates = [noop_blocks(folder) for _ in range(3)]
+    rate, of_cpu = (max(column) for column in zip(*rates, strict=True))
     yield "no-op blocks inside one job, one worker, one core", f"{rate:,.0f} /s", "> 20,000 /s"
+    yield "the same per second of CPU, imports included", f"{of_cpu:,.0f} /s", ""
     seconds = best(5, lambda: first_block_after(folder))
     yield "start of a job's process to its first block", f"{seconds:.2f} s", "< 0.5 s"
 
