@@ -410,7 +410,10 @@ def _blame_for_the_job(run: _Run, queue: BlockQueue, number: int, ledger: Ledger
     """Record that a block's last attempt ended with the whole job, so that it is failed."""
     task, index = run.job.task, queue.index_of(number)
     attempt = int(queue.judgement.attempts.flat[number])
-    how = "the whole job was killed while the block ran, and it has no attempt left"
+    how = (
+        "the whole job was killed while the block ran, or could record no more, and the block has "
+        "no attempt left"
+    )
     paths = run.paths
     log = str(paths.log(task.slug, run.job.index))
     print(f"block {index}, attempt {attempt}: {how}", flush=True)

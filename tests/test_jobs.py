@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -584,6 +585,26 @@ class TestDisk:
         assert stamps.items() <= scene.stamps().items()
         twice = [block for block, n in Counter(scene.called).items() if n > 1]
         assert len(twice) <= 1
+
+    def test_a_ledger_that_may_not_grow(
+        self, scene: Scene, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """As a full disk, without the right to mount one."""
+        scene.plan(line(shape=(2000,), max_retries=1))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            text = scene.run().stopped
+        except LedgerError as error:
+            text = str(error)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert "File too large" in text + capfd.readouterr().err
+        stamps = scene.stamps()
+        assert 0 < len(stamps) < 2000
+        assert scene.run(attempt=2).complete
+        assert stamps.items() <= scene.stamps().items()
+        assert len(scene.called) <= 2001
 
     def test_full_before_it_begins(self, scene: Scene, small: Path) -> None:
         scene.plan(line())
