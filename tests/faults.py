@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,12 @@ CALLS = """
         note(block)
 """
 """Functions that note in a file for which block, and in which process, they are called."""
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Tell whether a process has a handler for a signal already."""
+    status = Path("/proc", str(pid), "status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch, **timing: float) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faults import SIZE, Scene, hurry, line
+from faults import SIZE, Scene, catches, hurry, line
 
 from snakemake_blocks import claiming
 from snakemake_blocks.claiming import is_task_folder, work_task
@@ -52,12 +52,6 @@ def start(scene: Scene, name: str = "task", *, idle: float = 1.0) -> subprocess.
         text=True,
         process_group=0,
     )
-
-
-def catches(pid: int, number: signal.Signals) -> bool:
-    """Tell whether a process has a handler for a signal already."""
-    status = Path("/proc", str(pid), "status").read_text()
-    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
 
 
 NAPS = """
