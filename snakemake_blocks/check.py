@@ -304,11 +304,11 @@ def _check_inputs(s: _Subject) -> bool:
     count = pairs(phases) if phases.table is None else lower
     if count:
         s.prove(
-            f"{count:,} conflicting pairs of jobs are ordered in {len(phases)} phases, by "
-            f"{most} inputs at most"
+            f"{count:,} pairs of jobs conflict and all are ordered, in {len(phases)} phases; a job "
+            f"waits for {most} of its task at most"
         )
     else:
-        s.prove("no two jobs conflict, all may run together")
+        s.prove(f"no two jobs conflict, all {s.task.num_jobs:,} may run together")
     _count_block_pairs(s)
     return True
 
@@ -318,7 +318,7 @@ def _count_block_pairs(s: _Subject) -> None:
     grid, batched = s.task.grid, s.task.num_jobs < s.task.num_blocks
     if batched and s.declared.read_write_conflict and s.task.jobs.present is None:
         count = pairs(Phases(grid.shape, context_of(grid)))
-        s.prove(f"{count:,} conflicting pairs of blocks are in ordered jobs or phases of a job")
+        s.prove(f"{count:,} pairs of blocks conflict and all are ordered, by jobs or inside of one")
 
 
 def _exceeds(needed: Index, phases: Phases) -> bool:

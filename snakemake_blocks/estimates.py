@@ -12,7 +12,7 @@ from snakemake_blocks.task import Call
 
 __all__ = ["Estimate", "estimate_plan"]
 
-# Masked or small tasks: so many jobs are asked one by one for their inputs.
+# Masked or small tasks: at most so many jobs, spread over the grid, are asked for their inputs.
 _ASKED_JOBS = 512
 
 
@@ -75,7 +75,9 @@ def _most_inputs(plan: Plan, task: PlannedTask) -> int:
         middle = [range(max(0, n // 2 - 1), min(n, n // 2 + 3)) for n in shape]
         jobs = [Job(plan, task, index) for index in itertools.product(*middle)]
     else:
-        jobs = list(itertools.islice(plan.jobs(task.name), _ASKED_JOBS))
+        step = -(-task.num_jobs // _ASKED_JOBS)
+        numbers = range(0, task.num_jobs, step or 1)
+        jobs = [Job(plan, task, task.job_index(number)) for number in numbers]
     return max((len(job.inputs) for job in jobs), default=0)
 
 

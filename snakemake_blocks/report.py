@@ -39,7 +39,9 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
     table = Table(title=f"{plan.name}, plan {plan.fingerprint}", title_justify="left")
     for name in ("task", "after"):
         table.add_column(name)
-    for name in ("blocks", "masked", "jobs", "blocks/job", "phases", "inputs", "path", "memory"):
+    numbers = ("blocks", "masked", "jobs", "blocks/job", "phases", "inputs", "path", "memory")
+    hours = any(costs.cpu_hours is not None for costs in estimates.values())
+    for name in (*numbers, "files", *(["CPU h"] if hours else [])):
         table.add_column(name, justify="right")
     for task in plan.tasks.values():
         costs = estimates.get(task.name)
@@ -54,20 +56,23 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
             str(costs.inputs) if costs else "-",
             str(costs.path) if costs else "-",
             _bytes(costs.memory) if costs and costs.memory else "-",
+            f"{costs.files:,}" if costs else "-",
+            *([_hours(costs.cpu_hours)] if costs and hours else []),
         )
     console.print(table)
     if not estimates:
         return
-    files = sum(costs.files for costs in estimates.values())
-    console.print(
-        f"inputs: most files that a job waits for; path: most jobs that wait for one another; "
-        f"memory: arrays of a job; about {files:,} files in {plan.run_directory}",
-        highlight=False,
+    text = (
+        "inputs: most files that a job waits for; path: most jobs that wait for one another; "
+        "memory: arrays of a job, where the function gets them; files: about so many in "
+        f"{plan.run_directory}"
     )
-    known = {n: c.cpu_hours for n, c in estimates.items() if c.cpu_hours is not None}
-    if known:
-        hours = ", ".join(f"{name} {value:,.2f}" for name, value in known.items())
-        console.print(f"CPU hours for all blocks, by the block times on record: {hours}")
+    text += "; CPU h: hours of all blocks, by the block times on record" if hours else ""
+    console.print(text, highlight=False, markup=False)
+
+
+def _hours(hours: float | None) -> str:
+    return "-" if hours is None else f"{hours:,.2f}"
 
 
 def _bytes(count: int) -> str:
@@ -80,7 +85,10 @@ def _bytes(count: int) -> str:
 
 
 def print_proof(name: str, proof: Proof, console: Console, *, proved: bool = True) -> None:
-    """Print what stands against a plan and, if asked for, what is proved; a line each."""
+    """Print what stands against a plan and, if asked for, what is proved; a line each.
+
+    With what is proved the last line says that the plan holds, if it does.
+    """
     for line in proof.proved if proved else ():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for word, style, lines in (
@@ -90,6 +98,15 @@ def print_proof(name: str, proof: Proof, console: Console, *, proved: bool = Tru
         for line in lines:
             console.print(f"{word}: ", style=style, end="")
             console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
+    if proved and proof.holds:
+        count = len(proof.warnings)
+        seen = f", with {count} warning{'s' if count > 1 else ''} to look at" if count else ""
+        console.print(
+            f"{name}: proved, it can be run{seen}",
+            style="bold green",
+            highlight=False,
+            markup=False,
+        )
 
 
 def plan_to_json(plan: Plan, proof: Proof, estimates: Mapping[str, Estimate]) -> dict[str, Any]:

@@ -111,11 +111,12 @@ def test_the_demo_is_proved() -> None:
     assert proof.violations == proof.warnings == ()
     assert proof.proved == (
         "smooth: 64 blocks in 64 jobs write every voxel of (0, 0) to (512, 512) exactly once",
-        "smooth: no two jobs conflict, all may run together",
+        "smooth: no two jobs conflict, all 64 may run together",
         "smooth: no two blocks write a common chunk or shard of sample.zarr/smoothed",
         "smooth: all that it reads of sample.zarr/raw inside its roi is existing data",
         "segment: 16 blocks in 16 jobs write every voxel of (0, 0) to (512, 512) exactly once",
-        "segment: 42 conflicting pairs of jobs are ordered in 4 phases, by 2 inputs at most",
+        "segment: 42 pairs of jobs conflict and all are ordered, in 4 phases; a job waits for 2 of "
+        "its task at most",
         "segment: no two blocks write a common chunk or shard of sample.zarr/labels",
         "segment: all that it reads of sample.zarr/smoothed inside its roi is written by smooth",
         "segment: of sample.zarr/labels, which it writes itself, a block sees what conflicting "
@@ -162,7 +163,8 @@ def test_coloured_chunks_that_cost_phases_are_a_warning() -> None:
         "phases, not 1; use block_size (64, 64)"
     )
     assert proof.proved[1:3] == (
-        "smooth: 80 conflicting pairs of jobs are ordered in 2 phases, by 2 inputs at most",
+        "smooth: 80 pairs of jobs conflict and all are ordered, in 2 phases; a job waits for 2 of "
+        "its task at most",
         "smooth: blocks that write a common chunk or shard of sample.zarr/smoothed are ordered",
     )
 
@@ -170,8 +172,9 @@ def test_coloured_chunks_that_cost_phases_are_a_warning() -> None:
 def test_blocks_in_batches_are_ordered_by_jobs_and_inside_of_them() -> None:
     proof = proof_of(*demo(segment={"blocks_per_job": (2, 1)}))
     assert [line for line in proof.proved if "ordered" in line] == [
-        "segment: 16 conflicting pairs of jobs are ordered in 4 phases, by 2 inputs at most",
-        "segment: 42 conflicting pairs of blocks are in ordered jobs or phases of a job",
+        "segment: 16 pairs of jobs conflict and all are ordered, in 4 phases; a job waits for 2 of "
+        "its task at most",
+        "segment: 42 pairs of blocks conflict and all are ordered, by jobs or inside of one",
     ]
 
 
@@ -773,8 +776,8 @@ def test_order_is_proved_for_every_pair_and_of_no_other_colouring(data: st.DataO
     said = [line for line in check_plan(plan, tasks).proved if "jobs" in line and "order" in line]
     assert said == (
         [
-            f"t: {len(pairs):,} conflicting pairs of jobs are ordered in {len(phases)} phases, by "
-            f"{most} inputs at most"
+            f"t: {len(pairs):,} pairs of jobs conflict and all are ordered, in {len(phases)} "
+            f"phases; a job waits for {most} of its task at most"
         ]
         if pairs
         else []

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from test_plan import line, plan_of
 
 from snakemake_blocks.check import Proof
+from snakemake_blocks.estimates import Estimate
 from snakemake_blocks.failures import Failure
-from snakemake_blocks.report import print_proof, print_status
+from snakemake_blocks.report import print_plan, print_proof, print_status
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 
 
@@ -89,12 +92,46 @@ class TestPrintStatus:
 def test_a_proof_names_the_file_where_something_stands_against_it() -> None:
     out = io.StringIO()
     proof = Proof(("tasks.a.roi: too small",), ("tasks.a.after: odd [red]",), ("a: 3 blocks",))
-    print_proof("pipeline.yaml", proof, Console(file=out, width=20))
+    print_proof("pipeline.yaml", proof, Console(file=out, width=80))
     assert out.getvalue().splitlines() == [
         "a: 3 blocks",
         "warning: pipeline.yaml: tasks.a.after: odd [red]",
         "refused: pipeline.yaml: tasks.a.roi: too small",
     ]
+
+
+@pytest.mark.parametrize(
+    ("warnings", "verdict"),
+    [
+        ((), "proved, it can be run"),
+        (("a",), "proved, it can be run, with 1 warning to look at"),
+        (("a", "b"), "proved, it can be run, with 2 warnings to look at"),
+    ],
+)
+def test_a_proof_that_holds_ends_with_a_verdict(warnings: tuple[str, ...], verdict: str) -> None:
+    out = io.StringIO()
+    print_proof("p.yaml", Proof((), warnings, ("a: 3 blocks",)), Console(file=out, width=99))
+    assert out.getvalue().splitlines()[-1] == f"p.yaml: {verdict}"
+
+
+def test_the_costs_of_a_plan_stand_in_a_table() -> None:
+    plan = plan_of(line("up"), line("down"))
+    costs = Estimate(inputs=7, path=5, memory=3 << 20, files=1234, cpu_hours=1.5)
+    estimates = {"up": costs, "down": replace(costs, cpu_hours=None, memory=0)}
+    out = io.StringIO()
+    print_plan(plan, estimates, Console(file=out, width=120))
+    cells = {}
+    for row in out.getvalue().splitlines():
+        if row.startswith("│"):
+            name, *values = (cell.strip() for cell in row.split("│")[1:-1])
+            cells[name] = values[-5:]
+    assert cells == {
+        "up": ["7", "5", "3.0 MiB", "1,234", "1.50"],
+        "down": ["7", "5", "-", "1,234", "-"],
+    }
+    assert "CPU h: hours of all blocks, by the block times on record" in " ".join(
+        out.getvalue().split()
+    )
 
 
 def test_the_status_as_json_can_be_read_back() -> None:
