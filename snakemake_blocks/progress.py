@@ -132,7 +132,8 @@ class ProgressView:
 
     def __init__(self, tracker: Tracker, stream: TextIO) -> None:
         self._tracker = tracker
-        self._console = Console(file=stream)
+        # A notebook says that it has colours, but it cannot draw a bar twice in one place.
+        self._console = Console(file=stream, force_terminal=stream.isatty())
         self._began = time.monotonic()
         self._at_start = {name: count.done for name, count in tracker.poll().items()}
         self._progress = Progress(

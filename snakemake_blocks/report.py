@@ -174,7 +174,7 @@ def _per_axis(sizes: tuple[int, ...]) -> str:
 def print_status(status: RunStatus, console: Console) -> None:
     """Print blocks per state and task, then failures by cause and what they hold up."""
     table = Table(title="blocks", title_justify="left")
-    table.add_column("task")
+    table.add_column("task", overflow="fold")  # a name that is cut off could be another task's
     for state in State:
         table.add_column(str(state), justify="right")
     table.add_column("total", justify="right")

@@ -1,0 +1,151 @@
+"""Each example as its README has it: the commands typed one after the other, in a copy."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from numpy.typing import NDArray
+from project import BIN
+from scipy.ndimage import gaussian_filter
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+_COMMANDS = re.compile(r"(<!-- not run: [^\n]+ -->\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def commands(readme: Path) -> Iterator[str]:
+    """Yield the fenced commands that say nothing against being run."""
+    for reason, text in _COMMANDS.findall(readme.read_text()):
+        if not reason:
+            yield text
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Path:
+    """Return the folder of examples that were never run."""
+    made = ("*.zarr", "*.hdf", "*.png", "*.csv", "blocks", "envs", "Snakefile", ".snakemake")
+    ignored = shutil.ignore_patterns(*made, "__pycache__")
+    return shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=ignored)
+
+
+def follow(folder: Path) -> str:
+    """Type what the README says; return what was said."""
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "HOME": str(folder), "COLUMNS": "120"}
+    said, begin = "", time.monotonic()
+    for command in commands(folder / "README.md"):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        said += done.stdout
+    print(f"examples/{folder.name}: {time.monotonic() - begin:.1f} s")
+    return said
+
+
+def read(path: Path) -> NDArray[np.float32]:
+    return np.asarray(zarr.open_array(path, mode="r")[...])
+
+
+def picture(path: Path) -> None:
+    from skimage.io import imread
+
+    assert imread(path)[..., :3].std() > 20
+
+
+def test_every_folder_is_listed_and_has_commands() -> None:
+    folders = {path.parent.name for path in EXAMPLES.glob("*/README.md")}
+    listed = set(re.findall(r"^\| \[(\w+)\]", (EXAMPLES / "README.md").read_text(), re.MULTILINE))
+    assert folders == listed
+    assert all(list(commands(EXAMPLES / name / "README.md")) for name in folders)
+
+
+@pytest.mark.e2e
+def test_hdf5_to_zarr(copies: Path) -> None:
+    import h5py
+
+    said = follow(copies / "hdf5_to_zarr")
+    array = zarr.open_array(copies / "hdf5_to_zarr/sample.zarr/raw", mode="r")
+    with h5py.File(copies / "hdf5_to_zarr/sample.hdf") as file:
+        assert np.array_equal(np.asarray(array[...]), file["volumes/raw"][...])
+    assert array.chunks == (20, 128, 128)
+    assert "12" in said
+
+
+@pytest.mark.e2e
+def test_smoothing(copies: Path) -> None:
+    folder = copies / "smoothing"
+    said = follow(folder)
+    assert "a context of 2 x 8 x 8 is NOT enough" in said
+    assert "a context of 8 is enough" in said
+    whole = gaussian_filter(read(folder / "sample.zarr/raw"), sigma=2, mode="constant")
+    smoothed = read(folder / "sample.zarr/smoothed")
+    np.testing.assert_allclose(smoothed, whole, atol=1e-6)
+    picture(folder / "smooth.png")
+    from skimage.io import imread
+
+    assert not np.array_equal(imread(folder / "smooth.png"), imread(folder / "dark-lines.png"))
+
+
+@pytest.mark.e2e
+def test_resuming(copies: Path) -> None:
+    said = follow(copies / "resuming")
+    assert "smooth: 48 blocks" in said
+    assert "blocks that were done twice: 0" in said
+
+
+@pytest.mark.e2e
+def test_workers_by_hand(copies: Path) -> None:
+    folder = copies / "workers_by_hand"
+    follow(folder)
+    whole = gaussian_filter(read(folder / "sample.zarr/raw"), sigma=2, mode="constant")
+    np.testing.assert_allclose(read(folder / "sample.zarr/smoothed"), whole, atol=1e-6)
+    assert not (folder / ".snakemake").exists()
+
+
+@pytest.mark.e2e
+def test_chaining(copies: Path) -> None:
+    folder = copies / "chaining"
+    said = follow(folder)
+    assert "first: 48 blocks, from 0.00 s" in said and "second: 12 blocks" in said
+    with open(folder / "attempts.csv", newline="") as file:
+        spans: dict[str, list[float]] = {"first": [], "second": []}
+        for row in csv.DictReader(file):
+            begin = float(row["start"])
+            spans[row["task"]] += [begin, begin + float(row["wall_seconds"])]
+    assert min(spans["second"]) < max(spans["first"]), "block by block"
+    raw = read(folder / "sample.zarr/raw")
+    once = gaussian_filter(raw, sigma=2, mode="constant")
+    twice = gaussian_filter(once, sigma=1, mode="constant")
+    np.testing.assert_allclose(read(folder / "sample.zarr/smoothed_twice"), twice, atol=1e-6)
+    for name in ("overlap.png", "slices.png"):
+        picture(folder / name)
+
+
+def test_the_view_shows_every_array(copies: Path) -> None:
+    pytest.importorskip("neuroglancer")
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    subprocess.run(
+        [BIN / "python", "sample_data.py", "s.zarr"], cwd=copies, env=environment, check=True
+    )
+    code = (
+        "from pathlib import Path; from view import viewer_of; "
+        "viewer = viewer_of([Path('s.zarr/raw')]); print(viewer.state.layers['raw'].type)"
+    )
+    said = subprocess.run(
+        [BIN / "python", "-c", code], cwd=copies, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == "image"
