@@ -246,9 +246,21 @@ def _cuts_voxels(grid: Grid, array: ArrayInfo) -> bool:
     )
 
 
+def _warn_of_conflict(s: _Subject) -> None:
+    """With ``call: arrays`` all that a task reads is declared, so a needless order is seen."""
+    is_known = s.task.call is Call.ARRAYS and not s.in_place
+    if is_known and s.declared.read_write_conflict and any(context_of(s.task.grid)):
+        s.warn(
+            "conflict",
+            "is true, so neighbours wait for one another, but the task does not read what it "
+            "writes; conflict: false lets them run at the same time",
+        )
+
+
 def _check_order(s: _Subject) -> bool:
     """Prove that conflicting blocks have an order, in jobs by phase, between jobs by inputs."""
     task = s.task
+    _warn_of_conflict(s)
     for grid, phases, what in (
         (task.grid, task.block_phases, "blocks"),
         (task.jobs.jobs, task.phases, "jobs"),

@@ -178,6 +178,13 @@ def test_blocks_in_batches_are_ordered_by_jobs_and_inside_of_them() -> None:
     ]
 
 
+def test_an_order_that_nobody_needs_is_a_warning() -> None:
+    (warning,) = proof_of(*demo(smooth={"conflict": True})).warnings
+    assert warning.startswith("tasks.smooth.conflict: is true, so neighbours wait for one another")
+    assert not proof_of(*demo(smooth={"conflict": True, "context": 0})).warnings
+    assert not proof_of(*demo(smooth={"conflict": True, "call": "block"})).warnings
+
+
 def test_sharing_that_costs_no_phase_is_no_warning() -> None:
     proof = proof_of(*demo(segment={"block": (96, 96), "fit": "shrink"}))
     assert proof.holds
