@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snakemake_blocks.box import Index
-from snakemake_blocks.completion import is_sentinel_of
 from snakemake_blocks.identity import differences
 from snakemake_blocks.judgement import (
     History,
@@ -22,9 +20,8 @@ from snakemake_blocks.judgement import (
     fingerprints_at,
 )
 from snakemake_blocks.ledger import Event, first_block, source_mark
-from snakemake_blocks.paths import RunPaths, index_name
+from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import PlannedTask
-from snakemake_blocks.sentinel import read_sentinel
 
 __all__ = ["blocks_of_other_source", "jobs_without_sentinel", "reasons_of"]
 
@@ -71,21 +68,21 @@ def blocks_of_other_source(judge: Judge, task: PlannedTask) -> int:
 def jobs_without_sentinel(judge: Judge, task: PlannedTask) -> int:
     """Return how many jobs have all blocks done and no sentinel that says so."""
     judgement = judge.judge_all(task)
-    open_ = (judgement.progress != Progress.MASKED) & ~judgement.done
-    done = ~task.jobs.with_any(open_)
-    return sum(not _has_sentinel(judge, task, job) for job in _jobs(task, done))
-
-
-def _has_sentinel(judge: Judge, task: PlannedTask, job: Index) -> bool:
-    path = RunPaths(judge.root).sentinel(task.slug, task.phases.of(job), job)
-    return is_sentinel_of(task, index_name(job), read_sentinel(path))
-
-
-def _jobs(task: PlannedTask, chosen: Blocks) -> Iterator[Index]:
-    """Yield the chosen jobs that have blocks to do at all."""
+    done = ~task.jobs.with_any((judgement.progress != Progress.MASKED) & ~judgement.done)
     present = task.jobs.job_presence()
-    chosen = chosen if present is None else chosen & present
-    return (tuple(int(k) for k in job) for job in np.argwhere(chosen))
+    if present is not None:
+        done &= present
+    return int((done & ~_sentinels(judge, task)).sum()) if done.any() else 0
+
+
+def _sentinels(judge: Judge, task: PlannedTask) -> Blocks:
+    """Return which jobs have a sentinel; lists folders, for there may be a million jobs."""
+    found = np.zeros(task.jobs.jobs.shape, bool)
+    for path in RunPaths(judge.root).task(task.slug).glob("p*/*/*.json"):
+        index = tuple(int(k) for k in path.stem.split("-"))
+        if len(index) == task.grid.ndim and task.jobs.jobs.indices.contains(index):
+            found[index] = True
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +167,9 @@ class _Reasons:
     def _without_record(self, blocks: Blocks) -> Blocks:
         """Return the blocks among these of whose job there is a sentinel."""
         found = np.zeros_like(blocks)
-        if not blocks.any() or not RunPaths(self.judge.root).task(self.task.slug).exists():
-            return found
-        for job in _jobs(self.task, self.task.jobs.with_any(blocks)):
-            if _has_sentinel(self.judge, self.task, job):
-                members = self.task.jobs.members(job)
+        if blocks.any():
+            for job in np.argwhere(_sentinels(self.judge, self.task)):
+                members = self.task.jobs.members(tuple(int(k) for k in job))
                 where = tuple(slice(b, e) for b, e in zip(members.begin, members.end, strict=True))
                 found[where] = blocks[where]
         return found
