@@ -4,6 +4,7 @@ import itertools
 import math
 import tracemalloc
 
+import networkx as nx
 import numpy as np
 import oracle
 import pytest
@@ -13,7 +14,13 @@ from numpy.typing import NDArray
 from strategies import AxisCase, GridCase, axis_cases, grid_cases, index_of, masks
 
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.phases import Phases, colour, context_reach, sharing_reach
+from snakemake_blocks.phases import (
+    Phases,
+    _exact_colouring,
+    colour,
+    context_reach,
+    sharing_reach,
+)
 from snakemake_blocks.tiling import Axis, Grid
 
 SIDES = {1: (1, 16), 2: (2, 8), 3: (1, 6), 4: (1, 4)}
@@ -194,6 +201,21 @@ class TestDenseLaws:
         clique = list(itertools.product(*corner))
         assert len(clashes(clique, reach)) == math.comb(len(clique), 2)
         assert len(Phases(shape, reach)) == len(clique)
+
+    @pytest.mark.parametrize(
+        "shape, reach",
+        [((4,), (1,)), ((7,), (2,)), ((3, 3), (1, 1)), ((4, 3), (2, 1)), ((3, 1, 2), (1, 1, 1))],
+    )
+    def test_a_solver_finds_no_colouring_with_fewer_phases(
+        self, shape: Index, reach: Index
+    ) -> None:
+        graph = nx.convert_node_labels_to_integers(
+            nx.Graph(clashes(list(np.ndindex(shape)), reach))
+        )
+        count = len(Phases(shape, reach))
+        found = _exact_colouring(graph, count)
+        assert found is not None and len(set(found.values())) == count
+        assert _exact_colouring(graph, count - 1) is None
 
     @given(relations())
     def test_nodes_of_all_phases_partition_the_grid(self, relation: tuple[Index, Index]) -> None:
