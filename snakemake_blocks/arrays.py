@@ -162,7 +162,7 @@ def create(array: ArrayInfo, folder: Path) -> None:
     Raises
     ------
     InputError
-        If something that is no array is in the way, or the store is OME-Zarr of other axes.
+        If something that is no array is in the way.
     """
     from funlib.geometry import Coordinate
     from funlib.persistence import prepare_ds
@@ -189,7 +189,7 @@ def create(array: ArrayInfo, folder: Path) -> None:
         mode="w-",
         zarr_format=zarr_format,
     )
-    add_level(array, folder)
+    add_level(array, folder, zarr_format=zarr_format)
     temporary.rename(where)  # seen with its attributes or not at all
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from snakemake_blocks.units import conversion, exact, unit_name
 __all__ = ["Level", "add_level", "level_of"]
 
 _SPATIAL = "zyx"
+_LEVEL = re.compile(r"(s|scale)?\d+")
 _LEADING = {0: (), 1: (("c", "channel"),), 2: (("t", "time"), ("c", "channel"))}
 
 
@@ -171,53 +173,72 @@ def _after(first: _Transform, then: _Transform) -> _Transform:
     return tuple(s * s2 for s, _, s2, _ in pairs), tuple(t * s2 + t2 for _, t, s2, t2 in pairs)
 
 
-def add_level(array: ArrayInfo, folder: Path) -> None:
+def add_level(array: ArrayInfo, folder: Path, *, zarr_format: int) -> None:
     """List an array that is about to be made in the OME-Zarr metadata of its group.
 
-    Arrays in a store ``*.ome.zarr`` become levels of the image that their group is, by version 0.4
-    in Zarr format 2 and 0.5 in 3. Elsewhere, and with axes that OME-Zarr has no place for, nothing
-    is done.
+    Arrays called like a level (``0``, ``s0`` or ``scale0``) in an image, or in a store
+    ``*.ome.zarr``, become levels of the image that their group is, by version 0.4 in Zarr format 2
+    and 0.5 in 3. Where they do not fit, because of their axes, because there is a level of this
+    voxel size, or because the metadata are not understood, these stay as they are.
 
-    Raises
-    ------
-    InputError
-        If the group is an image of other axes.
+    Parameters
+    ----------
+    array : ArrayInfo
+        What will be made.
+    folder : Path
+        The pipeline's folder.
+    zarr_format : int
+        Of the store.
     """
     import zarr
 
     where, _, name = array.path.rpartition("/")
-    inside = any(part.endswith(".ome.zarr") for part in where.split("/"))
-    if not inside or not 2 <= array.ndim <= 3 or len(array.channels) not in _LEADING:
-        return
-    group = zarr.open_group(str(folder / where), mode="a")
-    attributes: dict[str, Any] = dict(group.attrs)
+    attributes = _attributes(folder / where) or {}
     entries, is_new = _entries(attributes)
-    is_new = is_new or group.metadata.zarr_format == 3
-    image = _with_level(attributes, entries[0] if entries else {}, array, name)
-    image.setdefault("name", posixpath.basename(where).removesuffix(".ome.zarr"))
-    entries = [image, *entries[1:]]
-    if is_new:
-        group.attrs["ome"] = {"version": "0.5", **attributes.get("ome", {}), "multiscales": entries}
+    is_ome = bool(entries) or any(part.endswith(".ome.zarr") for part in where.split("/"))
+    if not is_ome or not _LEVEL.fullmatch(name):
+        return
+    image = _with_level(attributes, array, name)
+    if image is None:
+        return
+    group = zarr.open_group(str(folder / where), mode="a", zarr_format=2 if zarr_format == 2 else 3)
+    image = {"name": posixpath.basename(where).removesuffix(".ome.zarr"), **image}
+    if is_new or (not entries and zarr_format == 3):
+        ome = {"version": "0.5", **attributes.get("ome", {})}
+        group.attrs["ome"] = {**ome, "multiscales": [image, *entries[1:]]}
     else:
-        image.setdefault("version", "0.4")
-        group.attrs["multiscales"] = entries
+        group.attrs["multiscales"] = [{"version": "0.4", **image}, *entries[1:]]
 
 
 def _with_level(
-    attributes: Mapping[str, Any], image: Mapping[str, Any], array: ArrayInfo, name: str
-) -> dict[str, Any]:
-    """Return an image with one level more, sorted from fine to coarse."""
-    axes = image.get("axes") or _axes(array)
-    place = f"{array.path}: its group"
-    if [a.get("type") for a in axes] != [a["type"] for a in _axes(array)]:
-        raise InputError(f"{place} is an image of other axes; write to another group")
-    known = {p: _entry(attributes, p, place) for p in _paths(image) if p != name}
-    levels = {p: level for p, level in known.items() if level is not None}
-    levels[name] = _as_level(array, next(iter(levels.values()), None))
-    names = sorted(levels, key=lambda p: levels[p].scale)
-    first = levels[names[0]]
+    attributes: Mapping[str, Any], array: ArrayInfo, name: str
+) -> dict[str, Any] | None:
+    """Return the image of a group with one level more, fine ones first; None if it does not fit."""
+    entries, _ = _entries(attributes)
+    image = dict(entries[0]) if entries and isinstance(entries[0], dict) else {}
+    if not 2 <= array.ndim <= 3 or len(array.channels) not in _LEADING:
+        return None
+    axes = _axes(array)
+    try:
+        levels = {p: _entry(attributes, p, name) for p in _paths(image) if p != name}
+    except InputError:
+        return None
+    known = {p: level for p, level in levels.items() if level is not None}
+    if entries and not known and name not in _paths(image):
+        return None
+    mine = _as_level(array, None)
+    if known:
+        like, axes = next(iter(known.values())), image["axes"]
+        if like.types != tuple(axis["type"] for axis in _axes(array)):
+            return None
+        mine = _as_level(array, like)
+    if any(level.scale == mine.scale for level in known.values()):
+        return None
+    known[name] = mine
+    names = sorted(known, key=lambda p: known[p].scale)
+    first = known[names[0]]
     others = {k: v for k, v in image.items() if k != "coordinateTransformations"}
-    return {**others, "axes": axes, "datasets": [_dataset(p, levels[p], first) for p in names]}
+    return {**others, "axes": axes, "datasets": [_dataset(p, known[p], first) for p in names]}
 
 
 def _as_level(array: ArrayInfo, like: Level | None) -> Level:

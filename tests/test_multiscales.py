@@ -264,11 +264,12 @@ class TestAddLevel:
             assert attributes["ome"]["omero"] == {"channels": []}
 
 
-class TestNoImage:
+class TestNoLevel:
     @pytest.mark.parametrize(
         "array",
         [
             to_be_made("out.zarr/0"),
+            to_be_made("out.ome.zarr/smoothed"),
             to_be_made("out.ome.zarr/0", channels=(1, 1, 2), chunks=(1, 1, 2, 2, 4)),
             to_be_made(
                 "out.ome.zarr/0",
@@ -279,18 +280,38 @@ class TestNoImage:
                 units=("",),
             ),
         ],
-        ids=["another store", "too many channels", "one axis"],
+        ids=["another store", "another name", "too many channels", "one axis"],
     )
-    def test_is_made_where_there_is_no_place_for_it(
-        self, project: Project, array: ArrayInfo
-    ) -> None:
+    def test_is_what_has_no_place_in_an_image(self, project: Project, array: ArrayInfo) -> None:
         create(array, project.folder)
         group = project.folder / array.path.split("/")[0] / "zarr.json"
         assert not json.loads(group.read_text()).get("attributes")
         assert described(project, array.path).to_json() == array.to_json()
 
-    def test_an_image_of_other_axes_is_no_place(self, project: Project) -> None:
-        create(to_be_made("out.ome.zarr/0"), project.folder)
-        other = to_be_made("out.ome.zarr/1", channels=(), chunks=(2, 4))
-        with pytest.raises(InputError, match=r"^out\.ome\.zarr/1: its group is an image of other"):
-            create(other, project.folder)
+    @VERSIONS
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            image({"0": {"scale": [2, 2]}}, "yx"),
+            image({"0": {"scale": [1, 4e-3, 2e-3]}}, "cyx"),
+            image({"0": {"scale": [1, 1, 1]}}, "cyx") | {"axes": ["c", "y", "x"]},
+            image({"0": {}}, "cyx"),
+            {"datasets": 3},
+        ],
+        ids=["other axes", "same voxel size", "old axes", "no scale", "nonsense"],
+    )
+    def test_leaves_the_metadata_as_they_are(
+        self, project: Project, version: str, entry: dict[str, Any]
+    ) -> None:
+        store(project, version, entry)
+        before = dict(zarr.open_group(project.folder / "s.zarr", mode="r").attrs)
+        array = to_be_made("s.zarr/1")
+        create(array, project.folder)
+        after = dict(zarr.open_group(project.folder / "s.zarr", mode="r").attrs)
+        assert after == before
+        assert described(project, "s.zarr/1").to_json() == array.to_json()
+
+    def test_a_new_image_in_an_old_store_is_of_its_format(self, project: Project) -> None:
+        zarr.open_group(project.folder / "out.ome.zarr", mode="w", zarr_format=2)
+        create(to_be_made("out.ome.zarr/labels/cells/s0"), project.folder)
+        assert metadata(project.folder, "out.ome.zarr/labels/cells")["version"] == "0.4"
