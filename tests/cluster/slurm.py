@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
-from .keeper import MARK, Keeper
+from .keeper import MARK, Keeper, marked
 
 Daemon = Literal["munged", "slurmctld", "slurmd"]
 
@@ -361,6 +361,11 @@ class SlurmCluster:
     def cancel(self, job: SlurmJob) -> None:
         """Let scancel end a job: SIGTERM, and SIGKILL after the kill wait."""
         self.run("scancel", str(job.id))
+
+    def processes(self, job: SlurmJob) -> set[int]:
+        """Process ids of what a job runs; SLURM may call it ended some time before they are."""
+        mine = marked(MARK, str(self.directory))
+        return mine & marked("SLURM_JOB_ID", str(job.id))
 
     def expire(self, job: SlurmJob) -> None:
         """Let a job hit its walltime at the controller's next look, which comes every 30 s.
