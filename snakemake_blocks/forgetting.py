@@ -48,9 +48,10 @@ def latest_first(task: PlannedTask, found: NDArray[np.int64]) -> list[Index]:
 def disordered(task: PlannedTask, judge: Judge) -> list[Index]:
     """Return the done blocks that a conflicting block has to run before which is not done.
 
-    Other batches, or another mask, bring conflicting blocks into another order. A block only sees
-    what earlier ones have written: one that is done already, and now is a later one, would not
-    be seen, and has not seen the other either.
+    Other batches, or another mask, bring conflicting blocks into another order. Where the worker
+    reads a task's own output, a block only sees what earlier ones have written: one that is done
+    already, and now is a later one, would not be seen, and has not seen the other either. A
+    function that reads by itself sees what is there, so any order is as good as another.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def disordered(task: PlannedTask, judge: Judge) -> list[Index]:
     list of tuple of int
         Latest first; with those that come after one of them.
     """
-    if not any(task.reach):
+    if not any(task.reach) or not task.reads_itself:
         return []
     judgement = judge.judge_all(task)
     done = judgement.done.copy()

@@ -192,6 +192,13 @@ class PlannedTask:
                 (before if self.order(other) < mine else after).append(other)
         return before, after
 
+    @property
+    def reads_itself(self) -> bool:
+        """Whether the worker reads the task's own output for it, and hides what is not earlier."""
+        written = {write.array.path for write in self.writes.values()}
+        read = {read.array.path for read in self.reads.values()}
+        return self.call is Call.ARRAYS and not written.isdisjoint(read)
+
     def visible_output(self, block: Index) -> list[Box]:
         """Return the regions of the task's own output that a block may read, in world units.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_moving import Field
 
+from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Index
-from snakemake_blocks.task import Task
+from snakemake_blocks.task import Read, Task, Write
 
 
 @pytest.fixture
@@ -19,9 +21,17 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     return Scene(tmp_path)
 
 
+def in_place(ndim: int) -> dict[str, Any]:
+    """Return what makes a task read its own output."""
+    shape = (200,) * ndim
+    array = ArrayInfo("a.zarr/a", (-100,) * ndim, (1,) * ndim, shape, (), "int64", (SIZE,) * ndim)
+    return {"call": "arrays", "reads": {"own": Read(array, 0)}, "writes": {"new": Write(array)}}
+
+
 def row(batch: int, blocks: int = 8, begin: int = 0) -> Task:
     """Return a task in which neighbours conflict."""
-    return line(shape=(blocks,), begin=(begin,), context=SIZE, blocks_per_job=batch)
+    more = {"context": SIZE, "blocks_per_job": batch, **in_place(1)}
+    return line(shape=(blocks,), begin=(begin,), **more)
 
 
 def do(scene: Scene, *indices: Index) -> None:
@@ -41,8 +51,6 @@ class TestBatches:
         do(scene, (0,), (2,))
         scene.plan(row(2))
         assert done(scene) == [0]
-        scene.run_all()
-        assert done(scene) == list(range(8))
 
     def test_between_done_neighbours_the_order_does_not_matter(self, scene: Scene) -> None:
         scene.plan(row(1))
@@ -77,6 +85,16 @@ class TestRegions:
         assert done(scene) == []
 
 
+@pytest.mark.parametrize("more", [{}, {"call": "worker"}, {**in_place(1), "reads": {}}])
+def test_functions_that_read_by_themselves_have_seen_what_was_there(
+    scene: Scene, more: dict[str, Any]
+) -> None:
+    for batch in (1, 2):
+        scene.plan(line(shape=(8,), context=SIZE, blocks_per_job=batch, **more))
+        do(scene, *([(0,), (2,)] if batch == 1 else []))
+    assert done(scene) == [0, 2]
+
+
 def test_without_conflicts_nothing_is_forgotten(scene: Scene) -> None:
     scene.plan(line(shape=(8,), blocks_per_job=1))
     do(scene, (0,), (2,))
@@ -101,7 +119,8 @@ def test_law(
     recorded: set[Index] = set()
     for batch in batches:
         mask = data.draw(st.sampled_from([None, present.reshape(3, 4)]))
-        scene.plan(line(shape=(3, 4), context=reach * SIZE, blocks_per_job=batch, present=mask))
+        more = {"blocks_per_job": batch, "present": mask, **in_place(2)}
+        scene.plan(line(shape=(3, 4), context=reach * SIZE, **more))
         task = scene.in_place.tasks["task"]
         here = {index for job in task.jobs.jobs for index in task.blocks_of(job)}
         before = {index: set(task.ordered_with(index)[0]) for index in here}
