@@ -133,19 +133,3 @@ def test_chaining(copies: Path) -> None:
     np.testing.assert_allclose(read(folder / "sample.zarr/smoothed_twice"), twice, atol=1e-6)
     for name in ("overlap.png", "slices.png"):
         picture(folder / name)
-
-
-def test_the_view_shows_every_array(copies: Path) -> None:
-    pytest.importorskip("neuroglancer")
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-    subprocess.run(
-        [BIN / "python", "sample_data.py", "s.zarr"], cwd=copies, env=environment, check=True
-    )
-    code = (
-        "from pathlib import Path; from view import viewer_of; "
-        "viewer = viewer_of([Path('s.zarr/raw')]); print(viewer.state.layers['raw'].type)"
-    )
-    said = subprocess.run(
-        [BIN / "python", "-c", code], cwd=copies, capture_output=True, text=True, check=True
-    )
-    assert said.stdout.strip() == "image"
