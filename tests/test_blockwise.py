@@ -12,8 +12,12 @@ from funlib.geometry import Roi
 from project import Project, stamps
 
 import snakemake_blocks as sb
+from snakemake_blocks import blockwise
 from snakemake_blocks.blockwise import RunResult, TaskState, run_blockwise
 from snakemake_blocks.errors import SpecError
+from snakemake_blocks.launch import INTERRUPTED
+from snakemake_blocks.pipeline import Pipeline
+from snakemake_blocks.running import Options
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 
 
@@ -224,3 +228,45 @@ def test_a_budget_that_no_job_fits_into_is_refused(project: Project) -> None:
     with pytest.raises(SpecError, match="a job takes 4, the budget is 0"):
         run_blockwise(greedy)
     assert project.files() == set()
+
+
+class TestOptions:
+    """What Snakemake is asked, without one."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[Options]:
+        found: list[Options] = []
+
+        def run(pipeline: Pipeline, options: Options) -> tuple[int, RunStatus]:
+            found.append(options)
+            interrupted = pipeline.tasks[0].task_id == "interrupted"
+            counts = status(pending=4) if interrupted else status(done=4)
+            return INTERRUPTED if interrupted else 0, RunStatus({"a": counts})
+
+        monkeypatch.setattr(blockwise, "run_pipeline", run)
+        return found
+
+    def test_cores_are_what_num_workers_ask_for(
+        self, project: Project, asked: list[Options]
+    ) -> None:
+        first = task("a", "os.path:exists", num_workers=50)
+        second = task("b", "os.path:exists", num_workers=3, threads=2, upstream_tasks=[first])
+        run_blockwise(second, summary=False)
+        run_blockwise(second, summary=False, cores=2)
+        assert [options.cores for options in asked] == [56, 2], "a worker may wait for a cluster"
+
+    def test_budgets_and_progress_are_passed_on(
+        self, project: Project, asked: list[Options]
+    ) -> None:
+        run_blockwise(task("a", "os.path:exists"), resources={"gpu": 2, "io": 1}, summary=False)
+        run_blockwise(task("a", "os.path:exists"), progress=False, run_directory="b", summary=False)
+        assert asked[0].snakemake_arguments[-3:] == ("--resources", "gpu=2", "io=1")
+        assert [options.quiet for options in asked] == [False, True]
+        assert asked[1].snakemake_arguments == ()
+
+    def test_an_interrupt_goes_up_after_the_summary(
+        self, project: Project, asked: list[Options], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run_blockwise(task("interrupted", "os.path:exists"), run_directory="state")
+        assert "pending" in capsys.readouterr().out
