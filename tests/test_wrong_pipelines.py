@@ -21,6 +21,7 @@ SMOOTH: dict[str, Any] = {
     "writes": {"out": {"array": "s.zarr/out", "dtype": "uint8"}},
     "roi": "s.zarr/raw",
     "block_size": [16, 16],
+    "conflict": False,
 }
 
 
