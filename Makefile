@@ -19,7 +19,7 @@ export UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),tr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint wheel lowest lock clean
+.PHONY: help install demo test lint wheel bench lowest lock clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -70,6 +70,9 @@ wheel: install  ## build the wheel and run its demo in an empty environment
 	$(PYTHON) -m venv "$$there/venv"; \
 	$(UV) pip install --quiet --python "$$there/venv/bin/python" --constraint requirements/lock.txt "$$wheel[demo]"; \
 	cd "$$there"; venv/bin/snakemake-blocks demo demo
+
+bench: install  ## measure everything beside daisy and dask, into benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/bench.py
 
 # Old releases warn about their newer companions: here warnings are shown, not raised.
 lowest: $(LOWEST)/.installed  ## run the tests with the oldest dependencies allowed
