@@ -13,19 +13,34 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, ProgressColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from snakemake_blocks.judgement import Judge
+from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.ledger import Event, first_block, record_dtype
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.status import CODES, State, mark_orphans
 
 __all__ = ["Count", "ProgressView", "Tracker", "watch_run"]
 
 _POLL_SECONDS = 0.5
+# Following many ledgers may take so much of the time, in the process that schedules the jobs.
+_SHARE = 0.05
 _LINE_SECONDS = 10.0
+
+# The last event of a block, by which its state is known; none yet is 0.
+_MASKED = max(Event) + 1
+_STATE_OF = np.zeros(len(Progress), np.uint8)
+_STATE_OF[[Progress.DONE, Progress.SKIPPED]] = Event.DONE
+_STATE_OF[Progress.MASKED] = _MASKED
+_CODE_OF = np.full(_MASKED + 1, CODES[State.RUNNING], np.uint8)
+_CODE_OF[0] = CODES[State.PENDING]
+_CODE_OF[[Event.DONE, Event.SKIPPED]] = CODES[State.DONE]
+_CODE_OF[Event.FAILED] = CODES[State.FAILED]
+_CODE_OF[_MASKED] = CODES[State.MASKED]
 
 
 @dataclass(slots=True)
@@ -38,12 +53,20 @@ class Count:
         Blocks to do.
     done, failed, running : int
         Of these; failed ones may still be tried again.
+    orphaned : int
+        Blocks that cannot be done because of the failed ones.
     """
 
     total: int
     done: int = 0
     failed: int = 0
     running: int = 0
+    orphaned: int = 0
+
+    @property
+    def left(self) -> int:
+        """Blocks that are still to be done."""
+        return self.total - self.done - self.failed - self.orphaned
 
 
 @dataclass(slots=True)
@@ -62,6 +85,8 @@ class Tracker:
     root: Path
     _states: dict[str, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
     _offsets: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _failed: tuple[int, ...] = field(default=(), init=False, repr=False)
+    _orphaned: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for task in self.plan.tasks.values():
@@ -69,12 +94,24 @@ class Tracker:
                 self._offsets[path] = size
         judge = Judge(self.plan, self.root)
         for name, task in self.plan.tasks.items():
-            done = judge.judge_all(task).done
-            self._states[name] = np.where(done, Event.DONE, 0).astype(np.uint8)
+            progress = judge.judge_all(task).progress
+            self._states[name] = _STATE_OF[progress]
 
     def poll(self) -> dict[str, Count]:
         """Return the counts per task, after reading what was appended since the last time."""
-        return {name: self._count(task) for name, task in self.plan.tasks.items()}
+        counts = {name: self._count(task) for name, task in self.plan.tasks.items()}
+        failed = tuple(count.failed for count in counts.values())
+        if failed != self._failed:
+            self._failed, self._orphaned = failed, self._count_orphans()
+        for name, count in counts.items():
+            count.orphaned = self._orphaned.get(name, 0)
+        return counts
+
+    def _count_orphans(self) -> dict[str, int]:
+        states = {name: _CODE_OF[found] for name, found in self._states.items()}
+        mark_orphans(self.plan, states)
+        orphaned = CODES[State.ORPHANED]
+        return {name: int((found == orphaned).sum()) for name, found in states.items()}
 
     def _count(self, task: PlannedTask) -> Count:
         states = self._states[task.name]
@@ -82,7 +119,7 @@ class Tracker:
             start = self._offsets.get(path, 0)
             if size > start:
                 self._offsets[path] = self._read(task, path, start, states)
-        counts = np.bincount(states.ravel(), minlength=max(Event) + 1)
+        counts = np.bincount(states.ravel(), minlength=_MASKED + 1)
         return Count(
             total=task.num_blocks,
             done=int(counts[Event.DONE] + counts[Event.SKIPPED]),
@@ -136,7 +173,7 @@ class ProgressView:
         self._console = Console(file=stream, force_terminal=stream.isatty())
         self._began = time.monotonic()
         self._at_start = {name: count.done for name, count in tracker.poll().items()}
-        self._progress = Progress(
+        self._progress = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} blocks"),
@@ -176,8 +213,11 @@ class ProgressView:
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _follow(self) -> None:
-        while not self._ended.wait(_POLL_SECONDS):
+        wait = _POLL_SECONDS
+        while not self._ended.wait(wait):
+            began = time.monotonic()
             self._show(last=False)
+            wait = max(_POLL_SECONDS, (time.monotonic() - began) / _SHARE)
 
     def _show(self, *, last: bool) -> None:
         counts = self._tracker.poll()
@@ -186,7 +226,12 @@ class ProgressView:
         for name, count in counts.items():
             rate = (count.done - self._at_start[name]) / max(seconds, 1e-9)
             self._progress.update(
-                self._bars[name], completed=count.done, failed=count.failed, rate=rate
+                self._bars[name],
+                completed=count.done,
+                failed=count.failed,
+                orphaned=count.orphaned,
+                left=count.left,
+                rate=rate,
             )
         due = time.monotonic() - self._line >= _LINE_SECONDS
         if not self._console.is_terminal and (due or last):
@@ -211,9 +256,10 @@ def watch_run(plan: Plan, root: Path, stream: TextIO) -> None:
 
 def _text(name: str, count: Count, rate: float) -> str:
     text = f"{name}: {count.done:,} of {count.total:,} blocks done, {count.failed:,} failed"
-    left = count.total - count.done
-    if rate > 0 and left:
-        text += f", {rate:,.1f}/s, {_duration(left / rate)} left"
+    if count.orphaned:
+        text += f", {count.orphaned:,} orphaned"
+    if rate > 0 and count.left > 0:
+        text += f", {rate:,.1f}/s, {_duration(count.left / rate)} left"
     return text
 
 
@@ -225,16 +271,17 @@ def _duration(seconds: float) -> str:
 
 class _Failed(ProgressColumn):
     def render(self, task: Bar) -> Text:
-        """Return the number of failed blocks, red if there are any."""
-        failed = task.fields.get("failed", 0)
-        return Text(f"{failed:,} failed", style="bold red" if failed else "dim")
+        """Return the numbers of failed and orphaned blocks, red if there are any."""
+        failed, orphaned = task.fields.get("failed", 0), task.fields.get("orphaned", 0)
+        text = f"{failed:,} failed" + (f", {orphaned:,} orphaned" if orphaned else "")
+        return Text(text, style="bold red" if failed or orphaned else "dim")
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Bar) -> Text:
         """Return blocks per second and the time left."""
         rate = task.fields.get("rate", 0.0)
-        left = (task.total or 0) - task.completed
+        left = task.fields.get("left", 0)
         if rate <= 0 or left <= 0:
             return Text(f"{rate:,.1f}/s")
         return Text(f"{rate:,.1f}/s, {_duration(left / rate)} left")

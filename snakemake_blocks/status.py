@@ -20,7 +20,7 @@ from snakemake_blocks.paths import RunPaths, index_name
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.reasons import blocks_of_other_source, jobs_without_sentinel, reasons_of
 
-__all__ = ["RunStatus", "State", "TaskStatus", "read_status"]
+__all__ = ["CODES", "RunStatus", "State", "TaskStatus", "mark_orphans", "read_status"]
 
 
 class State(StrEnum):
@@ -34,7 +34,8 @@ class State(StrEnum):
     MASKED = "masked"
 
 
-_CODES = {state: code for code, state in enumerate(State)}
+CODES = {state: code for code, state in enumerate(State)}
+"""How arrays of states name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def read_status(plan: Plan, root: Path) -> RunStatus:
     judge = Judge(plan, root)
     paths = RunPaths(root)
     states = {name: _states(judge, task, paths) for name, task in plan.tasks.items()}
-    _mark_orphans(plan, states)
+    mark_orphans(plan, states)
     held = _all_held(plan, states)
     return RunStatus(
         {
@@ -154,9 +155,9 @@ def read_status(plan: Plan, root: Path) -> RunStatus:
 def _states(judge: Judge, task: PlannedTask, paths: RunPaths) -> NDArray[np.uint8]:
     """Return the state code of every block, orphans not yet told apart from pending ones."""
     judgement = judge.judge_all(task)
-    states = np.full(task.grid.shape, _CODES[State.PENDING], np.uint8)
-    states[judgement.progress == Progress.MASKED] = _CODES[State.MASKED]
-    states[judgement.done] = _CODES[State.DONE]
+    states = np.full(task.grid.shape, CODES[State.PENDING], np.uint8)
+    states[judgement.progress == Progress.MASKED] = CODES[State.MASKED]
+    states[judgement.done] = CODES[State.DONE]
     budget = task.retries + 1
     begun = judgement.progress == Progress.STARTED
     failed = judgement.progress == Progress.FAILED
@@ -166,10 +167,10 @@ def _states(judge: Judge, task: PlannedTask, paths: RunPaths) -> NDArray[np.uint
         alive = _is_held(paths, task, job)
         spent = judgement.attempts[where] >= budget
         if alive:
-            states[where][begun[where]] = _CODES[State.RUNNING]
-            states[where][failed[where] & spent] = _CODES[State.FAILED]
+            states[where][begun[where]] = CODES[State.RUNNING]
+            states[where][failed[where] & spent] = CODES[State.FAILED]
         else:
-            states[where][failed[where] | (begun[where] & spent)] = _CODES[State.FAILED]
+            states[where][failed[where] | (begun[where] & spent)] = CODES[State.FAILED]
     return states
 
 
@@ -186,16 +187,24 @@ def _is_held(paths: RunPaths, task: PlannedTask, job: Index) -> bool:
     return holder is not None and is_alive(holder) is not False
 
 
-def _mark_orphans(plan: Plan, states: dict[str, NDArray[np.uint8]]) -> None:
-    """Mark what cannot be done because of a failed block: in later phases, and downstream."""
+def mark_orphans(plan: Plan, states: dict[str, NDArray[np.uint8]]) -> None:
+    """Mark what cannot be done because of a failed block: in later phases, and downstream.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    states : dict
+        Per task an array of :data:`CODES`; pending blocks become orphaned ones.
+    """
     lost: dict[str, set[Index]] = {}
     for name, task in plan.tasks.items():
-        found = {tuple(map(int, i)) for i in np.argwhere(states[name] == _CODES[State.FAILED])}
+        found = {tuple(map(int, i)) for i in np.argwhere(states[name] == CODES[State.FAILED])}
         found |= _below_lost(plan, task, states[name], lost)
         _spread_in_task(task, states[name], found)
         for index in found:
-            if states[name][index] == _CODES[State.PENDING]:
-                states[name][index] = _CODES[State.ORPHANED]
+            if states[name][index] == CODES[State.PENDING]:
+                states[name][index] = CODES[State.ORPHANED]
         lost[name] = found
 
 
@@ -211,7 +220,7 @@ def _below_lost(
             found.update(
                 block
                 for block in task.grid.reading(region)
-                if states[block] == _CODES[State.PENDING]
+                if states[block] == CODES[State.PENDING]
                 and needed_blocks(task.grid, block, up.grid).contains(index)
             )
     return found
@@ -225,7 +234,7 @@ def _spread_in_task(task: PlannedTask, states: NDArray[np.uint8], found: set[Ind
     while frontier:
         index = frontier.pop()
         for other in task.ordered_with(index)[1]:
-            if states[other] == _CODES[State.PENDING] and other not in found:
+            if states[other] == CODES[State.PENDING] and other not in found:
                 found.add(other)
                 frontier.append(other)
 
@@ -238,12 +247,12 @@ def _task_status(
     paths: RunPaths,
 ) -> TaskStatus:
     judgement = judge.judge_all(task)
-    pending = states == _CODES[State.PENDING]
+    pending = states == CODES[State.PENDING]
     counts = np.bincount(states.ravel(), minlength=len(State))
-    failed = states == _CODES[State.FAILED]
+    failed = states == CODES[State.FAILED]
     return TaskStatus(
         name=task.name,
-        counts={state: int(counts[code]) for state, code in _CODES.items()},
+        counts={state: int(counts[code]) for state, code in CODES.items()},
         skipped=int((judgement.progress == Progress.SKIPPED).sum()),
         stale=int((judgement.stale & pending).sum()),
         reasons=reasons_of(judge, task, pending),
@@ -251,7 +260,7 @@ def _task_status(
         lost_sentinels=jobs_without_sentinel(judge, task),
         failures=tuple(_failures(task, failed, paths)),
         orphans=tuple(
-            tuple(int(k) for k in i) for i in np.argwhere(states == _CODES[State.ORPHANED])
+            tuple(int(k) for k in i) for i in np.argwhere(states == CODES[State.ORPHANED])
         ),
         seconds=judge.seconds(task),
         held=held,
@@ -287,11 +296,11 @@ def _all_held(plan: Plan, states: dict[str, NDArray[np.uint8]]) -> dict[str, dic
     failed ones.
     """
     found: dict[str, dict[str, int]] = {name: {} for name in plan.tasks}
-    if not any((s == _CODES[State.FAILED]).any() for s in states.values()):
+    if not any((s == CODES[State.FAILED]).any() for s in states.values()):
         return found
     blocked: dict[str, dict[Index, str]] = {}
     for name, task in plan.tasks.items():
-        failed = _jobs_of(task, states[name] == _CODES[State.FAILED])
+        failed = _jobs_of(task, states[name] == CODES[State.FAILED])
         blocked[name] = {job: f"{name}/{index_name(job)}" for job in failed}
         for job in plan.jobs(name):  # phase by phase, so what it waits for comes first
             holder = _holder(plan, task, job.index, blocked)
@@ -299,7 +308,7 @@ def _all_held(plan: Plan, states: dict[str, NDArray[np.uint8]]) -> dict[str, dic
                 continue
             blocked[name][job.index] = holder
             part = states[name][_slices(task.jobs.members(job.index))]
-            waiting = int((part == _CODES[State.PENDING]).sum())
+            waiting = int((part == CODES[State.PENDING]).sum())
             if waiting:
                 found[name][holder] = found[name].get(holder, 0) + waiting
     return found
