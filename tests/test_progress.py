@@ -74,5 +74,5 @@ def test_the_line_names_orphans(scene: Scene) -> None:
     view.start()
     scene.run("up", (0,))
     view.stop()
-    assert "up: 1 of 4 blocks done, 1 failed\n" in stream.getvalue()
+    assert "up: 1 of 4 blocks done, 1 failed, " in stream.getvalue()
     assert "down: 0 of 4 blocks done, 0 failed, 3 orphaned\n" in stream.getvalue()
