@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,8 @@ def _plan_task(
     job_reach = tuple(map(max, _conflict_reach(task, jobs.jobs), _sharing(task, jobs.jobs)))
     present = jobs.job_presence()
     before, after = task.checks
-    identity = _identity(task, grid, upstream, facts)
+    # As it will be read from the plan's file: tuples of a Python program are lists there.
+    identity = json.loads(json.dumps(_identity(task, grid, upstream, facts)))
     return PlannedTask(
         name=task.task_id,
         slug=slug(task.task_id),

@@ -83,6 +83,18 @@ class TestIdentity:
                 scene.run(index=(x - 1,))
         assert reasons(scene) == {"params.x is 3, was 1": 2, "params.x is 3, was 2": 2}
 
+    def test_a_plan_not_yet_read_from_its_file(self, scene: Scene) -> None:
+        scene.functions("def f(block, x, y): pass")
+        for y in (1, 2):
+            task = line(function="functions:f", params={"x": (1, 2), "y": y})
+            scene.plan(task)
+            if y == 1:
+                scene.run_all()
+        plan, _ = scene.draft(task)
+        judge, planned = Judge(plan, scene.root), plan.tasks["task"]
+        found = reasons_of(judge, planned, ~judge.judge_all(planned).done)
+        assert found == {"params.y is 2, was 1": 4}
+
     def test_context_function_and_upstream(self, scene: Scene) -> None:
         scene.functions("def f(block): pass")
         scene.plan(line("a"), line("b"))
