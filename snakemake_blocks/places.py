@@ -18,6 +18,9 @@ from snakemake_blocks.units import conversion, exact, unit_name, whole_unit
 
 __all__ = ["Place"]
 
+# Sums of coordinates up to this stay exact everywhere, floats included; as in pipeline.yaml.
+_LARGEST = 2**53
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -101,6 +104,11 @@ class Place:
                 f"{self.path}: {key} {_decimals(stored)}{self._in_units()} is not whole"
                 f"{f' in {unit}' if unit else ''}; world units are integers, {self._advice()}"
             )
+        if any(abs(n) > _LARGEST for n in numbers):
+            raise InputError(
+                f"{self.path}: {key} {_decimals(stored)}{self._in_units()} is too large to count "
+                "with; store it in a larger unit"
+            )
         return tuple(int(n) for n in numbers)
 
     def _in_units(self) -> str:
@@ -135,8 +143,10 @@ def _count_spatial(spatial: Sequence[int], ndim: int, path: str) -> int:
 
 def _spatial_axes(attributes: Mapping[str, Any], ndim: int, path: str) -> list[int]:
     """Return which axes are spatial, by ``types``, ``axis_names`` or the length of the rest."""
-    types = attributes.get("types")
-    names = attributes.get("axis_names")
+    types, names = attributes.get("types"), attributes.get("axis_names")
+    for key, value in (("types", types), ("axis_names", names)):
+        if not isinstance(value, list | tuple | None):
+            raise InputError(f"{path}: {key} {value!r} is not a list; store one entry per axis")
     if types is None and names is not None:
         types = ["channel" if str(n).endswith("^") else "space" for n in names]
     if types is not None:

@@ -65,6 +65,9 @@ REFUSED: dict[str, tuple[tuple[int, ...], dict[str, Any], str]] = {
     "negative": ((6, 8), {"resolution": [-1, 2]}, "is not positive"),
     "text": ((6, 8), {"voxel_size": ["a", "b"]}, "is not a list of numbers"),
     "one number": ((6, 8), {"voxel_size": 4}, "is not a list of numbers"),
+    "no list": ((6, 8), {"types": 3}, "types 3 is not a list"),
+    "no names": ((6, 8), {"axis_names": True}, "axis_names True is not a list"),
+    "vast": ((6, 8), {"offset": [2.0**60, 0]}, "is too large to count with"),
     "no number": ((6, 8), {"offset": [float("nan"), 0]}, "is not a list of numbers"),
 }
 

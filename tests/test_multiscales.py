@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import strategies  # noqa: F401 - sets the Hypothesis profile
 import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from project import Project
 from yaozarrs import v04, v05
 
@@ -315,3 +318,82 @@ class TestNoLevel:
         zarr.open_group(project.folder / "out.ome.zarr", mode="w", zarr_format=2)
         create(to_be_made("out.ome.zarr/labels/cells/s0"), project.folder)
         assert metadata(project.folder, "out.ome.zarr/labels/cells")["version"] == "0.4"
+
+
+# --- whatever stands there
+
+
+SCALARS = st.sampled_from([None, True, -1, 0, 2, 0.5, float("nan"), float("inf"), "", "0", "scale"])
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["path", "type", "scale", "name", "unit"]), inner)
+    ),
+    max_leaves=6,
+)
+NUMBERS = st.lists(st.sampled_from([1, 2, 0.5, 0, -3, float("nan")]), min_size=3, max_size=3)
+AXES = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.sampled_from("tczyx"), "type": st.sampled_from(["space", "time", "channel"])}
+    )
+    | ANYTHING,
+    min_size=2,
+    max_size=3,
+)
+TRANSFORMS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["scale", "translation", "identity"]),
+            "scale": NUMBERS | ANYTHING,
+            "translation": NUMBERS | ANYTHING,
+        }
+    )
+    | ANYTHING,
+    max_size=2,
+)
+DATASETS = st.lists(
+    st.fixed_dictionaries(
+        {"path": st.sampled_from(["0", "./0", "1"]), "coordinateTransformations": TRANSFORMS}
+    )
+    | ANYTHING,
+    max_size=2,
+)
+ENTRIES = st.lists(
+    st.fixed_dictionaries(
+        {"axes": AXES | ANYTHING, "datasets": DATASETS | ANYTHING},
+        optional={"version": SCALARS, "coordinateTransformations": TRANSFORMS | ANYTHING},
+    )
+    | ANYTHING,
+    max_size=2,
+)
+OME = st.fixed_dictionaries({"multiscales": ENTRIES | ANYTHING}, optional={"version": SCALARS})
+GROUPS = st.fixed_dictionaries(
+    {}, optional={"multiscales": ENTRIES | ANYTHING, "ome": OME | ANYTHING}
+)
+OWN = st.dictionaries(
+    st.sampled_from(["offset", "voxel_size", "units", "types", "axis_names"]),
+    ANYTHING | NUMBERS,
+    max_size=2,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(OWN, GROUPS, st.sampled_from(["", "nanometer"]))
+def test_any_metadata_are_understood_or_refused(
+    project: Project, own: dict[str, Any], group: dict[str, Any], unit: str
+) -> None:
+    zarr.open_group(project.folder / "s.zarr", mode="w", zarr_format=3)
+    project.array("s.zarr/0", np.zeros((2, 4, 4), np.uint8))
+    for path, attributes in (("s.zarr/0", own), ("s.zarr", group)):
+        file = project.folder / path / "zarr.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "attributes": attributes}))
+    try:
+        array = described(project, "s.zarr/0", unit)
+    except InputError as error:
+        assert str(error).startswith("s.zarr/0: ")
+    else:
+        assert len(array.offset) == len(array.voxel_size) == len(array.shape) == len(array.units)
+        assert all(size > 0 for size in array.voxel_size)
+    create(to_be_made("s.zarr/1", channels=(2,), chunks=(2, 2, 4)), project.folder)
+    assert described(project, "s.zarr/1").channels == (2,)

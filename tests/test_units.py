@@ -3,6 +3,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+import strategies  # noqa: F401 - sets the Hypothesis profile
 from hypothesis import given
 from hypothesis import strategies as st
 
