@@ -88,4 +88,4 @@ lock: $(VENV)/.uv  ## make the locks follow pyproject.toml
 		--output-file requirements/lowest.txt pyproject.toml
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(LOWEST) dist demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) .venv-peers dist demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
