@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import pickletools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any
 
 from snakemake_blocks.errors import InputError
 
-__all__ = ["FunctionRef", "importable_from", "load", "refer"]
+__all__ = ["FunctionRef", "importable_from", "load", "modules_of", "refer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,51 @@ def load(ref: FunctionRef, functions: Path) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def modules_of(ref: FunctionRef, functions: Path) -> set[str]:
+    """Return the modules that :func:`load` imports; nothing is imported or unpickled.
+
+    Parameters
+    ----------
+    ref : FunctionRef
+        The reference.
+    functions : Path
+        Folder of the pickles.
+
+    Raises
+    ------
+    InputError
+        If the pickle is missing or is not the one of the plan.
+    """
+    if not ref.pickle:
+        return {ref.name.partition(":")[0]}
+    found: set[str] = set()
+    memo: list[object] = []
+    last: list[object] = [None, None]  # the two values pushed last; only texts matter
+    for opcode, argument, _ in pickletools.genops(_payload(ref, functions)):
+        if opcode.name == "MEMOIZE":
+            memo.append(last[1])
+        elif opcode.name not in ("FRAME", "PROTO"):
+            value: object = argument
+            if opcode.name in ("BINGET", "LONG_BINGET"):
+                value = memo[int(argument or 0)]
+            module = value
+            if opcode.name == "STACK_GLOBAL":
+                module, value = last
+            elif last[1] != "subimport":  # cloudpickle's function that imports a module
+                module = None
+            if isinstance(module, str):
+                found.add(module)
+            last = [last[1], value]
+    return found
+
+
 def _unpickle(ref: FunctionRef, functions: Path) -> Callable[..., Any]:
     import cloudpickle
 
+    return cloudpickle.loads(_payload(ref, functions))  # type: ignore[no-any-return]
+
+
+def _payload(ref: FunctionRef, functions: Path) -> bytes:
     path = functions / f"{ref.pickle}.pkl"
     try:
         payload = path.read_bytes()
@@ -138,7 +181,7 @@ def _unpickle(ref: FunctionRef, functions: Path) -> Callable[..., Any]:
         raise InputError(f"{path}: the pickle of {ref.name} is missing; plan again") from None
     if hashlib.sha256(payload).hexdigest() != ref.pickle:
         raise InputError(f"{path}: is not the pickle that the plan names; plan again")
-    return cloudpickle.loads(payload)  # type: ignore[no-any-return]
+    return payload
 
 
 @contextlib.contextmanager

@@ -24,8 +24,8 @@ from subprocess import Popen
 
 from snakemake_blocks.crew import Crew, Request
 from snakemake_blocks.errors import BlocksError
-from snakemake_blocks.functions import importable_from
-from snakemake_blocks.paths import find_run_directory
+from snakemake_blocks.functions import importable_from, modules_of
+from snakemake_blocks.paths import RunPaths, find_run_directory
 from snakemake_blocks.plan import Plan
 
 __all__ = ["WarmHost", "serve"]
@@ -236,8 +236,8 @@ def _warm_up(plan: Plan, root: Path) -> None:
     for task in plan.tasks.values():
         if task.reads or task.writes:
             modules.add("zarr")
-        if not task.function.pickle:
-            modules.add(task.function.name.partition(":")[0])
+        with contextlib.suppress(BlocksError):  # the job will say so
+            modules |= modules_of(task.function, RunPaths(root).functions)
     with importable_from(root / plan.base):
         for module in sorted(modules):
             try:

@@ -10,7 +10,7 @@ import pytest
 from project import Project
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.functions import FunctionRef, importable_from, load, refer
+from snakemake_blocks.functions import FunctionRef, importable_from, load, modules_of, refer
 
 
 def importable(block: object) -> object:
@@ -122,3 +122,42 @@ def test_the_path_is_left_as_it_was(tmp_path: Path) -> None:
     with importable_from(tmp_path):
         assert sys.path[0] == str(tmp_path.resolve())
     assert sys.path == before
+
+
+class TestModulesOf:
+    """What a pickled function uses is found out without unpickling it."""
+
+    def modules(self, folder: Path, function: object) -> set[str]:
+        ref, payload = refer(function)  # type: ignore[arg-type]
+        (folder / f"{ref.pickle}.pkl").write_bytes(payload)
+        return modules_of(ref, folder)
+
+    def test_a_named_function_needs_its_module(self, tmp_path: Path) -> None:
+        assert modules_of(FunctionRef("package.module:name"), tmp_path) == {"package.module"}
+
+    def test_modules_functions_and_bound_arguments_are_found(self, tmp_path: Path) -> None:
+        import colorsys
+        import wave
+        from fractions import Fraction
+
+        def one(block: object) -> object:
+            return colorsys.rgb_to_hsv, wave.open, Fraction(block)  # type: ignore[arg-type]
+
+        def two(path: object, block: object) -> object:
+            return one(block), colorsys, path
+
+        found = self.modules(tmp_path, functools.partial(two, Path("wave")))
+        assert {"colorsys", "wave", "fractions", "functools"} <= found
+        assert any(name.startswith("pathlib") for name in found)
+
+    def test_nothing_is_unpickled(self, tmp_path: Path) -> None:
+        class Bad:
+            def __reduce__(self) -> object:
+                return print, ("unpickled",)
+
+        bad = Bad()
+        assert "builtins" in self.modules(tmp_path, lambda: bad)
+
+    def test_a_missing_or_foreign_pickle_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="is missing; plan again"):
+            modules_of(FunctionRef("f", "0" * 64), tmp_path)
