@@ -6,6 +6,7 @@ SELECT ?= not cluster and not slow
 PYTEST_ARGS ?=
 # make lock UPGRADE=--upgrade takes the newest releases; without it, pins that still fit are kept.
 UPGRADE ?=
+DOCS_ARGS ?=
 
 VENV := .venv
 LOWEST := .venv-lowest
@@ -19,7 +20,7 @@ export UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),tr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint wheel bench lowest lock clean
+.PHONY: help install demo test lint docs wheel bench lowest lock clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -62,6 +63,10 @@ lint: install  ## check style, types, import contracts and Snakefiles
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check workflow
 
+# -W: a warning, such as a link that leads nowhere, fails. DOCS_ARGS='-D nb_execution_mode=off' is quick.
+docs: install  ## build the docs into docs/_build/html; executes the tutorial
+	$(BIN)/sphinx-build -q -E -W --keep-going -b html -d docs/_build/doctrees $(DOCS_ARGS) docs docs/_build/html
+
 # The wheel is built from the sdist, so both are tested, and runs where the checkout is not.
 wheel: install  ## build the wheel and run its demo in an empty environment
 	rm -rf dist
@@ -82,10 +87,10 @@ COMPILE := pip compile --quiet --universal --python-version 3.11 --generate-hash
 
 lock: $(VENV)/.uv  ## make the locks follow pyproject.toml
 	echo uv | $(UV) $(COMPILE) $(UPGRADE) --output-file requirements/uv.txt -
-	$(UV) $(COMPILE) $(UPGRADE) --extra demo --group build --group test --group lint \
+	$(UV) $(COMPILE) $(UPGRADE) --extra demo --group build --group test --group docs --group lint \
 		--output-file requirements/lock.txt pyproject.toml
 	$(UV) $(COMPILE) --upgrade --resolution lowest-direct --extra demo --group build --group test \
 		--output-file requirements/lowest.txt pyproject.toml
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(LOWEST) .venv-peers dist demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) .venv-peers dist demo docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from snakemake_blocks.block import Block, BlockStatus
     from snakemake_blocks.blockwise import RunResult, TaskState, run_blockwise
     from snakemake_blocks.client import Client
-    from snakemake_blocks.errors import BlocksError, InputError, PlanError, SpecError
+    from snakemake_blocks.errors import BlocksError, BusyError, InputError, PlanError, SpecError
     from snakemake_blocks.running import make_plan
     from snakemake_blocks.spec import load_pipeline
     from snakemake_blocks.task import Task
@@ -24,6 +24,7 @@ __all__ = [
     "Block",
     "BlockStatus",
     "BlocksError",
+    "BusyError",
     "Client",
     "Coordinate",
     "InputError",
@@ -42,6 +43,7 @@ _HOMES = {
     "Block": "snakemake_blocks.block",
     "BlockStatus": "snakemake_blocks.block",
     "BlocksError": "snakemake_blocks.errors",
+    "BusyError": "snakemake_blocks.errors",
     "Client": "snakemake_blocks.client",
     "Coordinate": "funlib.geometry",
     "InputError": "snakemake_blocks.errors",

@@ -130,15 +130,15 @@ class RoiModel(_Model):
 class ContextModel(_Model):
     """Context that differs below and above."""
 
-    lower: Sizes = 0
-    upper: Sizes = 0
+    lower: Sizes = Field(0, description="Towards smaller coordinates, in world units.")
+    upper: Sizes = Field(0, description="Towards larger coordinates, in world units.")
 
 
 class CheckModel(_Model):
     """Functions that tell whether a block is done, before and after it ran."""
 
-    before: FunctionName | None = None
-    after: FunctionName | None = None
+    before: FunctionName | None = Field(None, description="True: the block is done already.")
+    after: FunctionName | None = Field(None, description="False: the attempt failed.")
 
 
 ReadForm = Annotated[

@@ -107,8 +107,6 @@ class Task:
     requires : mapping of str to int
         As in daisy 2, what one worker takes of the budgets that ``run_blockwise(...,
         resources=...)`` gives, e.g. ``{"gpu": 1}``; added to ``resources``.
-    call, params, reads, writes, mask, workers, threads, blocks_per_job, chunks, source, resources
-        As in pipeline.yaml; ``mask`` is an :class:`ArrayInfo` with ``present`` made from it.
     after : sequence of str
         Names of upstream tasks, beside ``upstream_tasks``.
     present : ndarray of bool, optional
@@ -118,6 +116,12 @@ class Task:
     ------
     SpecError
         With all that is wrong with the task.
+
+    Notes
+    -----
+    ``call``, ``params``, ``reads``, ``writes``, ``mask``, ``workers``, ``threads``,
+    ``blocks_per_job``, ``chunks``, ``source`` and ``resources`` are as in pipeline.yaml; arrays are
+    given as ``Read``, ``Write`` and ``ArrayInfo``, and ``mask`` goes with ``present`` made from it.
     """
 
     task_id: str

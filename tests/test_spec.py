@@ -683,6 +683,7 @@ class TestSchema:
         assert shipped.read_text() == text, "write it anew from spec.json_schema()"
 
     def test_every_key_is_described(self) -> None:
-        for model in ("TaskModel", "ReadModel", "WriteModel", "RoiModel"):
+        inner = ("ReadModel", "WriteModel", "RoiModel", "ContextModel", "CheckModel")
+        for model in ("TaskModel", *inner):
             for key, entry in json_schema()["$defs"][model]["properties"].items():
                 assert entry.get("description"), f"{model}.{key}"
