@@ -12,7 +12,7 @@ from funlib.geometry import Roi
 from snakemake_blocks.box import Index
 from snakemake_blocks.tiling import Grid
 
-__all__ = ["Block", "BlockStatus", "block_of", "cantor_number", "daisy_id"]
+__all__ = ["Block", "BlockStatus", "block_of", "cantor_index", "cantor_number", "daisy_id"]
 
 
 class BlockStatus(Enum):
@@ -148,6 +148,27 @@ def cantor_number(index: Sequence[int]) -> int:
     """
     total, number = sum(index), 0
     for n in range(len(index), 0, -1):
-        number += math.prod(range(total, total + n)) // math.factorial(n)
+        number += _below(total, n)
         total -= index[n - 1]
     return number
+
+
+def cantor_index(number: int, ndim: int) -> Index:
+    """Return the tuple of ``ndim`` integers with this number, the inverse of `cantor_number`."""
+    sums = []
+    for n in range(ndim, 0, -1):
+        # The numbers of all tuples of one sum follow those of smaller sums.
+        low, high = 0, 1
+        while _below(high, n) <= number:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if _below(middle, n) <= number else (low, middle)
+        sums.append(low)
+        number -= _below(low, n)
+    return tuple(s - rest for s, rest in zip(sums, [*sums[1:], 0], strict=True))[::-1]
+
+
+def _below(total: int, n: int) -> int:
+    """Return how many tuples of ``n`` non-negative integers have a smaller sum."""
+    return math.prod(range(total, total + n)) // math.factorial(n)

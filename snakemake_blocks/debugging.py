@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from snakemake_blocks.block import cantor_index
 from snakemake_blocks.blockwork import Work
 from snakemake_blocks.box import Index
 from snakemake_blocks.errors import InputError
@@ -31,10 +32,11 @@ def find_block(task: PlannedTask, text: str) -> Index:
         raise InputError(f"{text!r} names no block; write an index like 1-2, or daisy's id")
     index = tuple(int(n) for n in numbers)
     if len(index) == 1 and task.grid.ndim > 1:
-        found = next((i for i in task.grid if task.block(i).block_id[1] == index[0]), None)
-        if found is None:
+        first = (low // w for low, w in zip(task.grid.lower, task.grid.block_size, strict=True))
+        counted = cantor_index(index[0], task.grid.ndim)
+        index = tuple(k - f for k, f in zip(counted, first, strict=True))
+        if not task.grid.indices.contains(index):
             raise InputError(f"task {task.name} has no block with the id {text}")
-        index = found
     if len(index) != task.grid.ndim or not task.grid.indices.contains(index):
         raise InputError(f"task {task.name} has blocks 0 to {task.grid.shape}, none is {text}")
     if task.jobs.present is not None and not task.jobs.present[index]:

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import GridCase, grid_cases
 
-from snakemake_blocks.block import Block, BlockStatus, block_of, cantor_number, daisy_id
+from snakemake_blocks.block import (
+    Block,
+    BlockStatus,
+    block_of,
+    cantor_index,
+    cantor_number,
+    daisy_id,
+)
 from snakemake_blocks.box import Index
 from snakemake_blocks.tiling import Axis, Grid
 
@@ -38,6 +45,15 @@ class TestNumbers:
         n = 200_000
         assert cantor_number((n, n, n + 1)) == 36000440001500001
         assert cantor_number((10**9,) * 4) > 2**100
+
+    @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=4).map(tuple))
+    def test_cantor_can_be_inverted(self, index: Index) -> None:
+        assert cantor_index(cantor_number(index), len(index)) == index
+
+    @pytest.mark.parametrize("ndim", [1, 2, 3, 4])
+    def test_every_number_is_that_of_one_index(self, ndim: int) -> None:
+        found = [cantor_index(number, ndim) for number in range(200)]
+        assert [cantor_number(index) for index in found] == list(range(200))
 
     def test_ids_count_from_the_begin_of_the_total_read_roi(self) -> None:
         """The first block in two dimensions with context 20 and blocks of 10 is number 12."""

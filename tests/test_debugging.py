@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from faults import Scene, hurry, line
+from funlib.geometry import Roi
 
 from snakemake_blocks.debugging import find_block, run_one_block
 from snakemake_blocks.errors import BusyError, InputError
 from snakemake_blocks.locks import held
+from snakemake_blocks.running import make_plan
+from snakemake_blocks.task import Task
 
 
 @pytest.fixture
@@ -33,6 +36,16 @@ class TestFinding:
         for index in task.grid:
             assert find_block(task, "-".join(map(str, index))) == index
             assert find_block(task, str(task.block(index).block_id[1])) == index
+
+    def test_by_id_in_a_vast_grid_and_with_context(self) -> None:
+        wide = Roi((-30, -30), (10 * 10**5 + 60,) * 2)
+        block = Roi((0, 0), (10, 10))
+        vast = Task("task", wide, block.grow((30, 30), (30, 30)), block, "os.path:exists")
+        task = make_plan(vast).tasks["task"]
+        for index in ((0, 0), (99_999, 12_345)):
+            assert find_block(task, str(task.block(index).block_id[1])) == index
+        with pytest.raises(InputError, match="has no block with the id 0"):
+            find_block(task, "0")
 
     def test_on_one_axis_a_number_is_an_index(self, scene: Scene) -> None:
         scene.plan(line(shape=(4,), context=10))
