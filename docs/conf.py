@@ -38,7 +38,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 600
 nb_merge_streams = True
 # Only where the tutorial is not executed: Sphinx then does not know that its cells are IPython.
 suppress_warnings = ["misc.highlighting_failure"]

@@ -88,6 +88,7 @@ class TestFences:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(1200)  # a page has up to a dozen commands
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if any(map(is_run, fences(p.read_text())))], ids=name
 )
