@@ -26,10 +26,11 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "snakemake-blocks"
 html_static_path = ["static"]
-html_css_files = ["tables.css"]
+html_css_files = ["pages.css"]
 html_copy_source = False
 smartquotes = False  # they would make one dash of the two before an option
 html_show_sphinx = False
+html_show_copyright = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
