@@ -83,7 +83,7 @@ class Project:
     def blocks(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run `snakemake-blocks` as a user does; what `run` or `demo` calls complete is proved."""
         done = self._run("snakemake-blocks", *arguments, timeout=timeout)
-        if done.returncode == 0 and not {"--roi", "-n", "--dry-run"} & set(arguments):
+        if done.returncode == 0 and not {"--roi", "--probe", "-n", "--dry-run"} & set(arguments):
             folder = {"run": "blocks", "demo": "demo/blocks"}.get(arguments[0])
             if folder is not None:
                 root = self.folder / folder

@@ -76,7 +76,7 @@ class TestFunctions:
         )
         scene.plan(line(function="functions:f", init_callback_fn="functions:init", shape=(1,)))
         assert scene.run().complete
-        assert [call[2] for call in scene.calls] == ["a"]
+        assert [call[2] for call in scene.calls] == ["task"]
 
 
 class TestClasses:
