@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -290,7 +291,9 @@ class TestSettling:
         scene.run_all()
         assert Counter(scene.called) == Counter(dict.fromkeys(scene.called, 1)) + Counter(["0-0"])
 
-    @pytest.mark.parametrize("noise", [b"", b"\x00" * 500, os.urandom(5000)])
+    @pytest.mark.parametrize(
+        "noise", [b"", b"\x00" * 500, Random(1).randbytes(5000)], ids=["none", "zeros", "noise"]
+    )
     def test_noise_over_the_ledger(self, scene: Scene, noise: bytes) -> None:
         scene.plan(grid(1))
         scene.run_all()
@@ -302,7 +305,9 @@ class TestSettling:
         scene.run_all()
         assert Counter(scene.called)["0-0"] == 2
 
-    @pytest.mark.parametrize("noise", [b"", b"{}", os.urandom(300)])
+    @pytest.mark.parametrize(
+        "noise", [b"", b"{}", Random(1).randbytes(300)], ids=["none", "json", "noise"]
+    )
     def test_noise_over_a_sentinel(self, scene: Scene, noise: bytes) -> None:
         scene.plan(grid(1))
         scene.run_all()
