@@ -1,6 +1,7 @@
 """Everything that the project promises about speed, in one run beside its peers.
 
-    make bench        (or python benchmarks/bench.py; --quick for a look whether all of it works)
+    make bench        (or python benchmarks/bench.py; --quick for a look whether all of it works,
+                       --only WORD for some of the loads; both write nothing)
 
 Every load runs in snakemake-blocks by its command line, in daisy 2.0.0, where they can in daisy
 1.2.3 and dask, each from PyPI in an environment of its own. Runs are interleaved, times are those
@@ -161,8 +162,16 @@ class Bench:
         return Load(name, "<= daisy-2, dask; >= 90 % of the limit", runners, self.repeats)
 
 
-def measure(bench: Bench) -> tuple[list[Load], list[str]]:
-    """Return the loads that were carried, and lines about what has no peer."""
+def measure(bench: Bench, only: str) -> tuple[list[Load], list[str]]:
+    """Return the loads that were carried, and lines about what has no peer.
+
+    Parameters
+    ----------
+    bench : Bench
+        Where, and how big.
+    only : str
+        Part of the names of the loads that are wanted.
+    """
     every = ["daisy-2", "daisy-1", "dask"]
     small, middle, big = (512, 1000, 8000) if bench.quick else (8000, 64_000, 10**6)
     loads = [
@@ -174,9 +183,15 @@ def measure(bench: Bench) -> tuple[list[Load], list[str]]:
         bench.chain(small),
         bench.smooth(),
     ]
+    loads = [load for load in loads if only in load.name]
     for load in loads:
         load.carry()
-    return loads, [*_resume(bench, big), *_one_block_jobs(bench)]
+    lines = []
+    if only in "resume":
+        lines += _resume(bench, big)
+    if only in "jobs of one block":
+        lines += _one_block_jobs(bench)
+    return loads, lines
 
 
 def _resume(bench: Bench, blocks: int) -> list[str]:
@@ -288,13 +303,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="tiny loads, nothing is written")
+    parser.add_argument("--only", default="", metavar="WORD", help="loads whose name has this word")
     options = parser.parse_args()
     about = machine()
     with tempfile.TemporaryDirectory(prefix="blocks-bench-") as name:
         bench = Bench(
             Path(name), options.environments, options.workers, options.repeats, options.quick
         )
-        loads, lines = measure(bench)
+        loads, lines = measure(bench, options.only)
     points = growth(loads)
     grows = [f"{who}: N^{exponent(found):.2f}" for who, found in points.items()]
     text = [
@@ -313,7 +329,7 @@ def main() -> None:
         *(f"- {line}" for line in lines),
         "",
     ]
-    if not options.quick:
+    if not options.quick and not options.only:
         text += others(options.environments)
         draw(points, HERE / "costs.png")
         (HERE / "RESULTS.md").write_text("\n".join(text))
