@@ -355,7 +355,9 @@ def fingerprints_at(
     """Return the fingerprints of blocks with these begins and ends of write Rois per axis."""
     found = np.full(tuple(len(low) for low, _ in rois), fingerprint, np.uint64)
     for a, (low, high) in enumerate(rois):
-        mixed = _mix(_mix(low.astype(np.uint64)) + high.astype(np.uint64) + np.uint64(a))
+        # The axis is mixed in by itself: added to an end it would make two axes alike.
+        roi = _mix(_mix(low.astype(np.uint64)) + high.astype(np.uint64))
+        mixed = _mix(roi + np.uint64(a))
         along = [-1 if b == a else 1 for b in range(len(rois))]
         found ^= mixed.reshape(along)
     return found

@@ -17,7 +17,7 @@ from strategies import GridCase, grid_cases, job_grids
 from snakemake_blocks import judgement
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.functions import FunctionRef
-from snakemake_blocks.judgement import Judge, Progress, block_fingerprints
+from snakemake_blocks.judgement import Judge, Progress, block_fingerprints, fingerprints_at
 from snakemake_blocks.ledger import Event, Ledger, first_block
 from snakemake_blocks.phases import Phases, colour
 from snakemake_blocks.plan import Plan, PlannedTask
@@ -360,6 +360,11 @@ class TestLaws:
         task = planned("a", case, (), data.draw)
         prints = block_fingerprints(task, task.grid.indices)
         assert len(np.unique(prints)) == len(task.grid)
+
+    def test_axes_of_related_steps_are_not_mixed_up(self) -> None:
+        """Blocks of 2 x 1: where one axis ends at 2, the other one ends at 1."""
+        axes = [(np.array([0, 2]), np.array([2, 4])), (np.array([0, 1, 2]), np.array([1, 2, 3]))]
+        assert len(np.unique(fingerprints_at(0, axes))) == 6
 
 
 class TestReading:
