@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.phases import Phases
+from snakemake_blocks.phases import Phases, largest_near
 
 __all__ = ["classes", "is_proper", "order_of", "pairs"]
 
@@ -57,24 +56,12 @@ def order_of(phases: Phases, node: Index) -> tuple[int, int, Index | None]:
             return len(inputs), 0, u
         is_input[tuple(x - b for x, b in zip(u, box.begin, strict=True))] = True
     lower = np.where(ranks < mine, ranks, -1)
-    between = _largest_near(lower, phases.reach) > lower
+    between = largest_near(lower, phases.reach) > lower
     loose = (ranks == mine) | ((lower >= 0) & ~is_input & ~between)
     loose[tuple(x - b for x, b in zip(node, box.begin, strict=True))] = False
     first = np.argwhere(loose)[:1]
     bad = [tuple(int(x) + b for x, b in zip(u, box.begin, strict=True)) for u in first]
     return len(inputs), int((lower >= 0).sum()), bad[0] if bad else None
-
-
-def _largest_near(values: NDArray[np.int32], reach: Index) -> NDArray[np.int32]:
-    """Return for every place the largest value at most ``reach`` away, axis by axis."""
-    for a, r in enumerate(reach):
-        source = values.swapaxes(0, a)
-        found = source.copy()
-        for d in range(1, min(r, len(source) - 1) + 1):
-            np.maximum(found[d:], source[:-d], out=found[d:])
-            np.maximum(found[:-d], source[d:], out=found[:-d])
-        values = found.swapaxes(0, a)
-    return values
 
 
 def pairs(phases: Phases) -> int:

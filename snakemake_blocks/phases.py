@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.box import Box, Index, points
 from snakemake_blocks.tiling import Axis, Grid
 
-__all__ = ["Phases", "colour", "context_reach", "sharing_reach"]
+__all__ = ["Phases", "colour", "context_reach", "largest_near", "sharing_reach"]
 
 # Above these sizes the exact colouring (a MILP) and DSATUR cost more than the phases they save.
 _EXACT_NODES = 24
@@ -162,14 +162,14 @@ class Phases:
         phases = self.all(box)
         lower = np.where(phases < self.of(index), phases, -1)
         # Phases of conflicting nodes differ: a node is listed iff it is the largest near it.
-        listed = (lower >= 0) & (lower == _largest_near(lower, self.reach))
+        listed = (lower >= 0) & (lower == largest_near(lower, self.reach))
         return [
             tuple(int(k) + b for k, b in zip(node, box.begin, strict=True))
             for node in np.argwhere(listed)
         ]
 
 
-def _largest_near(values: NDArray[np.int32], reach: Index) -> NDArray[np.int32]:
+def largest_near(values: NDArray[np.int32], reach: Index) -> NDArray[np.int32]:
     """Return for every place the largest value at most ``reach`` away, axis by axis."""
     for a, r in enumerate(reach):
         source = values.swapaxes(0, a)

@@ -111,7 +111,7 @@ MUTATIONS = (
     ),
     Mutation(
         "phases",
-        "listed = (lower >= 0) & (lower == _largest_near(lower, self.reach))",
+        "listed = (lower >= 0) & (lower == largest_near(lower, self.reach))",
         "listed = (lower >= 0) & (lower == self.of(index) - 1)",
         "test_phases.py::TestMaskedLaws::test_conflicting_nodes_are_ordered",
         "only the previous phase is waited for, so a mask breaks the order",

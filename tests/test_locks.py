@@ -192,16 +192,24 @@ class TestTakingOver:
         assert [p.name for p in path.parent.iterdir()] == [path.name]
 
     def test_a_pid_that_was_reused_is_another_process(self, path: Path) -> None:
-        write(path, replace(me(), start=me().start - 1))
-        Lock(path, me()).acquire()
+        gone = replace(me(), start=me().start - 1)
+        write(path, gone)
+        lock = Lock(path, me())
+        lock.acquire()
+        assert lock.taken_over_from == gone
+        assert holder_of(path) == lock.holder
 
     def test_a_zombie_is_dead(self, path: Path) -> None:
         process = subprocess.Popen([sys.executable, "-c", ""])
         start = locks.process_start(process.pid) or 0
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        write(path, replace(me(), pid=process.pid, start=start))
-        Lock(path, me()).acquire()
+        gone = replace(me(), pid=process.pid, start=start)
+        write(path, gone)
+        lock = Lock(path, me())
+        lock.acquire()
         process.wait()
+        assert lock.taken_over_from == gone
+        assert holder_of(path) == lock.holder
 
     def test_a_living_process_is_never_robbed(self, path: Path) -> None:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

@@ -368,12 +368,14 @@ class TestRefusing:
         lock.acquire()
         threading.Timer(0.4, lock.release).start()
         refuse_running(scene.root, patience=5)
+        assert not lock.path.exists()
 
     def test_a_dead_job_refuses_nothing(self, scene: Scene) -> None:
         scene.plan(line())
         me = Holder.this_process({})
         self.lock(scene, replace(me, start=me.start - 1))
         refuse_running(scene.root, patience=0)
+        assert scene.plan(line(shape=(9,))).tasks["task"].num_blocks == 9
 
     def test_a_job_of_a_dead_host_refuses_nothing_for_ever(self, scene: Scene) -> None:
         scene.plan(line())
