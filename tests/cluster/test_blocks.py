@@ -12,7 +12,7 @@ from snakemake_blocks.ledger import Event
 
 from .chain import BLOCKS, Chain, wait_for
 from .lsf import LSF_WALLTIME_SIGNALS, LsfStandIn
-from .slurm import SlurmCluster, SlurmJob
+from .slurm import SlurmCluster
 
 pytestmark = [
     pytest.mark.cluster,
@@ -121,17 +121,11 @@ def test_slurm_job_that_is_cancelled_goes_on_where_it_was(
             job = slurm.wait_for_job(SLURM_HELD)
             slurm.cancel(job)
             slurm.wait_for_job(job.comment, state="CANCELLED")
-            wait_for(lambda: let_go(chain, slurm, job, 2), "its processes to be gone")
+            wait_for(lambda: not slurm.processes(job), "its processes to be gone")
         assert run.wait() == 0
     assert_complete(chain, local_results)
     assert set(before) <= set(chain.happened("smooth", Event.DONE))
     assert chain.times(Event.STARTED) == {"smooth": 9, "label": 2}
-
-
-def let_go(chain: Chain, slurm: SlurmCluster, job: SlurmJob, *columns: int) -> bool:
-    """Tell whether a job has given its blocks back, or is dead."""
-    released = {index for index, _ in chain.happened("smooth", Event.RELEASED)}
-    return {(0, column) for column in columns} <= released or not slurm.processes(job)
 
 
 def test_slurm_job_out_of_time_goes_on_where_it_was(
@@ -145,7 +139,7 @@ def test_slurm_job_out_of_time_goes_on_where_it_was(
             job = slurm.wait_for_job(SLURM_HELD)
             slurm.expire(job)
             slurm.wait_for_job(job.comment, state="TIMEOUT")
-            wait_for(lambda: let_go(chain, slurm, job, 2), "its processes to be gone")
+            wait_for(lambda: not slurm.processes(job), "its processes to be gone")
         assert run.wait() == 0
     assert_complete(chain, local_results)
     assert set(before) <= set(chain.happened("smooth", Event.DONE))
@@ -182,7 +176,7 @@ def test_slurm_jobs_end_with_an_interrupted_run(
             run.interrupt()
             assert run.wait() == 130
             slurm.wait_for(
-                lambda: all(let_go(chain, slurm, job, 2, 6) for job in slurm.jobs()),
+                lambda: not any(slurm.processes(job) for job in slurm.jobs()),
                 what="all processes to be gone",
             )
         assert [job.state for job in slurm.jobs()] == ["CANCELLED"] * 2
