@@ -51,8 +51,8 @@ class WarmHost:
     def __post_init__(self) -> None:
         threading.Thread(target=self._receive, daemon=True).start()
 
-    def run(self, sentinel: str, *, attempt: int, log: str, folder: str) -> int:
-        """Run one job and return its exit status; waits.
+    def run(self, sentinel: str, *, attempt: int, log: str, folder: str) -> Future[int]:
+        """Start one job; its future is the exit status.
 
         Parameters
         ----------
@@ -71,7 +71,12 @@ class WarmHost:
         self._send(
             Request(number=number, sentinel=sentinel, attempt=attempt, log=log, folder=folder)
         )
-        return future.result()
+        return future
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the host is gone; jobs that it had in hand have failed."""
+        return self.process.poll() is not None
 
     def close(self) -> None:
         """Stop the jobs that still run, wait for their end and the host's."""

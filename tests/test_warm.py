@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -49,7 +49,6 @@ class Running:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.host = WarmHost(start_warm_host(1))
-        self.threads = ThreadPoolExecutor(8)
 
     def start(self, number: int, name: str = "task", attempt: int = 1) -> Future[int]:
         plan = self.scene.in_place
@@ -57,9 +56,7 @@ class Running:
         path = self.sentinel(number, name)
         log = f"{name}-{number}.log"
         assert job.sentinel.endswith(path)
-        return self.threads.submit(
-            self.host.run, path, attempt=attempt, log=log, folder=str(self.scene.folder)
-        )
+        return self.host.run(path, attempt=attempt, log=log, folder=str(self.scene.folder))
 
     def run(self, number: int, name: str = "task", attempt: int = 1) -> int:
         return self.start(number, name, attempt).result(PATIENCE)
@@ -77,7 +74,6 @@ def running(scene: Scene) -> Iterator[Running]:
     made = Running(scene)
     yield made
     made.host.close()
-    made.threads.shutdown()
     assert all(process_start(int(call[1])) is None for call in scene.calls)
 
 
@@ -116,12 +112,12 @@ class TestJobs:
         for n in range(2):
             running.run(n, "other")
         path = scene.paths.done("other").relative_to(scene.folder)
-        status = running.host.run(str(path), attempt=1, log="a.log", folder=str(scene.folder))
-        assert status == 0 and path.exists()
+        job = running.host.run(str(path), attempt=1, log="a.log", folder=str(scene.folder))
+        assert job.result(PATIENCE) == 0 and path.exists()
 
     def test_what_is_wrong_is_said_in_the_log(self, running: Running) -> None:
-        status = running.host.run("nowhere/x.json", attempt=1, log="x.log", folder=os.getcwd())
-        assert status == 2
+        job = running.host.run("nowhere/x.json", attempt=1, log="x.log", folder=os.getcwd())
+        assert job.result(PATIENCE) == 2
         assert "no plan.json here or above" in Path("x.log").read_text()
 
     def test_a_new_plan_is_noticed(self, scene: Scene, running: Running) -> None:

@@ -1,0 +1,105 @@
+"""The executor ``blocks`` in plain Snakemake, where jobs are so short that it looks ahead."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from project import Project
+
+PROFILE = Path(__file__).parent.parent / "profiles" / "local"
+FUNCTIONS = """
+    import os, time
+
+    def count(block):
+        with open("calls.txt", "a") as file: file.write(f"{block.index}\\n")
+        number = sum(1 for _ in open("calls.txt"))
+        if os.path.exists("bad.txt") and number == 100: raise ValueError("the hundredth")
+        time.sleep(0.3 if os.path.exists("bad.txt") and number > 100 else 0.001)
+"""
+BESIDE = """
+module blocks:
+    snakefile:
+        {module!r}
+    config:
+        {{"pipeline": "pipeline.yaml"}}
+
+
+use rule * from blocks as blocks_*
+
+
+rule beside:
+    output:
+        "beside-{{number}}.txt",
+    log:
+        "beside-{{number}}.log",
+    threads: 2
+    priority: 10
+    shell:
+        "(date +%s.%N; sleep 0.2; date +%s.%N) > {{output}} 2> {{log}}"
+
+
+rule everything:
+    default_target: True
+    input:
+        "blocks/count/done.json",
+        expand("beside-{{number}}.txt", number=range(8)),
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    made = Project(tmp_path)
+    made.functions(FUNCTIONS)
+    made.write(
+        (
+            "count",
+            {
+                "function": "functions:count",
+                "roi": {"offset": [0], "shape": [400]},
+                "block_size": [1],
+                "conflict": False,
+                "blocks_per_job": 1,
+                "retries": 0,
+            },
+        )
+    )
+    assert made.blocks("generate", "pipeline.yaml").returncode == 0
+    return made
+
+
+def test_others_do_not_get_the_cores_of_jobs_that_run(project: Project) -> None:
+    """Another rule's job may be taken while ours wait, but it begins when its cores are free."""
+    module = str(PROFILE.parent.parent / "workflow" / "Snakefile")
+    (project.folder / "mine.smk").write_text(BESIDE.format(module=module))
+    run = project.snakemake("--snakefile", "mine.smk", "--profile", str(PROFILE), "--cores", "2")
+    assert run.returncode == 0, run.stderr
+    blocks = [(r["start"], r["start"] + r["wall"]) for r in project.records("count").values()]
+    assert len(blocks) == 400
+    beside = [
+        tuple(float(text) for text in path.read_text().split())
+        for path in project.folder.glob("beside-*.txt")
+    ]
+    assert len(beside) == 8
+    slack = 0.002  # of two ways to read the clock
+    for (begin, end), (start, stop) in itertools.product(beside, blocks):
+        assert stop <= begin + slack or end <= start + slack
+    assert project.blocks("verify").returncode == 0
+
+
+def test_what_waits_is_given_back_when_a_job_fails(project: Project) -> None:
+    (project.folder / "bad.txt").touch()
+    rules = project.folder / "Snakefile"
+    rules.write_text(rules.read_text().replace("retries: 0 if workflow.remote_exec else 2", ""))
+    run = project.snakemake("--cores", "2", "--executor", "blocks", "--scheduler", "greedy")
+    assert run.returncode == 1
+    assert "the hundredth" in run.stdout + run.stderr or "Error in rule" in run.stderr
+    calls = len((project.folder / "calls.txt").read_text().split("\n")) - 1
+    assert 100 <= calls < 120
+    (project.folder / "bad.txt").unlink()
+    again = project.snakemake("--cores", "2", "--executor", "blocks", "--scheduler", "greedy")
+    assert again.returncode == 0, again.stderr
+    assert project.blocks("verify").returncode == 0
+    calls = len((project.folder / "calls.txt").read_text().split("\n")) - 1
+    assert calls == 401
