@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from snakemake_blocks.generating import generate
 from snakemake_blocks.judgement import Judge, block_fingerprints
 from snakemake_blocks.ledger import Event, first_block, record_dtype, write_records
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
-from snakemake_blocks.running import generate
 
 BIN = Path(sys.executable).parent
 FUNCTIONS = """

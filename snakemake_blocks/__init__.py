@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from snakemake_blocks.blockwise import RunResult, TaskState, run_blockwise
     from snakemake_blocks.client import Client
     from snakemake_blocks.errors import BlocksError, BusyError, InputError, PlanError, SpecError
-    from snakemake_blocks.running import make_plan
+    from snakemake_blocks.generating import make_plan
     from snakemake_blocks.spec import load_pipeline
     from snakemake_blocks.task import Task
 
@@ -54,7 +54,7 @@ _HOMES = {
     "Task": "snakemake_blocks.task",
     "TaskState": "snakemake_blocks.blockwise",
     "load_pipeline": "snakemake_blocks.spec",
-    "make_plan": "snakemake_blocks.running",
+    "make_plan": "snakemake_blocks.generating",
     "run_blockwise": "snakemake_blocks.blockwise",
 }
 

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 
 import numpy as np
 
+from snakemake_blocks.client import remove_pipes
 from snakemake_blocks.locks import Lease
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.processes import end_tree, process_start
@@ -87,6 +88,8 @@ class Member:
         self.outbox.close()
         if self.ended is not None:
             os.close(self.ended)
+        if status:
+            remove_pipes(f"*.{self.pid}")
         return os.waitstatus_to_exitcode(status)
 
 

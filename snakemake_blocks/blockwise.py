@@ -13,9 +13,10 @@ from pathlib import Path
 from snakemake_blocks.arrays import create
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.functions import refer
+from snakemake_blocks.generating import Options, check_pipeline
 from snakemake_blocks.launch import INTERRUPTED
 from snakemake_blocks.pipeline import Pipeline
-from snakemake_blocks.running import Options, check_pipeline, run_pipeline
+from snakemake_blocks.running import run_pipeline
 from snakemake_blocks.serial import run_serially
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 from snakemake_blocks.task import Task

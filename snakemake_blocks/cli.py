@@ -85,8 +85,8 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
     """Show what would be made of PIPELINE; writes no state."""
     from snakemake_blocks.estimates import estimate_plan
     from snakemake_blocks.export import block_seconds
+    from snakemake_blocks.generating import check_pipeline
     from snakemake_blocks.report import plan_to_json, print_plan, print_proof
-    from snakemake_blocks.running import check_pipeline
 
     made, proof = check_pipeline(pipeline, target=target)
     # Of a plan that does not hold some numbers have no meaning, e.g. inputs from other axes.
@@ -108,8 +108,8 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
 @click.option("--target", type=click.Choice(["local", "cluster"]), default="local")
 def check(pipeline: Path, target: str) -> None:
     """Prove that PIPELINE misses no voxel and that no two jobs meet; exit status 2 if not."""
+    from snakemake_blocks.generating import check_pipeline
     from snakemake_blocks.report import print_proof
-    from snakemake_blocks.running import check_pipeline
 
     made, proof = check_pipeline(pipeline, target=target)
     print_proof(made.name, proof, _console())
@@ -127,8 +127,8 @@ def generate(
 ) -> None:
     """Write the Snakefile and the plan of PIPELINE, and bring its state under that plan."""
     from snakemake_blocks.batching import Target
-    from snakemake_blocks.running import Options
-    from snakemake_blocks.running import generate as make
+    from snakemake_blocks.generating import Options
+    from snakemake_blocks.generating import generate as make
 
     options = Options(explicit=explicit, target=Target(target), rebatch=rebatch)
     made, path = make(pipeline, output=output, options=options)
@@ -161,8 +161,9 @@ def run(
 ) -> None:
     """Plan and run PIPELINE; ends with a summary. Exit status 0 only if every block is done."""
     from snakemake_blocks.batching import Target
+    from snakemake_blocks.generating import Options
     from snakemake_blocks.report import print_status, probe_text
-    from snakemake_blocks.running import Options, exit_status, run_pipeline
+    from snakemake_blocks.running import exit_status, run_pipeline
 
     options = Options(
         cores=cores,
@@ -213,8 +214,8 @@ def work(sentinel: Path, attempt: int) -> None:
 @click.option("--csv", "table", type=_EXISTING, help="Write every finished attempt to this file.")
 def status(run_directory: Path, as_json: bool, watch: bool, table: Path | None) -> None:
     """Show the state of all blocks: read from ledgers, never guessed."""
+    from snakemake_blocks.generating import load_plan
     from snakemake_blocks.report import print_status
-    from snakemake_blocks.running import load_plan
     from snakemake_blocks.status import read_status
 
     made, root = load_plan(run_directory)
@@ -261,7 +262,7 @@ def check_context(
 @click.argument("run_directory", default=".", type=_EXISTING)
 def verify(run_directory: Path) -> None:
     """Prove that nothing is missing: planned blocks = counting records, and chunks exist."""
-    from snakemake_blocks.running import load_plan
+    from snakemake_blocks.generating import load_plan
     from snakemake_blocks.verify import verify_run
 
     made, root = load_plan(run_directory)
@@ -277,7 +278,8 @@ def verify(run_directory: Path) -> None:
 @click.argument("run_directory", default=".", type=_EXISTING)
 def stop(run_directory: Path) -> None:
     """Drain: running blocks finish, nothing new starts. The next `run` goes on."""
-    from snakemake_blocks.running import load_plan, stop_run
+    from snakemake_blocks.generating import load_plan
+    from snakemake_blocks.running import stop_run
 
     _, root = load_plan(run_directory)
     click.echo(stop_run(root))
@@ -290,7 +292,8 @@ def stop(run_directory: Path) -> None:
 @click.option("--failed", is_flag=True, help="Only failed blocks.")
 def reset(run_directory: Path, task: str, roi: str, failed: bool) -> None:
     """Forget results of TASK so that they run again, what depends on them included."""
-    from snakemake_blocks.running import load_plan, reset_run
+    from snakemake_blocks.generating import load_plan
+    from snakemake_blocks.running import reset_run
 
     made, root = load_plan(run_directory)
     count = reset_run(made, root, task, roi=_box(roi), only_failed=failed)
@@ -305,7 +308,7 @@ def reset(run_directory: Path, task: str, roi: str, failed: bool) -> None:
 def block(run_directory: Path, task: str, block_id: str, pdb: bool) -> None:
     """Run one block in the foreground; ID is an index like 1-2, or daisy's id."""
     from snakemake_blocks.debugging import run_one_block
-    from snakemake_blocks.running import load_plan
+    from snakemake_blocks.generating import load_plan
 
     made, root = load_plan(run_directory)
     run_one_block(made, root, task, block_id, debugger=pdb)

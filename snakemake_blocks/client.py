@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import tempfile
 import threading
@@ -26,10 +27,12 @@ from funlib.geometry import Roi
 from snakemake_blocks.block import Block, BlockStatus
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.failures import BlockFailedError, ScriptError, failure_of
+from snakemake_blocks.processes import MARK
 
-__all__ = ["Client", "serving"]
+__all__ = ["Client", "remove_pipes", "serving"]
 
 _VARIABLE = "SNAKEMAKE_BLOCKS_CLIENT"
+_FOLDER = "blocks-client-"
 
 
 class Source(Protocol):
@@ -105,7 +108,7 @@ class Client:
 def serving(source: Source) -> Iterator[None]:
     """Let clients in this process and in its subprocesses take blocks from ``source``."""
     global _here
-    with tempfile.TemporaryDirectory(prefix="blocks-client-") as name:
+    with tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.environ.get(MARK, '')}-") as name:
         server = _Server(Path(name), source)
         _here = source, os.getpid()
         os.environ[_VARIABLE] = name
@@ -115,6 +118,18 @@ def serving(source: Source) -> Iterator[None]:
             _here = None
             del os.environ[_VARIABLE]
             server.close()
+
+
+def remove_pipes(mark: str) -> None:
+    """Remove the pipes of workers that were killed.
+
+    Parameters
+    ----------
+    mark : str
+        Of the workers, ``<token>.<pid>``; may hold ``*``.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}{mark}-*"):
+        shutil.rmtree(folder, ignore_errors=True)  # it may be somebody else's
 
 
 class _Server:

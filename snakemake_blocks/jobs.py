@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.bench import Bench
 from snakemake_blocks.blockwork import Work
 from snakemake_blocks.box import Box
+from snakemake_blocks.client import remove_pipes
 from snakemake_blocks.completion import (
     is_sentinel_of,
     sentinel_for,
@@ -251,10 +252,11 @@ def _acquire(run: _Run) -> None:
 
 
 def _end_leftovers(lock: Lock) -> None:
-    """Kill what workers of a dead holder started and left behind on this host."""
+    """End what workers of a dead holder started on this host, and remove what they left."""
     dead = lock.taken_over_from
     if dead is not None:
         found = end_marked(f"{dead.token}.")
+        remove_pipes(f"{dead.token}.*")
         left = f"; {found} processes that it left were ended" if found else ""
         print(f"{lock.path}: taken over from {dead}, which is dead{left}", flush=True)
 

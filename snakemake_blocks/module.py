@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.generating import prepare
 from snakemake_blocks.rules import Rules
-from snakemake_blocks.running import prepare
 from snakemake_blocks.spec import load_pipeline
 
 __all__ = ["module_rules"]

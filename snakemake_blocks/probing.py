@@ -9,9 +9,10 @@ from pathlib import Path
 from snakemake_blocks.editing import with_values
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.export import block_costs
+from snakemake_blocks.generating import Options, generate, load_plan
 from snakemake_blocks.paths import write_atomically
 from snakemake_blocks.plan import PlannedTask
-from snakemake_blocks.running import Options, generate, load_plan, run_pipeline
+from snakemake_blocks.running import run_pipeline
 from snakemake_blocks.sizing import BlockCosts, JobSize, job_size
 from snakemake_blocks.spec import load_pipeline
 from snakemake_blocks.status import RunStatus

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from snakemake_blocks.check import Proof
 from snakemake_blocks.context_check import ContextReport
 from snakemake_blocks.estimates import Estimate
 from snakemake_blocks.failures import grouped
 from snakemake_blocks.paths import index_name
 from snakemake_blocks.plan import Plan
+from snakemake_blocks.proof import Proof
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 
 if TYPE_CHECKING:  # it imports all that is needed to run

@@ -1,358 +1,35 @@
-"""Plan, generate and run a pipeline: what the CLI and ``run_blockwise`` share."""
+"""Run a pipeline through Snakemake, stop it, take results back: for CLI and ``run_blockwise``."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 
-from snakemake_blocks.arrays import create
-from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
-from snakemake_blocks.check import Proof, check_plan
 from snakemake_blocks.context_check import SAMPLES, ContextReport, check_context
-from snakemake_blocks.errors import BusyError, InputError, SpecError
+from snakemake_blocks.generating import (
+    Draft,
+    Options,
+    Source,
+    make_plan,
+    run_lock,
+    snakefile_path,
+    to_pipeline,
+)
 from snakemake_blocks.launch import INTERRUPTED, run_snakemake
-from snakemake_blocks.leftovers import unlock, unmark
-from snakemake_blocks.locks import held, holder_of, is_alive
-from snakemake_blocks.moving import move_state, refuse_running
+from snakemake_blocks.locks import holder_of, is_alive
+from snakemake_blocks.moving import refuse_running
 from snakemake_blocks.paths import RunPaths, write_atomically
 from snakemake_blocks.pilot import pilot, probe
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
-from snakemake_blocks.planning import pickles, plan_pipeline
 from snakemake_blocks.profiles import resolve_profile
 from snakemake_blocks.resetting import reset_blocks
-from snakemake_blocks.snakefile import MADE_BY, conda_environment, explicit_snakefile, snakefile
-from snakemake_blocks.sources import facts_of, missing_function
-from snakemake_blocks.spec import load_pipeline
 from snakemake_blocks.status import RunStatus, read_status
-from snakemake_blocks.task import Task
 
-__all__ = [
-    "Options",
-    "check_pipeline",
-    "check_task_context",
-    "exit_status",
-    "generate",
-    "load_plan",
-    "make_plan",
-    "prepare",
-    "reset_run",
-    "run_pipeline",
-    "stop_run",
-    "to_pipeline",
-]
-
-Source = Pipeline | Path | str | Task | Sequence[Task]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to run.
-
-    Parameters
-    ----------
-    cores : int
-        Local cores; ignored with a profile that sets them.
-    profile : str
-        Name or path of a Snakemake profile, empty for none.
-    target : Target
-        Where jobs run; decides ``blocks_per_job: auto``.
-    rebatch : bool
-        Resolve ``auto`` anew instead of keeping what the plan in place has.
-    explicit : bool
-        One literal rule per job.
-    roi : Box, optional
-        A pilot: only the blocks that this region, in world units, needs.
-    probe : bool
-        Only a few blocks of each task, and what they need.
-    dry_run : bool
-        Show what would run.
-    quiet : bool
-        Only errors from Snakemake.
-    snakemake_arguments : tuple of str
-        Passed on as they are.
-    python_path : tuple of str
-        Folders in which jobs look for modules first.
-    """
-
-    cores: int = 1
-    profile: str = ""
-    target: Target = Target.LOCAL
-    rebatch: bool = False
-    explicit: bool = False
-    roi: Box | None = None
-    probe: bool = False
-    dry_run: bool = False
-    quiet: bool = False
-    snakemake_arguments: tuple[str, ...] = ()
-    python_path: tuple[str, ...] = ()
-
-
-def to_pipeline(source: Source) -> Pipeline:
-    """Return the pipeline of a YAML file, of tasks, or the pipeline itself.
-
-    Raises
-    ------
-    SpecError
-        With every problem of the description.
-    """
-    if isinstance(source, Pipeline):
-        return source
-    if isinstance(source, str | Path):
-        return load_pipeline(source)
-    tasks = [source] if isinstance(source, Task) else list(source)
-    folder = Path.cwd()
-    return Pipeline.from_tasks(tasks, folder=folder, run_directory=folder / "blocks")
-
-
-def make_plan(
-    source: Source,
-    *,
-    target: Target | str = Target.LOCAL,
-    before: Plan | None = None,
-) -> Plan:
-    """Return the plan of a pipeline, of tasks, or of a pipeline.yaml; writes nothing.
-
-    Parameters
-    ----------
-    source : Pipeline, Task, sequence of Task, or path of a pipeline.yaml
-        What to plan.
-    target : {"local", "cluster"}
-        Where jobs will run; decides ``blocks_per_job: auto``.
-    before : Plan, optional
-        A plan whose resolved batches are kept.
-
-    Raises
-    ------
-    SpecError
-        With every problem of the description.
-    PlanError
-        If the tasks cannot be planned together.
-    """
-    pipeline = to_pipeline(source)
-    problems = _run_directory_problems(pipeline)
-    for task in pipeline.tasks:
-        problems += _function_problems(pipeline, task)
-    if problems:
-        raise SpecError(problems)
-    return plan_pipeline(
-        pipeline,
-        facts={t.task_id: facts_of(t.process_function, pipeline.folder) for t in pipeline.tasks},
-        target=Target(target),
-        run_directory=os.path.relpath(pipeline.run_directory, pipeline.folder),
-        base=os.path.relpath(pipeline.folder, pipeline.run_directory),
-        before=before,
-    )
-
-
-def check_pipeline(source: Source, *, target: Target | str = Target.LOCAL) -> tuple[Plan, Proof]:
-    """Return the plan of a pipeline, and what is proved of it or stands against it.
-
-    Raises
-    ------
-    SpecError, PlanError
-        As :func:`make_plan`.
-    """
-    pipeline = to_pipeline(source)
-    plan = make_plan(pipeline, target=target)
-    return plan, check_plan(plan, pipeline.tasks)
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A proved plan that may take the place of the one in the run directory; not written yet.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-        What was planned.
-    plan : Plan
-        The plan.
-    text : str
-        The Snakefile.
-    old : Plan or None
-        The plan in place, if any.
-    in_place : bytes
-        Its file.
-    """
-
-    pipeline: Pipeline
-    plan: Plan
-    text: str
-    old: Plan | None
-    in_place: bytes
-
-    @classmethod
-    def of(cls, pipeline: Pipeline, options: Options) -> _Draft:
-        """Plan, and refuse what is not proved.
-
-        Raises
-        ------
-        SpecError
-            With every violation.
-        """
-        root = pipeline.run_directory
-        in_place = _content(RunPaths(root).plan)
-        old = Plan.load(root) if in_place else None
-        before = None if options.rebatch else old
-        plan = make_plan(pipeline, target=options.target, before=before)
-        violations = check_plan(plan, pipeline.tasks).violations
-        if violations:
-            raise SpecError([f"{pipeline.name}: {violation}" for violation in violations])
-        layout = explicit_snakefile if options.explicit else snakefile
-        return cls(pipeline, plan, layout(plan, version=_version()), old, in_place)
-
-    def write(self) -> Plan:
-        """Make missing outputs and move state under the plan; the caller holds the run lock.
-
-        Raises
-        ------
-        BusyError
-            While a job of this run directory is going on, or if it was planned anew meanwhile.
-        """
-        root = self.pipeline.run_directory
-        refuse_running(root)
-        if _content(RunPaths(root).plan) != self.in_place:
-            raise BusyError(f"{root}: somebody else planned here just now; try again")
-        missing = {
-            array.path: (task.name, array)
-            for task in self.plan.tasks.values()
-            for array in (write.array for write in task.writes.values())
-            if not (self.pipeline.folder / array.path).exists()
-        }
-        move_state(self.old, self.plan, root, pickles(self.pipeline))
-        for name in {name for name, _ in missing.values()} if self.old else ():
-            reset_blocks(self.plan, root, name)  # what was done is gone with the array
-        for _, array in missing.values():
-            create(array, self.pipeline.folder)
-        return self.plan
-
-
-def _content(path: Path) -> bytes:
-    """Return what a file holds, nothing if there is none."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-
-
-def _run_directory_problems(pipeline: Pipeline) -> list[str]:
-    """Return why Snakefiles cannot name the run directory, or state would mix with data."""
-    root, place = pipeline.run_directory, f"{pipeline.name}: run_directory"
-    if pipeline.folder.resolve().is_relative_to(root.resolve()):
-        return [f"{place}: {root} holds the pipeline itself; name a folder of its own"]
-    name = os.path.relpath(root, pipeline.folder)
-    wrong = sorted({c for c in name if c in '{}"\\*?[]$`' or not c.isprintable()})
-    if wrong:
-        return [f"{place}: {name!r} has {' '.join(map(repr, wrong))} in it; choose a plain name"]
-    return []
-
-
-def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:
-    named = {
-        "function": task.process_function,
-        "check": task.checks[0],
-        "check.after": task.checks[1],
-    }
-    return [
-        f"task {task.task_id}: {key}: {text}"
-        for key, name in named.items()
-        if isinstance(name, str) and (text := missing_function(name, pipeline.folder))
-    ]
-
-
-def generate(
-    source: Source, *, output: Path | None = None, options: Options | None = None
-) -> tuple[Plan, Path]:
-    """Plan, make missing outputs, move state under the plan and write the Snakefile.
-
-    Parameters
-    ----------
-    source : as for :func:`make_plan`
-    output : Path, optional
-        The Snakefile; default: ``Snakefile`` beside the pipeline.yaml, or in the run directory of
-        tasks of a Python program.
-    options : Options, optional
-        Layout and target.
-
-    Returns
-    -------
-    tuple of (Plan, Path)
-        The plan, and the Snakefile that was written.
-
-    Raises
-    ------
-    BusyError
-        While a job of this run directory, or another `run`, is going on.
-    """
-    pipeline, options = to_pipeline(source), options or Options()
-    path = _snakefile_path(pipeline, output)
-    draft = _Draft.of(pipeline, options)
-    with _run_lock(pipeline.run_directory, pipeline.folder):
-        return _generate(draft, path), path
-
-
-def _snakefile_path(pipeline: Pipeline, output: Path | None = None) -> Path:
-    """Return where the Snakefile goes, unless somebody else's stands there."""
-    default = pipeline.folder if pipeline.name != "python" else pipeline.run_directory
-    path = output or default / "Snakefile"
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file")
-    first = _content(path).partition(b"\n")[0].decode(errors="replace")
-    whose = re.fullmatch(rf"{MADE_BY} \S+ from (.*), plan \w+\.", first)
-    if path.exists() and (whose is None or whose[1] != pipeline.name):
-        by = f"was made from {whose[1]}" if whose else "was not made by snakemake-blocks"
-        raise InputError(
-            f"{path}: {by}; move it, or write to another file with `snakemake-blocks generate -o`"
-        )
-    return path
-
-
-@contextmanager
-def _run_lock(root: Path, folder: Path) -> Iterator[None]:
-    """Hold the run directory, and clear Snakemake's books in ``folder`` of a run that was killed.
-
-    It is done at once: who takes the lock of a dead run over is the only one to know of it.
-    """
-    with held(RunPaths(root).lock, os.environ, what=f"run directory {root}") as lock:
-        if lock.taken_over_from is not None:
-            unlock(folder, root)
-        unmark(folder, root)
-        yield
-
-
-def _generate(draft: _Draft, path: Path) -> Plan:
-    """Write state and Snakefile; the caller holds the run lock."""
-    plan = draft.write()
-    write_atomically(path, draft.text.encode())
-    environment = path.parent / "envs" / "blocks.yaml"
-    if not environment.exists():
-        write_atomically(environment, conda_environment(_version()).encode())
-    return plan
-
-
-def prepare(pipeline: Pipeline) -> Plan:
-    """Plan, make missing outputs and move state, without a Snakefile: what a module needs.
-
-    Raises
-    ------
-    BusyError
-        While a job of this run directory is going on.
-    """
-    draft = _Draft.of(pipeline, Options())
-    with _run_lock(pipeline.run_directory, pipeline.folder):
-        return draft.write()
-
-
-def _version() -> str:
-    return version("snakemake-blocks")
+__all__ = ["check_task_context", "exit_status", "reset_run", "run_pipeline", "stop_run"]
 
 
 def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
@@ -366,14 +43,14 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
         says, not what the exit status says.
     """
     pipeline = to_pipeline(source)
-    path = _snakefile_path(pipeline)
+    path = snakefile_path(pipeline)
     asked = _asked(pipeline, options)
-    draft = _Draft.of(asked, options)
+    draft = Draft.of(asked, options)
     folder = pipeline.folder
     arguments = _arguments(options, folder, path)
     root = pipeline.run_directory
-    with _run_lock(root, folder):
-        plan = _generate(draft, path)
+    with run_lock(root, folder):
+        plan = draft.write_all(path)
         RunPaths(root).drain.unlink(missing_ok=True)
         status = run_snakemake(
             arguments,
@@ -383,16 +60,16 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
         )
         state = read_status(plan, root)
         if asked is not pipeline:  # the whole plan comes back; what the pilot did counts in it
-            _generate(_Draft.of(pipeline, options), path)
+            Draft.of(pipeline, options).write_all(path)
         return status, state
 
 
 def _asked(pipeline: Pipeline, options: Options) -> Pipeline:
     """Return the pipeline with the blocks that are asked for."""
     if options.roi is not None:
-        return pilot(pipeline, _Draft.of(pipeline, options).plan, options.roi)
+        return pilot(pipeline, Draft.of(pipeline, options).plan, options.roi)
     if options.probe:
-        return probe(pipeline, _Draft.of(pipeline, options).plan)
+        return probe(pipeline, Draft.of(pipeline, options).plan)
     return pipeline
 
 
@@ -427,22 +104,6 @@ def _arguments(options: Options, folder: Path, path: Path) -> list[str]:
     return arguments + list(options.snakemake_arguments)
 
 
-def load_plan(path: Path) -> tuple[Plan, Path]:
-    """Return the plan of a run directory, and the directory.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
-    root = path if RunPaths(path).plan.exists() else path / "blocks"
-    if not RunPaths(root).plan.exists():
-        raise InputError(
-            f"{path}: no plan.json here or in {root}; generate or run a pipeline first"
-        )
-    return Plan.load(root), root
-
-
 def stop_run(root: Path) -> str:
     """Let running blocks finish and start nothing new; return what was done."""
     write_atomically(RunPaths(root).drain, b"")
@@ -465,7 +126,7 @@ def reset_run(
     BusyError
         While anything runs in this run directory.
     """
-    with _run_lock(root, root / plan.base):
+    with run_lock(root, root / plan.base):
         refuse_running(root)
         return reset_blocks(plan, root, task, roi=roi, only_failed=only_failed)
 

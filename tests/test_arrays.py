@@ -27,9 +27,9 @@ from snakemake_blocks.arrays import (
 )
 from snakemake_blocks.box import Box
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.generating import generate
 from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.plan import Plan
-from snakemake_blocks.running import generate
 from snakemake_blocks.task import Read
 
 SPACE = ["space", "space"]

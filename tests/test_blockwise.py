@@ -15,9 +15,9 @@ import snakemake_blocks as sb
 from snakemake_blocks import blockwise
 from snakemake_blocks.blockwise import RunResult, TaskState, run_blockwise
 from snakemake_blocks.errors import SpecError
+from snakemake_blocks.generating import Options
 from snakemake_blocks.launch import INTERRUPTED
 from snakemake_blocks.pipeline import Pipeline
-from snakemake_blocks.running import Options
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 
 

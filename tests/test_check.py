@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.check import Proof, check_plan
+from snakemake_blocks.check import check_plan
 from snakemake_blocks.dependencies import needed_jobs
 from snakemake_blocks.errors import PlanError, SpecError
 from snakemake_blocks.meetings import _along, _Use
@@ -27,6 +27,7 @@ from snakemake_blocks.phases import Phases
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.planning import plan_pipeline
+from snakemake_blocks.proof import Proof
 from snakemake_blocks.spans import context_of, sharing_of
 from snakemake_blocks.task import Read, Task, Write
 

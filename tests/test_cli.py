@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from project import Project
 from skimage.io import imread
 
-from snakemake_blocks import running
+from snakemake_blocks import generating
 from snakemake_blocks.cli import main
 
 FUNCTIONS = """
@@ -153,7 +153,7 @@ class TestWrongUse:
         def interrupted(*_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(running, "check_plan", interrupted)
+        monkeypatch.setattr(generating, "check_plan", interrupted)
         assert stored.cli("plan", "pipeline.yaml").exit_code == 130
 
     @pytest.mark.parametrize(

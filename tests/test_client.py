@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -55,6 +56,16 @@ START = """
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.chdir(tmp_path)
     return Scene(tmp_path)
+
+
+@pytest.fixture
+def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where workers make the pipes to their scripts."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 def loop(scene: Scene, body: str, **more: object) -> None:
@@ -300,12 +311,13 @@ class TestScripts:
         (scene.folder / "script.py").write_text("import no_such_module")
         assert "CalledProcessError" in scene.run().stopped
 
-    def test_a_timeout_ends_the_script(self, scene: Scene) -> None:
+    def test_a_timeout_ends_the_script(self, scene: Scene, pipes: Path) -> None:
         body = "note(block); import time; time.sleep(600 * (block.index[0] == 3))"
         script(scene, body, timeout=1.0)
         result = scene.run()
         assert (result.done, result.failed) == (5, 1)
         assert all(process_start(int(call[1])) is None for call in scene.calls)
+        assert not list(pipes.iterdir())
 
     def test_two_scripts_at_once_are_refused(
         self, scene: Scene, capfd: pytest.CaptureFixture[str]
@@ -342,6 +354,20 @@ class TestScripts:
             raise AssertionError("it lives on")
         process.kill()
         process.wait()
+
+    def test_pipes_of_a_dead_job_are_removed_by_the_next_one(
+        self, scene: Scene, pipes: Path
+    ) -> None:
+        first = "block.index[0] == 0 and attempts(block) == 1"
+        script(scene, f"note(block); import time; time.sleep(600 * ({first}))")
+        process = subprocess.Popen([sys.executable, "-c", RUN.format(folder=str(scene.folder))])
+        while not scene.calls:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        assert len(list(pipes.iterdir())) == 1
+        assert scene.run().complete
+        assert not list(pipes.iterdir())
 
 
 RUN = """

@@ -139,7 +139,7 @@ class TestSamples:
     def test_are_spread_over_rows_and_columns(self, project: Project) -> None:
         """Every fourth of 8 x 8 blocks would be in two columns."""
         from snakemake_blocks.context_check import _samples
-        from snakemake_blocks.running import make_plan
+        from snakemake_blocks.generating import make_plan
 
         path, _ = task(project, "mean", params={"sizes": 1}, shape=(48, 48))
         planned = make_plan(path).tasks["t"]
@@ -150,7 +150,7 @@ class TestSamples:
 
     def test_are_blocks_that_the_mask_keeps(self, project: Project) -> None:
         from snakemake_blocks.context_check import _samples
-        from snakemake_blocks.running import make_plan
+        from snakemake_blocks.generating import make_plan
 
         mask = np.zeros(SHAPE, "uint8")
         mask[0, 0] = mask[-1, -1] = mask[0, -1] = 1

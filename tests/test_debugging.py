@@ -13,8 +13,8 @@ from funlib.geometry import Roi
 
 from snakemake_blocks.debugging import find_block, run_one_block
 from snakemake_blocks.errors import BusyError, InputError
+from snakemake_blocks.generating import make_plan
 from snakemake_blocks.locks import held
-from snakemake_blocks.running import make_plan
 from snakemake_blocks.task import Task
 
 

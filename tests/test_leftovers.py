@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from project import BIN, Project
 
+from snakemake_blocks.generating import generate, load_plan, prepare, to_pipeline
 from snakemake_blocks.leftovers import unlock, unmark
 from snakemake_blocks.locks import Holder
 from snakemake_blocks.paths import RunPaths
-from snakemake_blocks.running import generate, load_plan, prepare, reset_run, to_pipeline
+from snakemake_blocks.running import reset_run
 
 ROOT = Path("blocks")
 LOCKS = Path(".snakemake/locks")

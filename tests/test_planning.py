@@ -20,8 +20,8 @@ from test_task import array, make_task, roi
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.batching import Target
 from snakemake_blocks.errors import PlanError, SpecError
+from snakemake_blocks.generating import make_plan, to_pipeline
 from snakemake_blocks.planning import FunctionFacts, pickles, plan_pipeline
-from snakemake_blocks.running import make_plan, to_pipeline
 from snakemake_blocks.task import Read, Task, Write
 
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from test_plan import line, plan_of
 
-from snakemake_blocks.check import Proof
 from snakemake_blocks.estimates import Estimate
 from snakemake_blocks.failures import Failure
+from snakemake_blocks.proof import Proof
 from snakemake_blocks.report import print_plan, print_proof, print_status
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 

@@ -11,9 +11,9 @@ import pytest
 from project import Project
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.generating import generate
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.rules import Rules, all_resources, prepare_environment
-from snakemake_blocks.running import generate
 from snakemake_blocks.stopping import CONDUCTOR
 
 

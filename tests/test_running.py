@@ -10,21 +10,15 @@ import pytest
 from funlib.geometry import Roi
 from project import Project
 
-from snakemake_blocks import running
+from snakemake_blocks import generating
 from snakemake_blocks.errors import BusyError, InputError, SpecError
+from snakemake_blocks.generating import Options, check_pipeline, generate, load_plan, make_plan
 from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.launch import INTERRUPTED
 from snakemake_blocks.locks import held
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
-from snakemake_blocks.running import (
-    Options,
-    check_pipeline,
-    exit_status,
-    generate,
-    load_plan,
-    make_plan,
-)
+from snakemake_blocks.running import exit_status
 from snakemake_blocks.status import RunStatus, State, TaskStatus, read_status
 from snakemake_blocks.task import Task
 
@@ -133,8 +127,8 @@ class TestGenerate:
             RunPaths(ROOT).plan.write_bytes(RunPaths(ROOT).plan.read_bytes() + b"\n")
             return check(*arguments)
 
-        check = running.check_plan
-        monkeypatch.setattr(running, "check_plan", check_slowly)
+        check = generating.check_plan
+        monkeypatch.setattr(generating, "check_plan", check_slowly)
         with pytest.raises(BusyError, match="somebody else planned here just now; try again"):
             generate(counting.pipeline)
 

@@ -12,7 +12,7 @@ import pytest
 from project import BIN, Project
 
 from snakemake_blocks.errors import InputError, PlanError, SpecError
-from snakemake_blocks.running import Options, generate, make_plan
+from snakemake_blocks.generating import Options, generate, make_plan
 from snakemake_blocks.snakefile import COMMAND, conda_environment, explicit_snakefile, snakefile
 
 ROOT = Path(__file__).parents[1]

@@ -8,13 +8,13 @@ import pytest
 from project import Project
 
 from snakemake_blocks.box import Box
+from snakemake_blocks.generating import generate
 from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.judgement import block_fingerprints
 from snakemake_blocks.ledger import Event, Ledger, first_block
 from snakemake_blocks.locks import Holder, Lock
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
-from snakemake_blocks.running import generate
 from snakemake_blocks.status import RunStatus, State, read_status
 
 ROOT = Path("blocks")

@@ -10,12 +10,12 @@ import pytest
 from project import Project
 
 from snakemake_blocks.box import Box
+from snakemake_blocks.generating import generate
 from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.ledger import first_block, read_records, write_records
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.resetting import reset_blocks
-from snakemake_blocks.running import generate
 from snakemake_blocks.verify import Verification, verify_run
 
 ROOT = Path("blocks")

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.running import Options, exit_status, load_plan, run_pipeline
+from snakemake_blocks.generating import Options, load_plan
+from snakemake_blocks.running import exit_status, run_pipeline
 
 __all__ = ["check_demo", "run_demo", "write_demo"]
 
