@@ -162,6 +162,7 @@ def run(
     """Plan and run PIPELINE; ends with a summary. Exit status 0 only if every block is done."""
     from snakemake_blocks.batching import Target
     from snakemake_blocks.generating import Options
+    from snakemake_blocks.launch import INTERRUPTED
     from snakemake_blocks.report import print_status, probe_text
     from snakemake_blocks.running import exit_status, run_pipeline
 
@@ -183,6 +184,8 @@ def run(
         status, state = report.snakemake, report.state
     else:
         status, state = run_pipeline(pipeline, options)
+    if status == INTERRUPTED:
+        click.echo("interrupted; what is done is recorded, and the same command goes on", err=True)
     if not dry_run:
         print_status(state, _console())
         if probe:
@@ -238,7 +241,12 @@ def status(run_directory: Path, as_json: bool, watch: bool, table: Path | None) 
 @_command("snakemake-blocks check-context pipeline.yaml smooth --context 10")
 @click.argument("pipeline", type=_EXISTING)
 @click.argument("task")
-@click.option("--context", multiple=True, type=int, help="Try this one; once, or once per axis.")
+@click.option(
+    "--context",
+    multiple=True,
+    type=int,
+    help="Try this one; once, or once per axis: --context 40 --context 8.",
+)
 @click.option("--samples", default=16, show_default=True, help="Blocks to look at.")
 @click.option("--tolerance", default=1e-5, show_default=True, help="Relative to the results.")
 def check_context(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
 from snakemake_blocks.check import check_plan
 from snakemake_blocks.errors import BusyError, InputError, SpecError
+from snakemake_blocks.identity import differences
 from snakemake_blocks.leftovers import unlock, unmark
 from snakemake_blocks.locks import held
 from snakemake_blocks.moving import move_state, refuse_running
@@ -221,12 +223,22 @@ class Draft:
             for array in (write.array for write in task.writes.values())
             if not (self.pipeline.folder / array.path).exists()
         }
+        for line in self.changes():
+            print(line, file=sys.stderr, flush=True)
         move_state(self.old, self.plan, root, pickles(self.pipeline))
         for name in {name for name, _ in missing.values()} if self.old else ():
             reset_blocks(self.plan, root, name)  # what was done is gone with the array
         for _, array in missing.values():
             create(array, self.pipeline.folder)
         return self.plan
+
+    def changes(self) -> Iterator[str]:
+        """Yield why earlier results of a task will not count: what of it is another now."""
+        for name, task in self.plan.tasks.items():
+            before = self.old.tasks.get(name) if self.old else None
+            if before is not None and before.fingerprint != task.fingerprint:
+                what = "; ".join(differences(before.identity, task.identity))
+                yield f"{name}: {what}; its blocks run again"
 
     def write_all(self, path: Path) -> Plan:
         """Do the same, and write the Snakefile to ``path``; the caller holds the run lock."""

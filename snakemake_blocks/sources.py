@@ -81,6 +81,14 @@ def call_problems(
     given = {f"reads.{n}": n for n in reads} if call is Call.ARRAYS else {}
     given_params = {f"params.{n}": n for n in params}
     first = call is Call.BLOCK
+    if first and (argument := _first_argument(node)) in reads:
+        return [
+            (
+                "call",
+                f"is block, so {name} would get the block as {argument}, which is the name of an "
+                "array in reads; use call: arrays, or give the argument another name",
+            )
+        ]
     if not isinstance(node, ast.ClassDef):
         signature = _Signature.of(node, skip=int(first))
         return signature.problems(name, given | given_params, call) if signature else []
@@ -89,6 +97,17 @@ def call_problems(
     found = signature.problems(f"{name}.__init__", given_params) if signature else []
     signature = _Signature.of(called, skip=1 + first) if call is not Call.WORKER else None
     return found + (signature.problems(f"{name}.__call__", given, call) if signature else [])
+
+
+def _first_argument(node: _Definition | None) -> str:
+    """Return the name of what a block is given as; empty if it is not known."""
+    at = 0
+    if isinstance(node, ast.ClassDef):
+        node, at = _method(node, "__call__"), 1
+    if not isinstance(node, ast.FunctionDef) or node.decorator_list:
+        return ""
+    names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+    return names[at] if len(names) > at else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,8 @@ def _chunks(task: PlannedTask, folder: Path) -> tuple[list[str], int]:
             more = f" and {len(lost) - _LISTED:,} more" if len(lost) > _LISTED else ""
             problems.append(
                 f"{task.name}: {len(lost):,} of {seen:,} chunks of {array.path} are missing: "
-                f"{', '.join(lost[:_LISTED])}{more}"
+                f"{', '.join(lost[:_LISTED])}{more}; "
+                "`snakemake-blocks reset` has the blocks made anew"
             )
     return problems, count
 

@@ -140,7 +140,7 @@ class WorkerContext:
         """Go on with another job of the same task, in the worker."""
         ledger, lock, holder, self.failures, self.log, output = pickle.loads(order[len(ORDER) :])
         self.ledger.close()
-        self.ledger = Ledger(ledger, self.ledger.first)
+        self.ledger = Ledger(ledger, self.ledger.first, self.ledger.source)
         self.lock = Lock(lock, holder, self.lock.lease)
         self.mark()
         print_to(output)

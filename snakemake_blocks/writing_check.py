@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.dependencies import JobGrid
 from snakemake_blocks.gaps import first_gap
@@ -44,10 +46,21 @@ def check_writing(s: Subject) -> None:
             )
     if s.refused == before:
         masked = f", {task.num_masked:,} masked blocks apart" if task.num_masked else ""
+        arrays = [write.array for write in task.writes.values()]
         s.prove(
-            f"{task.num_blocks:,} blocks in {task.num_jobs:,} jobs write every voxel of "
+            f"{task.num_blocks:,} blocks{_voxels_text(grid, arrays)} in {task.num_jobs:,} jobs "
+            "write every voxel of "
             f"{as_span(grid.extent.intersect(s.roi))} exactly once{masked}"
         )
+
+
+def _voxels_text(grid: Grid, arrays: Sequence[ArrayInfo]) -> str:
+    """Return how large blocks are in voxels, where these are not of size 1."""
+    size = arrays[0].voxel_size if arrays else ()
+    if all(v == 1 for v in size):
+        return ""
+    voxels = (step // v for step, v in zip(grid.block_size, size, strict=True))
+    return f" of {' x '.join(map(str, voxels))} voxels"
 
 
 def _tiles(axis: Axis) -> bool:

@@ -145,6 +145,16 @@ def test_misaligned_shards_are_refused_in_world_units() -> None:
     )
 
 
+def test_blocks_are_told_in_voxels_too() -> None:
+    """A block size that was meant in voxels shows."""
+    fine = array("x", (128, 256), voxel_size=(8, 4), chunks=(8, 16))
+    proof = proof_of(task("t", fine.roi, (64, 64), writes={"x": fine}, conflict=False))
+    assert proof.proved[0] == (
+        "t: 256 blocks of 8 x 16 voxels in 256 jobs write every voxel of (0, 0) to (1024, 1024) "
+        "exactly once"
+    )
+
+
 def test_a_roi_that_begins_inside_a_chunk_is_told_apart_from_a_wrong_block_size() -> None:
     wrong = task("t", Box((16, 0), (512, 512)), (64, 96), writes={"x": RAW}, fit="shrink")
     assert only(proof_of(replace(wrong, chunks="refuse")).violations) == (

@@ -150,6 +150,7 @@ class TestEnds:
             run.send_signal(number)
         out, _ = run.communicate(timeout=25)
         assert run.returncode == 130, out
+        assert "interrupted; what is done is recorded, and the same command goes on" in out
         assert ours(slow) == []
         assert holder_of(RunPaths(ROOT).lock) is None
         finish(slow, before)

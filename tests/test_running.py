@@ -101,6 +101,19 @@ class TestGenerate:
         anew, _ = generate(counting.pipeline, options=Options(rebatch=True))
         assert batch(anew) == (5,)
 
+    def test_says_why_results_will_not_count(
+        self, counting: Project, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        generate(counting.pipeline)
+        generate(counting.pipeline)
+        assert capsys.readouterr().err == ""
+        text = counting.pipeline.read_text().replace("block_size:", "context: 3\n    block_size:")
+        counting.pipeline.write_text(text)
+        generate(counting.pipeline)
+        told = capsys.readouterr().err
+        assert told.startswith("count: context")
+        assert told.endswith("was [0]; its blocks run again\n") and told.count("\n") == 1
+
     def test_is_refused_while_a_job_runs(self, counting: Project) -> None:
         generate(counting.pipeline)
         before = (counting.folder / "Snakefile").read_bytes()

@@ -161,6 +161,14 @@ class TestCallProblems:
             "reads.raw": "functions:Model.__call__ has no argument of this name; it takes block"
         }
 
+    def test_a_block_where_arrays_were_meant(self, folder: Path) -> None:
+        assert said(folder, "loads", Call.BLOCK, "raw mask") == {
+            "call": "is block, so functions:loads would get the block as raw, which is the name of "
+            "an array in reads; use call: arrays, or give the argument another name"
+        }
+        assert said(folder, "Model", Call.BLOCK, "raw block", "path")["call"].startswith("is block")
+        assert said(folder, "plain", Call.BLOCK, "raw mask", "window") == {}
+
     def test_a_function_without_a_block(self, folder: Path) -> None:
         assert said(folder, "no_block", Call.BLOCK) == {
             "function": "functions:no_block takes no block; add the argument, or use call: worker"

@@ -12,7 +12,9 @@ from faults import Scene, line
 
 from snakemake_blocks.errors import BlocksError
 from snakemake_blocks.launch import start_warm_host
+from snakemake_blocks.ledger import read_records, source_mark
 from snakemake_blocks.plan import Job
+from snakemake_blocks.planning import FunctionFacts
 from snakemake_blocks.processes import process_start
 from snakemake_blocks.warm import WarmHost
 
@@ -90,6 +92,17 @@ class TestJobs:
         assert len(running.crews) == 1
         assert len(Path("built.txt").read_text().split()) == 1
         assert all(Path(running.sentinel(n)).exists() for n in range(6))
+
+    def test_records_say_which_source_made_them(self, scene: Scene, running: Running) -> None:
+        """Also those of jobs that a worker goes on with."""
+        scene.facts = {"task": FunctionFacts(source="0123456789abcdef")}
+        scene.plan(line(function="functions:Model", shape=(6,), blocks_per_job=1))
+        for n in range(3):
+            running.run(n)
+        task = scene.in_place.tasks["task"]
+        made = [read_records(scene.ledger(index=(n,)), (0,))["source"].tolist() for n in range(3)]
+        assert source_mark(task.source) != 0
+        assert {mark for marks in made for mark in marks} == {source_mark(task.source)}
 
     def test_each_log_holds_what_its_job_printed(self, running: Running) -> None:
         for n in range(3):
