@@ -105,6 +105,13 @@ class RunResult(Mapping[str, TaskState]):
     def __bool__(self) -> bool:
         return self.status.complete
 
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name}: {task.completed_count:,} of {task.total_block_count:,} blocks done, "
+            f"{task.failed_count:,} failed, {task.orphaned_count:,} orphaned"
+            for name, task in self.items()
+        )
+
 
 def run_blockwise(
     tasks: Sequence[Task] | Task,

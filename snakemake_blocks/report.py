@@ -138,7 +138,8 @@ def context_text(report: ContextReport) -> str:
     text = (
         f"a context of {_per_axis(report.context)} {verdict}: with {_per_axis(report.reference)} "
         f"the results of {report.samples:,} of {report.blocks:,} blocks differ by "
-        f"{report.difference:.1e} at most (limit {report.tolerance:.1e})"
+        f"{report.difference:.1e} at most (limit {report.tolerance:.1e}; for labels, the share of "
+        "voxels that differ)"
     )
     if report.enough is None:
         return text + "; they keep changing with the context, so no context in reach is enough"

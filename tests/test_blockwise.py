@@ -49,6 +49,10 @@ class TestRunResult:
         assert not RunResult(bad, tmp_path)
         assert list(RunResult(bad, tmp_path)) == ["a", "b"]
         assert RunResult(bad, tmp_path)["b"].orphaned_count == 1
+        assert str(RunResult(bad, tmp_path)) == (
+            "a: 2 of 2 blocks done, 0 failed, 0 orphaned\n"
+            "b: 1 of 2 blocks done, 0 failed, 1 orphaned"
+        )
 
 
 def task(name: str, function: Any, **more: Any) -> sb.Task:

@@ -103,3 +103,15 @@ def test_what_waits_is_given_back_when_a_job_fails(project: Project) -> None:
     assert project.blocks("verify").returncode == 0
     calls = len((project.folder / "calls.txt").read_text().split("\n")) - 1
     assert calls == 401
+
+
+def test_of_many_failed_jobs_only_some_are_named(project: Project) -> None:
+    """The summary tells of the others; a line each would hide it."""
+    text = project.pipeline.read_text().replace("- 400", "- 30").replace(":count", ":fail")
+    project.pipeline.write_text(text)
+    project.functions("def fail(block): raise ValueError('dark')")
+    run = project.blocks("run", "pipeline.yaml", "--cores", "2")
+    assert run.returncode == 1
+    assert run.stderr.count("a job failed: ") == 10
+    assert run.stderr.count("more jobs failed; `snakemake-blocks status` tells which") == 1
+    assert "count: 30 failed" in run.stdout and "ValueError: dark" in run.stdout

@@ -29,6 +29,8 @@ class LogHandlerSettings(LogHandlerSettingsBase):  # type: ignore[misc]
     )
 
 
+# Failed jobs that are named.
+_NAMED = 10
 _ERRORS = (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR, LogEvent.ERROR)
 
 
@@ -52,9 +54,7 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         if event == LogEvent.JOB_INFO and self._view is None and not self._is_quiet:
             self._start(getattr(record, "output", []))
         if event == LogEvent.JOB_ERROR and self._is_ours(record):
-            if record.output[0] not in self._failed:
-                self._failed.add(record.output[0])
-                self._say(f"a job failed: {record.output[0]}, log: {record.log[0]}")
+            self._say_failed(record.output[0], record.log[0])
         elif event in _ERRORS or record.levelno >= logging.WARNING:
             self._say(self._text.format(record))
 
@@ -63,6 +63,16 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         """Tell whether a failed job is one of blocks; its log and the summary say the rest."""
         shell = str(getattr(record, "shellcmd", ""))
         return shell.startswith("snakemake-blocks work ") and bool(getattr(record, "log", None))
+
+    def _say_failed(self, output: str, log: str) -> None:
+        """Name a failed job, once; of many the summary at the end tells by cause."""
+        if output in self._failed:
+            return
+        self._failed.add(output)
+        if len(self._failed) <= _NAMED:
+            self._say(f"a job failed: {output}, log: {log}")
+        elif len(self._failed) == _NAMED + 1:
+            self._say("more jobs failed; `snakemake-blocks status` tells which blocks, by cause")
 
     def _start(self, output: list[str]) -> None:
         """Follow the run directory that a job's output lies in, if it is one."""
