@@ -19,6 +19,7 @@ _AHEAD_SECONDS = 0.25
 """How long the jobs that wait here would take; a longer job never waits here."""
 _MOST_AHEAD = 256
 _TOGETHER_SECONDS = 0.1
+_CLOSING_SECONDS = 10.0
 # Weight of the last job in the mean of how long jobs take.
 _RECENT = 0.2
 
@@ -47,7 +48,8 @@ class LookAhead(Generic[Job]):
         self._waiting: deque[tuple[Job, int]] = deque()
         self._running: dict[Job, tuple[int, float]] = {}
         self._mean = _AHEAD_SECONDS * (cores + 1)  # nothing is known: no job shall wait here
-        self._beginning = False
+        # The job that is being begun, and the thread that does it.
+        self._beginning: tuple[Job, int] | None = None
         self._ended: list[Job] = []
         self._closed = False
         self._changed = threading.Condition()
@@ -63,9 +65,10 @@ class LookAhead(Generic[Job]):
     def has_ended(self, job: Job) -> None:
         """Take note that a job has ended, well or not, and begin those that waited for it."""
         with self._changed:
-            cores, since = self._running.pop(job)
-            self._free += cores
-            self._mean += _RECENT * (time.monotonic() - since - self._mean)
+            if job in self._running:
+                cores, since = self._running.pop(job)
+                self._free += cores
+                self._mean += _RECENT * (time.monotonic() - since - self._mean)
             if not self._running:
                 self._changed.notify_all()
         self._begin_next()
@@ -90,21 +93,28 @@ class LookAhead(Generic[Job]):
         return dropped
 
     def close(self) -> None:
-        """Drop what waits, wait for what runs, and tell the rest."""
+        """Drop what waits, wait for what runs, and tell the rest.
+
+        A job that Ctrl-C kept this thread from beginning is not waited for.
+        """
         self.drop()
         with self._changed:
+            if self._beginning is not None and self._beginning[1] == threading.get_ident():
+                self._running.pop(self._beginning[0], None)
+                self._beginning = None
             self._changed.wait_for(lambda: not self._running)
             self._closed = True
             self._changed.notify_all()
-        self._teller.join()
+        self._teller.join(_CLOSING_SECONDS)
 
     def _begin_next(self) -> None:
         while (job := self._take()) is not None:
             try:
                 self._begin(job)
-            finally:
-                with self._changed:
-                    self._beginning = False
+            except Exception:
+                self._beginning = None
+                raise
+            self._beginning = None
 
     def _take(self) -> Job | None:
         """Return the job to begin now, if there are cores for the one that waits longest.
@@ -114,7 +124,7 @@ class LookAhead(Generic[Job]):
         with self._changed:
             if self._beginning or not self._waiting or self._waiting[0][1] > self._free:
                 return None
-            self._beginning = True
+            self._beginning = self._waiting[0][0], threading.get_ident()
             job, cores = self._waiting.popleft()
             self._free -= cores
             self._running[job] = cores, time.monotonic()

@@ -156,6 +156,7 @@ class _Host:
         os.chdir(request["folder"])
         sentinel = Path(request["sentinel"])
         key, plan = self._plan_for(sentinel)
+        self._reap()  # one may have died since, and would get the job
         busy = sum(crew.busy is not None for crew in self._crews)
         self._most_busy = max(self._most_busy, busy + 1)
         idle = [crew for crew in self._crews if crew.busy is None]

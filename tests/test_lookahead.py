@@ -124,6 +124,44 @@ class TestQueue:
         queue.has_ended(1)
         queue.close()
 
+    def test_ctrl_c_while_a_job_begins(self) -> None:
+        """That job never ends; who closes must not wait for it, only for those that began."""
+
+        def begin(job: int) -> None:
+            if job == 1:
+                raise KeyboardInterrupt
+
+        queue: LookAhead[int] = LookAhead(2, begin=begin, tell=print)
+        queue.add(0, 1)
+        with pytest.raises(KeyboardInterrupt):
+            queue.add(1, 1)
+        ending = threading.Timer(0.2, queue.has_ended, [0])
+        ending.start()
+        queue.close()
+        assert ending.finished.is_set(), "the first job was waited for"
+        queue.has_ended(1)  # it had begun after all
+
+    def test_closing_waits_for_a_job_that_another_thread_begins(self) -> None:
+        began, goes_on = threading.Event(), threading.Event()
+
+        def begin(job: int) -> None:
+            began.set()
+            assert goes_on.wait(PATIENCE)
+
+        queue: LookAhead[int] = LookAhead(1, begin=begin, tell=print)
+        beginning = threading.Thread(target=queue.add, args=(0, 1))
+        closing = threading.Thread(target=queue.close)
+        beginning.start()
+        assert began.wait(PATIENCE)
+        closing.start()
+        closing.join(0.1)
+        assert closing.is_alive()
+        goes_on.set()
+        beginning.join(PATIENCE)
+        queue.has_ended(0)
+        closing.join(PATIENCE)
+        assert not closing.is_alive()
+
 
 class TestTelling:
     def test_each_job_once(self, machine: Machine) -> None:
