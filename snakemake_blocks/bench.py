@@ -36,6 +36,8 @@ class Member:
 
     number: int
     pid: int
+    # What it was marked with when it was forked, as are the pipes to its scripts.
+    mark: str
     outbox: Connection
     pulse: Pulse
     batch: Batch
@@ -89,7 +91,7 @@ class Member:
         if self.ended is not None:
             os.close(self.ended)
         if status:
-            remove_pipes(f"*.{self.pid}")
+            remove_pipes(self.mark)
         return os.waitstatus_to_exitcode(status)
 
 
@@ -166,7 +168,9 @@ class Bench:
             _be_worker(replace(context, pulse=pulse), theirs, inherited, supervisor)
         theirs.close()
         self._count += 1
-        return Member(self._count, pid, ours, pulse, np.empty(0, batch_dtype(context.ledger.ndim)))
+        mark = f"{context.lock.holder.token}.{pid}"
+        batch = np.empty(0, batch_dtype(context.ledger.ndim))
+        return Member(self._count, pid, mark, ours, pulse, batch)
 
 
 def _be_worker(

@@ -238,7 +238,7 @@ class Draft:
             before = self.old.tasks.get(name) if self.old else None
             if before is not None and before.fingerprint != task.fingerprint:
                 what = "; ".join(differences(before.identity, task.identity))
-                yield f"{name}: {what}; its blocks run again"
+                yield f"{name}: {what}; earlier results do not count"
 
     def write_all(self, path: Path) -> Plan:
         """Do the same, and write the Snakefile to ``path``; the caller holds the run lock."""

@@ -1,7 +1,7 @@
 """Jobs that Snakemake hands over before there are cores for them, and ended ones told in groups.
 
-Snakemake 9 looks at all jobs of a workflow whenever one ends: with 16,000 jobs 15 ms each time.
-For jobs that are over sooner, an executor therefore asks for more jobs than it has cores, starts
+Snakemake 9 looks at all jobs of a workflow whenever one ends, which of many jobs takes longer than
+a short one runs. For short jobs an executor therefore asks for more jobs than it has cores, starts
 them one after the other, and tells of their ends together.
 """
 
@@ -114,6 +114,7 @@ class LookAhead(Generic[Job]):
             except Exception:
                 self._beginning = None
                 raise
+            # After Ctrl-C, which is no Exception, it stays: `close` needs it.
             self._beginning = None
 
     def _take(self) -> Job | None:

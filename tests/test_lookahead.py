@@ -174,7 +174,8 @@ class TestTelling:
         for job in range(3):
             machine.queue.add(job, 1)
             machine.end(job)
-            machine.until_told(job + 1)
+            assert machine.until_told(job + 1) == list(range(job + 1))
+        assert machine.told == [[0], [1], [2]]
 
     def test_while_enough_jobs_wait_they_are_told_together(self, machine: Machine) -> None:
         for job in range(40):

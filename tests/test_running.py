@@ -112,7 +112,7 @@ class TestGenerate:
         generate(counting.pipeline)
         told = capsys.readouterr().err
         assert told.startswith("count: context")
-        assert told.endswith("was [0]; its blocks run again\n") and told.count("\n") == 1
+        assert told.endswith("was [0]; earlier results do not count\n") and told.count("\n") == 1
 
     def test_is_refused_while_a_job_runs(self, counting: Project) -> None:
         generate(counting.pipeline)
