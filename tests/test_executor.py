@@ -14,7 +14,7 @@ FUNCTIONS = """
 
     def count(block):
         with open("calls.txt", "a") as file: file.write(f"{block.index}\\n")
-        number = sum(1 for _ in open("calls.txt"))
+        number = open("calls.txt").read().splitlines().index(str(block.index)) + 1
         if os.path.exists("bad.txt") and number == 100: raise ValueError("the hundredth")
         time.sleep(0.3 if os.path.exists("bad.txt") and number > 100 else 0.001)
 """
