@@ -18,9 +18,10 @@ from multiprocessing.connection import Connection, Pipe, wait
 import numpy as np
 
 from snakemake_blocks.client import remove_pipes
+from snakemake_blocks.fence import Fence
 from snakemake_blocks.locks import Lease
 from snakemake_blocks.plan import PlannedTask
-from snakemake_blocks.processes import end_tree, process_start
+from snakemake_blocks.processes import end_tree, has_ended
 from snakemake_blocks.queueing import Batch, batch_dtype
 from snakemake_blocks.worker import Pulse, WorkerContext, work_blocks
 
@@ -41,6 +42,7 @@ class Member:
     outbox: Connection
     pulse: Pulse
     batch: Batch
+    fence: Fence
     ledger_end: int = 0
     size: int = 1
     since: float = 0.0
@@ -52,6 +54,8 @@ class Member:
     closed: bool = False
     retiring: float = 0.0
     cause: str = ""
+    # It was ended because its job's lock had not been renewed in time.
+    was_fenced: bool = False
     # Readable when the process has ended, where the system has such a thing.
     ended: int | None = None
 
@@ -62,9 +66,7 @@ class Member:
     @property
     def has_ended(self) -> bool:
         """Whether the process is a zombie: until it is reaped nobody else gets its pid."""
-        if not hasattr(os, "waitid"):
-            return process_start(self.pid) is None
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return has_ended(self.pid)
 
     @property
     def can_go_on(self) -> bool:
@@ -85,6 +87,7 @@ class Member:
 
     def end(self) -> int:
         """End the process and its group; return its exit status, negative for a signal."""
+        self.was_fenced = self.fence.remove(self.pid)
         end_tree(self.pid)
         _, status = os.waitpid(self.pid, 0)
         self.outbox.close()
@@ -113,9 +116,13 @@ class Bench:
     output: str = ""
     private: tuple[Connection, ...] = ()
     lease: Lease = field(default_factory=Lease, init=False)
+    fence: Fence = field(init=False)
     _idle: list[Member] = field(default_factory=list, init=False)
     _task: PlannedTask | None = field(default=None, init=False)
     _count: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.fence = Fence(self.lease)
 
     def get(self, context: WorkerContext, others: list[Member]) -> Member:
         """Return a worker for a job: one that waited, else a new one.
@@ -128,7 +135,7 @@ class Bench:
             Who works on it already.
         """
         if self._task is not context.task:
-            self.close()
+            self._let_go()
         while self._idle:
             member = self._idle.pop()
             if member.can_go_on:
@@ -146,7 +153,11 @@ class Bench:
         return [m for m in members if m not in self._idle]
 
     def close(self) -> None:
-        """End those who wait; they close what they have set up."""
+        """End those who wait, which close what they have set up, and what watches them."""
+        self._let_go()
+        self.fence.close()
+
+    def _let_go(self) -> None:
         for member in self._idle:
             member.dismiss()
         give_up = time.monotonic() + CLOSING_SECONDS
@@ -168,9 +179,10 @@ class Bench:
             _be_worker(replace(context, pulse=pulse), theirs, inherited, supervisor)
         theirs.close()
         self._count += 1
+        self.fence.add(pid)
         mark = f"{context.lock.holder.token}.{pid}"
         batch = np.empty(0, batch_dtype(context.ledger.ndim))
-        return Member(self._count, pid, mark, ours, pulse, batch)
+        return Member(self._count, pid, mark, ours, pulse, batch, self.fence)
 
 
 def _be_worker(

@@ -81,12 +81,15 @@ class Work:
         Folder of pickled functions.
     given : mapping of FunctionRef to callable
         Functions that are at hand, and need not be loaded.
+    guard : callable
+        Called before each store; raises, or does not return, if that is not ours any more.
     """
 
     task: PlannedTask
     folder: Path
     functions: Path
     given: Mapping[FunctionRef, Callable[..., Any]] = field(default_factory=dict)
+    guard: Callable[[], None] = lambda: None
     _call: Callable[..., Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
     _after: Callable[..., Any] | None = field(init=False, repr=False)
@@ -229,6 +232,7 @@ class Work:
             inside = array.voxels(target).shift([-b for b in array.voxels(box).begin])
             lead = (slice(None),) * len(array.channels)
             crop = lead + tuple(slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True))
+            self.guard()
             write_region(self._arrays[f"writes.{name}"], array, target, values[crop])
 
 

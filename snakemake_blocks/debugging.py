@@ -69,8 +69,10 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
     index = find_block(task, block)
     paths = RunPaths(root)
     lock = paths.job_lock(task.slug, task.job_of(index))
-    with held(lock, os.environ, what=f"the job of block {block}"):
-        work = Work(task, root / plan.base, paths.functions.absolute())
+    with held(lock, os.environ, what=f"the job of block {block}") as mine:
+        work = Work(
+            task, root / plan.base, paths.functions.absolute(), guard=lambda: mine.confirm()
+        )
         try:
             work.set_up()
             work.process(task.block(index))

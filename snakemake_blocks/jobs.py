@@ -213,7 +213,7 @@ def run_job(
     """
     paths = RunPaths(root)
     deadline = deadline_of(runtime, attempt=attempt, environment=environment)
-    bench = bench or Bench()
+    bench, is_last = bench or Bench(), bench is None
     holder = Holder.this_process(environment)
     lock = Lock(paths.job_lock(job.task.slug, job.index), holder, bench.lease)
     with StopReasons(paths, environment, deadline) as stops:
@@ -230,6 +230,8 @@ def run_job(
             ) from error
         finally:
             lock.release()
+            if is_last:
+                bench.close()
 
 
 def _acquire(run: _Run) -> None:
@@ -323,7 +325,7 @@ def _run(run: _Run) -> JobResult:
         outcome, failed, orphaned = _run_pool(run, judgement)
         judge.forget(job.task, job.index)
         judgement = judge.judge(job.task, run.members)
-    run.lock.verify()
+    run.lock.assure()
     sentinel = sentinel_for(job, judgement)
     if sentinel is not None:
         sentinel.write(run.paths.sentinel(job.task.slug, job.phase, job.index))

@@ -11,9 +11,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
+from snakemake_blocks.internals import call_sigterm_in_thread
 from snakemake_blocks.leftovers import unlock
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.processes import die_with_parent, group_lives
@@ -25,6 +24,8 @@ INTERRUPTED = 128 + signal.SIGINT
 
 # Jobs that were told to stop have this long before they are killed; longer than their own grace.
 _PATIENCE = 30.0
+# After Ctrl-C running blocks are given up at once: who has not ended after so long will not.
+_INTERRUPT_PATIENCE = 60.0
 _START = "from snakemake_blocks.launch import be_snakemake; be_snakemake()"
 
 
@@ -58,8 +59,12 @@ def run_snakemake(
         command, cwd=folder, env=dict(environment or os.environ), process_group=0
     )
     drain, received = RunPaths(root).drain, list[int]()
+    end = threading.Timer(_INTERRUPT_PATIENCE, _signal_group, (process.pid, signal.SIGKILL))
+    end.daemon = True
 
     def pass_on(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and signal.SIGINT not in received:
+            end.start()
         received.append(number)
         if number != signal.SIGINT and len(received) == 1 and drain.exists():
             process.terminate()
@@ -79,6 +84,7 @@ def run_snakemake(
         status = process.wait()
         gone = _wait_for_group(process.pid)
     finally:
+        end.cancel()
         for number, handler in before:
             signal.signal(number, handler)
         if not gone:
@@ -97,28 +103,8 @@ def be_snakemake() -> None:
     sys.argv[:2] = ["snakemake"]
     from snakemake.cli import main
 
-    _defer_sigterm()
+    call_sigterm_in_thread()
     main()
-
-
-def _defer_sigterm() -> None:
-    """Have Snakemake's handler of SIGTERM called in a thread.
-
-    It takes a lock that is not reentrant. If the signal comes while the main thread holds that
-    lock, as it does while it notes finished jobs, Snakemake 9 waits for itself for ever.
-    """
-    from snakemake.scheduling.job_scheduler import JobScheduler
-
-    handle = JobScheduler.exit_gracefully
-    # Its put may be called from a signal handler, unlike most of what threads have.
-    asked: SimpleQueue[Any] = SimpleQueue()
-
-    def serve() -> None:
-        while True:
-            handle(asked.get())
-
-    threading.Thread(target=serve, daemon=True).start()
-    JobScheduler.exit_gracefully = lambda scheduler, *_: asked.put(scheduler)
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -43,6 +43,8 @@ class Timing:
         A counter that stands still for so long belongs to a dead holder.
     lease : float
         For how long a holder trusts a lock that it last renewed; well below ``standstill``.
+    fence : float
+        So long after the last renewal its workers are ended; between the two.
     heartbeat : float
         Between two renewals.
     poll : float
@@ -51,6 +53,7 @@ class Timing:
 
     standstill: float = 120.0
     lease: float = 60.0
+    fence: float = 90.0
     heartbeat: float = 5.0
     poll: float = 0.2
 
@@ -133,36 +136,58 @@ class Watch:
         Holders that cannot be looked up, and damaged files, have to be asked about again and
         again: they are dead once their counter stood still for long enough.
         """
+        return self.judge(path)[0]
+
+    def judge(self, path: Path) -> tuple[bool, Holder | None]:
+        """Return the same, and of which holder it is said."""
         holder = holder_of(path)
         alive = None if holder is None else is_alive(holder)
         if alive is not None:
-            return not alive
+            return not alive, holder
         if not path.exists():
-            return False
+            return False, holder
         now = time.monotonic()
         key = (holder.token, holder.counter) if holder else ("damaged", 0)
         *before, since = self._seen.get(str(path), (*key, now))
         if tuple(before) != key:
             since = now
         self._seen[str(path)] = (*key, since)
-        return now - since >= TIMING.standstill
+        return now - since >= TIMING.standstill, holder
 
 
 @dataclass(slots=True)
 class Lease:
-    """Until when a lock needs no second look; shared with the processes that are forked later."""
+    """When a lock was last renewed; shared with the processes that are forked later."""
 
     _memory: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8), repr=False)
 
-    def extend(self) -> None:
-        """Trust the lock from now on for as long as nobody can take it over."""
-        struct.pack_into("<d", self._memory, 0, boot_clock() + TIMING.lease)
+    def extend(self, since: float) -> None:
+        """Note a renewal that others may have seen from ``since`` on, by :func:`boot_clock`."""
+        struct.pack_into("<d", self._memory, 0, since)
+
+    def end(self) -> None:
+        """Note that the lock is held no longer."""
+        self.extend(0.0)
+
+    @property
+    def _renewed(self) -> float:
+        since: float = struct.unpack_from("<d", self._memory, 0)[0]
+        return since
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it was extended so recently that nobody can have taken the lock over."""
-        until: float = struct.unpack_from("<d", self._memory, 0)[0]
-        return boot_clock() < until
+        """Whether the lock was renewed so recently that nobody can have taken it over."""
+        return boot_clock() < self._renewed + TIMING.lease
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the lock is held, and others may soon take it over."""
+        return self._renewed > 0 and boot_clock() >= self._renewed + TIMING.fence
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is held no longer, or whoever ends the workers in time has not done so."""
+        return boot_clock() >= self._renewed + (TIMING.fence + TIMING.standstill) / 2
 
 
 @dataclass(slots=True)
@@ -252,6 +277,7 @@ class Lock:
     def _create(self) -> bool:
         """Make the lock file if there is none; false if there is one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        since = boot_clock()
         temporary = self.path.with_name(f".{self.path.name}.{self.holder.token}")
         write_atomically(temporary, self._content(), durable=False)
         try:
@@ -261,7 +287,7 @@ class Lock:
             return False
         finally:
             temporary.unlink(missing_ok=True)
-        self.lease.extend()
+        self.lease.extend(since)
         return True
 
     def _link(self, temporary: Path) -> None:
@@ -277,15 +303,15 @@ class Lock:
 
     def _remove(self, watch: Watch) -> None:
         """Remove the lock of a dead holder; of several observers only one does it."""
-        dead = holder_of(self.path)
         guard = Lock(self.path.with_name(f"{self.path.name}.takeover"), self.holder)
         if not guard._create():
             if watch.is_dead(guard.path):
                 guard.path.unlink(missing_ok=True)
             return
         try:
-            now = holder_of(self.path)
-            if (now and now.token) == (dead and dead.token):
+            # Judged anew: since the last look somebody else may have taken it over.
+            is_dead, dead = watch.judge(self.path)
+            if is_dead and holder_of(self.path) == dead:
                 self.path.unlink(missing_ok=True)
                 self.taken_over_from = dead
         finally:
@@ -311,13 +337,46 @@ class Lock:
         """
         self.verify()
         self._counter += 1
+        # Others may see it from now on, however long the write takes to come back.
+        since = boot_clock()
         try:
             os.pwrite(self._handle, self._digits(), len(self._content()) - _DIGITS)
+            os.fsync(self._handle)
         except OSError as error:
             # Not renewed, so not trusted for longer; and not lost before others may take it.
             print(f"{self.path}: cannot be renewed ({error})", flush=True)
             return
-        self.lease.extend()
+        if not self.lease.is_fresh:
+            self.verify()  # it was long, and somebody may have been about to take it
+        self.lease.extend(since)
+
+    def assure(self) -> None:
+        """Check that the lock is ours and nobody can be about to take it over, in its holder.
+
+        Raises
+        ------
+        LedgerError
+            If it was taken over.
+        """
+        if self.lease.is_fresh:
+            self.verify()
+        else:
+            self.renew()
+
+    def confirm(self) -> None:
+        """Check the same in another process than the one that renews it; wait if that is late.
+
+        Raises
+        ------
+        LedgerError
+            If the lock was taken over, or was not renewed for so long that it may be.
+        """
+        self.verify()
+        while not self.lease.is_fresh:
+            if self.lease.is_lost:
+                raise LedgerError(f"{self.path}: was not renewed in time; this process stops")
+            time.sleep(TIMING.poll)
+            self.verify()
 
     def verify(self) -> None:
         """Check that the lock is still ours.
@@ -340,6 +399,7 @@ class Lock:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+            self.lease.end()
 
 
 @contextlib.contextmanager

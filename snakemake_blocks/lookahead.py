@@ -37,14 +37,21 @@ class LookAhead(Generic[Job]):
         Starts a job without waiting for it; called in whatever thread makes room for it.
     tell : callable
         Takes all jobs that ended well since it was last called; called in a thread of its own.
+    fail : callable
+        Takes what ``tell`` raises; later ends are told nevertheless.
     """
 
     def __init__(
-        self, cores: int, begin: Callable[[Job], None], tell: Callable[[list[Job]], None]
+        self,
+        cores: int,
+        begin: Callable[[Job], None],
+        tell: Callable[[list[Job]], None],
+        fail: Callable[[BaseException], None],
     ) -> None:
         self._cores = self._free = cores
         self._begin = begin
         self._tell = tell
+        self._fail = fail
         self._waiting: deque[tuple[Job, int]] = deque()
         self._running: dict[Job, tuple[int, float]] = {}
         self._mean = _AHEAD_SECONDS * (cores + 1)  # nothing is known: no job shall wait here
@@ -143,4 +150,7 @@ class LookAhead(Generic[Job]):
                 ended, self._ended = self._ended, []
                 if not ended:
                     return
-            self._tell(ended)
+            try:
+                self._tell(ended)
+            except Exception as error:  # without this thread Snakemake would wait for ever
+                self._fail(error)

@@ -29,7 +29,11 @@ _BATCH_SECONDS = 0.02
 _LARGEST_BATCH = 1024
 _SYNC_SECONDS = 1.0
 _LISTEN_SECONDS = 0.5
-_REPLACE_AFTER_FAILURES = 3
+# A worker is replaced if so many blocks in a row fail as, by how often blocks fail otherwise,
+# happens once in a thousand times: a new one has to import and set up everything again, but one
+# whose device is broken fails every block from then on.
+_LEAST_FAILURES = 3
+_UNLIKELY = 1e-3
 _CANARY_BLOCKS = 16
 # Set-ups that fail, or workers that die without having begun a block, one after the other.
 _BARREN_WORKERS = 2
@@ -96,6 +100,7 @@ class Pool:
     _causes: set[str] = field(default_factory=set, init=False)
     _canaries: set[int] = field(default_factory=set, init=False)
     _barren: int = field(default=0, init=False)
+    _failures: int = field(default=0, init=False)
     _renewed: float = field(default=0.0, init=False)
     _synced: float = field(default=0.0, init=False)
 
@@ -114,7 +119,7 @@ class Pool:
             while not self.queue.exhausted and not self._outcome.stopped:
                 self._fill()
                 self._feed()
-                self._listen(_LISTEN_SECONDS)
+                self._listen(min(_LISTEN_SECONDS, TIMING.heartbeat))
                 self._tend()
             if not self._outcome.stopped:
                 self._members = self.bench.keep(self._members, self.context.task)
@@ -199,8 +204,15 @@ class Pool:
             self._grow(member)
             member.batch = member.batch[:0]
             member.waiting = True
-            if member.failures_in_a_row >= _REPLACE_AFTER_FAILURES:
+            if self._has_gone_bad(member):
                 self._retire(member)
+
+    def _has_gone_bad(self, member: Member) -> bool:
+        """Tell whether a worker fails more blocks in a row than chance explains."""
+        others = self._failures - member.failures_in_a_row
+        rate = (others + 1) / (others + self.queue.done + 2)  # rule of succession
+        row = member.failures_in_a_row
+        return row >= _LEAST_FAILURES and rate**row < _UNLIKELY
 
     def _grow(self, member: Member) -> None:
         """Let batches grow while they are short."""
@@ -214,6 +226,7 @@ class Pool:
 
     def _note_failure(self, member: Member, row: np.void, cause: str) -> None:
         member.failures_in_a_row += 1
+        self._failures += 1
         number = int(row["number"])
         self.queue.attempt_failed(number, member.number)
         if self.queue.done == 0:
@@ -245,8 +258,12 @@ class Pool:
         code = member.end()
         if code:
             end_marked(f"{self.context.lock.holder.token}.{member.pid}")
+        if member.was_fenced:
+            how, blame = "was ended, for the lock of its job was not renewed in time", False
+            print(f"worker {member.number} {how}", flush=True)
         how = how or how_it_ended(code)
-        if not self._settle(member, how, blame=blame) and not member.retiring:
+        settled = self._settle(member, how, blame=blame)
+        if not (settled or member.retiring or member.was_fenced):
             self._note_barren(member, code, how)
 
     def _note_barren(self, member: Member, code: int, how: str) -> None:
@@ -330,6 +347,8 @@ class Pool:
         if now - self._renewed > TIMING.heartbeat:
             self.context.lock.renew()
             self._renewed = now
+            if self._members:
+                self.bench.fence.start()
         if now - self._synced > _SYNC_SECONDS:
             self.context.ledger.sync()
             self._synced = now

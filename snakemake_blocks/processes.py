@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,10 +18,13 @@ __all__ = [
     "MARK",
     "age_of",
     "boot_clock",
+    "count_threads",
     "die_with_parent",
+    "end_child",
     "end_marked",
     "end_tree",
     "group_lives",
+    "has_ended",
     "how_it_ended",
     "process_host",
     "process_start",
@@ -163,6 +167,44 @@ def _having(condition: Callable[[list[bytes]], bool]) -> list[int]:
                     if condition(Path("/proc", name, "environ").read_bytes().split(b"\0")):
                         found.append(int(name))
     return found
+
+
+def count_threads() -> int:
+    """Return how many threads this process has; without /proc, those that Python knows of."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return threading.active_count()
+
+
+def end_child(pid: int, *, patience: float) -> int | None:
+    """Wait for the end of a child, then end it and its group if need be.
+
+    Parameters
+    ----------
+    pid : int
+        The child.
+    patience : float
+        Seconds to wait.
+
+    Returns
+    -------
+    int or None
+        Its exit status, negative for a signal; None if it had to be ended.
+    """
+    give_up = time.monotonic() + patience
+    while not (ended := has_ended(pid)) and time.monotonic() < give_up:
+        time.sleep(0.005)
+    end_tree(pid)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a child is a zombie: until it is reaped nobody else gets its pid."""
+    if not hasattr(os, "waitid"):
+        return process_start(pid) is None
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def how_it_ended(code: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.internals import profile_folders
 from snakemake_blocks.paths import write_atomically
 
 __all__ = ["install_profile", "profile_text", "resolve_profile", "shipped_profiles"]
@@ -130,15 +131,7 @@ def install_profile(name: str, settings: Mapping[str, str], *, force: bool = Fal
 
 def _user_folder() -> Path:
     """Return the folder in which Snakemake looks a user's profiles up."""
-    return _snakemake_folders()[0]
-
-
-def _snakemake_folders() -> tuple[Path, Path]:
-    """Return where Snakemake looks profiles up by name: the user's folder, the site's."""
-    from snakemake.common import get_appdirs
-
-    folders = get_appdirs()
-    return Path(folders.user_config_dir), Path(folders.site_config_dir)
+    return profile_folders()[0]
 
 
 def resolve_profile(name: str, folder: Path) -> str:
@@ -160,7 +153,7 @@ def resolve_profile(name: str, folder: Path) -> str:
     InputError
         If there is no such profile.
     """
-    named = _snakemake_folders() if Path(name).name == name else ()
+    named = profile_folders() if Path(name).name == name else ()
     for path in [place / name for place in (*named, Path.cwd(), folder)]:
         if _is_profile(path):
             return str(path.absolute())
@@ -173,7 +166,7 @@ def resolve_profile(name: str, folder: Path) -> str:
 
 
 def _installed() -> Iterator[str]:
-    for folder in _snakemake_folders():
+    for folder in profile_folders():
         if folder.is_dir():
             yield from (path.name for path in folder.iterdir() if _is_profile(path))
 

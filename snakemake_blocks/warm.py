@@ -4,6 +4,10 @@ Starting Python and its imports costs half a second per job, a crew that goes on
 job a message. The host is a process of its own, because the one that Snakemake runs in has threads
 and must not fork. It reads requests from its standard input and answers on its standard output;
 when the input ends, its Snakemake is gone and it stops its jobs.
+
+A process that has threads of others must not fork either: a module of the user that starts some
+when it is imported (a pool, a reader of arrays, a GPU runtime) is left to the workers. What
+importing it does is tried out in a process that ends then.
 """
 
 from __future__ import annotations
@@ -15,22 +19,33 @@ import os
 import signal
 import sys
 import threading
-import traceback
+import time
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
+from typing import NoReturn
 
 from snakemake_blocks.crew import Crew, Request
 from snakemake_blocks.errors import BlocksError
 from snakemake_blocks.functions import importable_from, modules_of
 from snakemake_blocks.paths import RunPaths, find_run_directory
 from snakemake_blocks.plan import Plan
+from snakemake_blocks.processes import count_threads, end_child
 
 __all__ = ["WarmHost", "serve"]
 
 _WAKE = signal.SIGCHLD
+# Longer than a supervisor's grace and what closing its workers' set-up may take.
+_CREW_SECONDS = 50.0
+_CLOSING_SECONDS = 60.0
+_LAST_ANSWERS_SECONDS = 5.0
+# Importing the user's modules takes seconds at most, or it hangs.
+_IMPORT_SECONDS = 60.0
+# No module that ends the process as it is imported has this status by chance.
+_FIT = 87
 
 
 @dataclass(slots=True)
@@ -46,13 +61,18 @@ class WarmHost:
     process: Popen[bytes]
     _waiting: dict[int, Future[int]] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _sending: threading.Lock = field(default_factory=threading.Lock, init=False)
     _count: int = field(default=0, init=False)
+    _ended: bool = field(default=False, init=False)
+    _receiver: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
-        threading.Thread(target=self._receive, daemon=True).start()
+        self._receiver = threading.Thread(target=self._receive, daemon=True)
+        self._receiver.start()
+        threading.Thread(target=self._await_end, daemon=True).start()
 
     def run(self, sentinel: str, *, attempt: int, log: str, folder: str) -> Future[int]:
-        """Start one job; its future is the exit status.
+        """Start one job; its future is the exit status, or a BlocksError if the host has died.
 
         Parameters
         ----------
@@ -68,42 +88,73 @@ class WarmHost:
             self._count += 1
             number = self._count
             self._waiting[number] = future
-        self._send(
-            Request(number=number, sentinel=sentinel, attempt=attempt, log=log, folder=folder)
-        )
+            ended = self._ended
+        if ended:  # nobody looks at those who wait any more
+            self._lose([number])
+            return future
+        try:
+            self._send(
+                Request(number=number, sentinel=sentinel, attempt=attempt, log=log, folder=folder)
+            )
+        except OSError:
+            self._lose([number])
         return future
 
     @property
     def has_died(self) -> bool:
         """Whether the host is gone; jobs that it had in hand have failed."""
-        return self.process.poll() is not None
+        return self._ended or self.process.poll() is not None
 
     def close(self) -> None:
-        """Stop the jobs that still run, wait for their end and the host's."""
+        """Stop the jobs that still run, wait for their end and the host's; kill it if need be."""
         if self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(OSError):
                 self.process.stdin.close()
-        self.process.wait()
+        try:
+            self.process.wait(_CLOSING_SECONDS)
+        except TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def _send(self, request: Request) -> None:
         assert self.process.stdin is not None
-        with self._lock:
+        with self._sending:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
 
     def _receive(self) -> None:
+        """Pass on answers until there are none; then nobody will get one any more."""
         assert self.process.stdout is not None
-        with self.process.stdout as answers:
-            for line in answers:
-                answer = json.loads(line)
-                with self._lock:
-                    future = self._waiting.pop(answer["number"])
-                future.set_result(answer["status"])
+        try:
+            with self.process.stdout as answers:
+                for line in answers:
+                    answer = json.loads(line)
+                    with self._lock:
+                        future = self._waiting.pop(answer["number"])
+                    future.set_result(answer["status"])
+        finally:
+            self._end()
+
+    def _await_end(self) -> None:
+        """Notice the end of the process also where something it started keeps its pipe open."""
+        self.process.wait()
+        self._receiver.join(_LAST_ANSWERS_SECONDS)
+        self._end()
+
+    def _end(self) -> None:
         with self._lock:
-            lost = list(self._waiting.values())
-            self._waiting.clear()
-        for future in lost:
-            future.set_exception(BlocksError("the process that runs the jobs has died"))
+            self._ended = True
+            lost = list(self._waiting)
+        self.process.kill()  # it may live, and nobody listens to it
+        self._lose(lost)
+
+    def _lose(self, numbers: Iterable[int]) -> None:
+        """Let jobs fail that nobody will answer for; each once."""
+        for number in numbers:
+            with self._lock:
+                future = self._waiting.pop(number, None)
+            if future is not None:
+                future.set_exception(BlocksError("the process that runs the jobs has died"))
 
 
 def serve() -> None:
@@ -212,9 +263,9 @@ class _Host:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(crew.pid, signal.SIGTERM)
             self._let_go(crew)
-        while self._leaving:
-            pid, _ = os.wait()
-            self._leaving = [c for c in self._leaving if c.pid != pid]
+        give_up = time.monotonic() + _CREW_SECONDS
+        for crew in self._leaving:
+            end_child(crew.pid, patience=give_up - time.monotonic())
 
     def _plan_for(self, sentinel: Path) -> tuple[object, Plan | None]:
         """Return what a crew for a job has to be good for, and the plan, read once.
@@ -237,19 +288,56 @@ class _Host:
 
 
 def _warm_up(plan: Plan, root: Path) -> None:
-    """Import what the plan's jobs will import; what fails here fails in the job, with a log."""
-    modules = {"numpy"}
+    """Import what the plan's jobs will import, unless that makes this process unfit to fork.
+
+    What fails here fails in the job, with a log.
+    """
+    importlib.import_module("numpy")
+    if any(task.reads or task.writes for task in plan.tasks.values()):
+        importlib.import_module("zarr")
+    modules: set[str] = set()
     for task in plan.tasks.values():
-        if task.reads or task.writes:
-            modules.add("zarr")
         with contextlib.suppress(BlocksError):  # the job will say so
             modules |= modules_of(task.function, RunPaths(root).functions)
+    modules -= sys.modules.keys()
     with importable_from(root / plan.base):
+        if modules and _may_be_imported(modules):
+            threads = count_threads()
+            for module in sorted(modules):
+                with contextlib.suppress(Exception):  # it did not fail a moment ago
+                    importlib.import_module(module)
+            if count_threads() > threads:
+                raise SystemExit("modules start threads, now and then: jobs begin anew")
+
+
+def _may_be_imported(modules: Collection[str]) -> bool:
+    """Tell whether importing modules works and starts no thread; tried out in another process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _try_importing(modules)
+    return end_child(pid, patience=_IMPORT_SECONDS) == _FIT
+
+
+def _try_importing(modules: Collection[str]) -> NoReturn:
+    """End with status _FIT if the modules can be imported and leave no thread behind."""
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, _WAKE):
+            signal.signal(number, signal.SIG_DFL)
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        threads = count_threads()
         for module in sorted(modules):
-            try:
-                importlib.import_module(module)
-            except Exception:
-                traceback.print_exc(limit=1)
+            importlib.import_module(module)
+        if count_threads() <= threads:
+            status = _FIT
+    finally:
+        os._exit(status)
 
 
 if __name__ == "__main__":

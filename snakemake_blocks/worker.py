@@ -53,6 +53,8 @@ ORDER = b"order"
 """How a message begins that is no batch of blocks, whose first number is small."""
 
 _LOCK_CHECK_SECONDS = 1.0
+# After so many failed blocks in a row the rest of a batch goes back.
+_MANY_FAILURES = 3
 # A failure so soon after SIGTERM is the signal's: schedulers send it to every process of a job.
 _SIGNAL_SECONDS = 5.0
 
@@ -180,6 +182,7 @@ def work_blocks(context: WorkerContext, inbox: Connection, *, supervisor: int) -
     except BaseException as error:
         _leave_for_setup(context, inbox, error)
     source = _Source(context, inbox, signals, supervisor)
+    context.work.guard = source.confirm
     status = 0
     try:
         if context.task.call is Call.WORKER:
@@ -282,6 +285,7 @@ class _Source:
         self._current: tuple[Item, Block] | None = None
         self._check_at = 0.0
         self._ended = False
+        self._failures_in_a_row = 0
 
     def __iter__(self) -> Iterator[Block]:
         while (block := self.next()) is not None:
@@ -320,6 +324,7 @@ class _Source:
             return
         item, block = self._current
         if error is None:
+            self._failures_in_a_row = 0
             self._record(Event.DONE, item)
             self._end_item(done=True)
             return
@@ -335,6 +340,9 @@ class _Source:
         append_failure(self._context.failures, failure)
         self._record(Event.FAILED, item)
         self._end_item(done=False)
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= _MANY_FAILURES:
+            del self._batch[self._position :]  # the supervisor shall see whether to go on
         self._send(
             Report(self._take_done(), failed=position, cause=failure.cause, begun=self._position)
         )
@@ -360,9 +368,9 @@ class _Source:
     def _append(self, event: Event, item: Item, now: float, **more: object) -> None:
         """Append a record, if the job is still ours."""
         context = self._context
+        if now >= self._check_at or not context.lock.lease.is_fresh:
+            self.confirm()
         try:
-            if now >= self._check_at or not context.lock.lease.is_fresh:
-                self._check(now)
             context.ledger.append(
                 event,
                 item.index,
@@ -371,14 +379,24 @@ class _Source:
                 seen=item.seen,
                 **more,  # type: ignore[arg-type]
             )
-        except (OSError, LedgerError) as error:
-            sys.stderr.write(f"block {item.index}: cannot be recorded: {error}\n")
-            _leave(LEDGER_FAILED)
+        except OSError as error:
+            self._give_up(error)
 
-    def _check(self, now: float) -> None:
-        """See to it that the job is ours, and that this process is the worker."""
-        self._check_at = now + _LOCK_CHECK_SECONDS
-        self._context.lock.verify()
+    def confirm(self) -> None:
+        """End the process if the job is no longer ours, or this process not its worker."""
+        self._check_at = time.monotonic() + _LOCK_CHECK_SECONDS
+        try:
+            self._check()
+        except (OSError, LedgerError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        index = self._current and self._current[0].index
+        sys.stderr.write(f"block {index}: cannot be stored or recorded: {error}\n")
+        _leave(LEDGER_FAILED)
+
+    def _check(self) -> None:
+        self._context.lock.confirm()
         if (os.getppid(), os.getpid()) != self._processes:
             raise LedgerError("the supervisor of this process is gone")
 

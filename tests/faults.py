@@ -58,8 +58,9 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch, **timing: float) -> None:
-    """Make locks quick: dead after 0.6 s, trusted for 0.3 s."""
-    quick = {"standstill": 0.6, "lease": 0.3, "heartbeat": 0.05, "poll": 0.02, **timing}
+    """Make locks quick: dead after 0.6 s, trusted for 0.3 s; a busy machine ends no worker."""
+    quick = {"standstill": 0.6, "lease": 0.3, "fence": 1e6, "heartbeat": 0.05, "poll": 0.02}
+    quick |= timing
     for name, seconds in quick.items():
         monkeypatch.setattr(TIMING, name, seconds)
 

@@ -10,9 +10,9 @@ def test_sigterm_while_snakemake_notes_what_is_finished() -> None:
     code = """
         import os, signal, threading, time
         from snakemake.scheduling.job_scheduler import JobScheduler
-        from snakemake_blocks.launch import _defer_sigterm
+        from snakemake_blocks.internals import call_sigterm_in_thread
 
-        _defer_sigterm()
+        call_sigterm_in_thread()
         scheduler = JobScheduler.__new__(JobScheduler)
         scheduler._lock, scheduler._open_jobs = threading.Lock(), threading.Semaphore(0)
         scheduler._user_kill = None

@@ -19,11 +19,18 @@ class Machine:
     def __init__(self, cores: int) -> None:
         self.begun: list[int] = []
         self.told: list[list[int]] = []
+        self.failures: list[BaseException] = []
+        self.broken = False
         self.news = threading.Condition()
-        self.queue: LookAhead[int] = LookAhead(cores, begin=self.begun.append, tell=self.take)
+        self.queue: LookAhead[int] = LookAhead(
+            cores, begin=self.begun.append, tell=self.take, fail=self.failures.append
+        )
 
     def take(self, jobs: list[int]) -> None:
         with self.news:
+            if self.broken:
+                self.broken = False
+                raise ValueError("cannot be told")
             self.told.append(jobs)
             self.news.notify_all()
 
@@ -100,7 +107,7 @@ class TestQueue:
             if job:
                 queue.has_ended(job)
 
-        queue: LookAhead[int] = LookAhead(1, begin=begin, tell=print)
+        queue: LookAhead[int] = LookAhead(1, begin=begin, tell=print, fail=print)
         for job in range(5000):
             queue.add(job, 1)
         queue.has_ended(0)
@@ -115,7 +122,7 @@ class TestQueue:
             if job == 0:
                 raise ValueError
 
-        queue: LookAhead[int] = LookAhead(1, begin=begin, tell=print)
+        queue: LookAhead[int] = LookAhead(1, begin=begin, tell=print, fail=print)
         with pytest.raises(ValueError):
             queue.add(0, 1)
         queue.has_ended(0)
@@ -131,7 +138,7 @@ class TestQueue:
             if job == 1:
                 raise KeyboardInterrupt
 
-        queue: LookAhead[int] = LookAhead(2, begin=begin, tell=print)
+        queue: LookAhead[int] = LookAhead(2, begin=begin, tell=print, fail=print)
         queue.add(0, 1)
         with pytest.raises(KeyboardInterrupt):
             queue.add(1, 1)
@@ -148,7 +155,7 @@ class TestQueue:
             began.set()
             assert goes_on.wait(PATIENCE)
 
-        queue: LookAhead[int] = LookAhead(1, begin=begin, tell=print)
+        queue: LookAhead[int] = LookAhead(1, begin=begin, tell=print, fail=print)
         beginning = threading.Thread(target=queue.add, args=(0, 1))
         closing = threading.Thread(target=queue.close)
         beginning.start()
@@ -169,6 +176,20 @@ class TestTelling:
             machine.queue.add(job, 1)
             machine.end(job)
         assert machine.until_told(100) == list(range(100))
+
+    # faults: kind 9
+    def test_an_exception_is_handed_on_and_later_ends_are_told(self, machine: Machine) -> None:
+        machine.broken = True
+        machine.queue.add(0, 1)
+        machine.end(0)
+        give_up = time.monotonic() + PATIENCE
+        while not machine.failures:
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        machine.queue.add(1, 1)
+        machine.end(1)
+        assert machine.until_told(1) == [1]
+        assert [str(error) for error in machine.failures] == ["cannot be told"]
 
     def test_nothing_is_withheld_from_who_has_nothing_to_do(self, machine: Machine) -> None:
         for job in range(3):

@@ -283,7 +283,20 @@ class TestWorkers:
         scene.plan(line(function="functions:rots", shape=(12,), max_retries=3))
         assert scene.run().complete
         assert len({call[1] for call in scene.calls}) > 1
-        assert "failed 3 blocks in a row and is replaced" in capfd.readouterr().out
+        assert "failed 4 blocks in a row and is replaced" in capfd.readouterr().out
+
+    # faults: point 10, a new worker imports everything again
+    def test_failing_now_and_then_replaces_no_worker(self, scene: Scene) -> None:
+        scene.functions(
+            """
+            def moody(block):
+                note(block)
+                if (7 * block.index[0] + attempts(block)) % 4 < 2: raise ValueError("mood")
+            """
+        )
+        scene.plan(line(function="functions:moody", shape=(60,), max_retries=9))
+        assert scene.run().complete
+        assert len(scene.calls) > 100 and len({call[1] for call in scene.calls}) == 1
 
     def test_a_failed_block_is_tried_by_another_worker(self, scene: Scene) -> None:
         scene.functions(

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 from faults import Scene, line
 
 from snakemake_blocks.errors import BlocksError
@@ -16,7 +21,7 @@ from snakemake_blocks.ledger import read_records, source_mark
 from snakemake_blocks.plan import Job
 from snakemake_blocks.planning import FunctionFacts
 from snakemake_blocks.processes import process_start
-from snakemake_blocks.warm import WarmHost
+from snakemake_blocks.warm import WarmHost, _may_be_imported
 
 MODEL = """
     import os, time
@@ -196,3 +201,125 @@ class TestEnd:
             job.result(PATIENCE)
         until(lambda: process_start(int(scene.calls[0][1])) is None)
         until(lambda: process_start(int(scene.calls[0][2])) is None)
+
+    # faults: point 3
+    def test_a_job_given_to_a_host_that_died_fails_at_once(
+        self, scene: Scene, running: Running
+    ) -> None:
+        """Also one that is handed over after the last look at those who wait."""
+        running.host.process.kill()
+        running.host.process.wait()
+        jobs = [running.start(n) for n in range(3)]
+        until(lambda: running.host.has_died and all(job.done() for job in jobs))
+        assert all(isinstance(job.exception(), BlocksError) for job in jobs)
+        late = running.start(4)
+        assert isinstance(late.exception(PATIENCE), BlocksError)
+
+    def test_jobs_handed_over_while_it_dies_all_end(self, scene: Scene, running: Running) -> None:
+        """From many threads, some before, some after and some in the middle of it."""
+        jobs: list[Future[int]] = []
+        threads = [
+            threading.Thread(target=lambda: jobs.extend(running.start(5) for _ in range(50)))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.01)
+        running.host.process.kill()
+        for thread in threads:
+            thread.join()
+        assert len(jobs) == 200
+        for job in jobs:
+            job.exception(PATIENCE)  # an end, whichever
+
+    def test_its_end_is_noticed_though_others_keep_its_output_open(self, scene: Scene) -> None:
+        """A process that inherited the pipe would otherwise keep a run waiting for ever."""
+        code = "import subprocess, sys; subprocess.Popen(['sleep', '60']); sys.stdin.readline()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        host = WarmHost(process)
+        job = host.run("x", attempt=1, log="x", folder=".")
+        assert isinstance(job.exception(PATIENCE), BlocksError)
+        host.close()
+
+    def test_one_that_does_not_end_is_killed(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("snakemake_blocks.warm._CLOSING_SECONDS", 0.2)
+        host = WarmHost(
+            subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
+        host.close()
+        assert host.process.returncode == -signal.SIGKILL
+
+
+# faults: kind 3
+class TestModules:
+    @pytest.mark.parametrize(
+        ("name", "code"),
+        [
+            ("pool", "P = ThreadPoolExecutor(2); list(P.map(abs, range(9)))"),
+            ("reader", "A = zarr.open_array('r.zarr', mode='r')[...]"),
+            ("thread", "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"),
+        ],
+    )
+    def test_that_start_threads_work_as_in_any_worker(
+        self, scene: Scene, running: Running, name: str, code: str
+    ) -> None:
+        """The host leaves them alone, for who forks with threads of others may hang for ever."""
+        zarr.save_array("r.zarr", np.arange(4))
+        scene.functions(
+            f"""
+            import os, threading, time, zarr
+            from concurrent.futures import ThreadPoolExecutor
+            open("imported.txt", "a").write(f"{{os.getpid()}}\\n")
+            {code}
+            def use(block):
+                note(block, threading.active_count())
+                if "{name}" == "pool": assert list(P.map(abs, [-1, -2])) == [1, 2]
+                if "{name}" == "reader": assert A.sum() == 6
+            """
+        )
+        scene.plan(line(function="functions:use", shape=(4,), blocks_per_job=1))
+        assert [running.run(n) for n in range(4)] == [0] * 4
+        imported = set(map(int, Path("imported.txt").read_text().split()))
+        assert running.host.process.pid not in imported
+        assert {int(call[1]) for call in scene.calls} <= imported
+
+    def test_without_threads_are_imported_once(self, scene: Scene, running: Running) -> None:
+        scene.functions(
+            """
+            open("imported.txt", "a").write(f"{os.getpid()}\\n")
+            def use(block): note(block, os.getppid())
+            """
+        )
+        scene.plan(line(function="functions:use", shape=(4,), blocks_per_job=1))
+        assert [running.run(n) for n in range(4)] == [0] * 4
+        imported = list(map(int, Path("imported.txt").read_text().split()))
+        assert len(imported) == 2 and imported[1] == running.host.process.pid
+        assert imported[0] not in running.crews
+
+    @pytest.mark.parametrize(
+        "code", ["sys.exit(3)", "os.abort()", "os._exit(0)", "raise ValueError('mine')"]
+    )
+    def test_that_cannot_be_imported_fail_in_their_job(
+        self, scene: Scene, running: Running, code: str
+    ) -> None:
+        """And the host goes on with the jobs of other tasks."""
+        Path("broken.py").write_text(f"import os, sys\n{code}\ndef f(block): pass\n")
+        scene.plan(
+            line("bad", "broken:f", shape=(1,), blocks_per_job=1),
+            line("other", "functions:Model", shape=(2,), blocks_per_job=1),
+        )
+        assert running.run(0, "bad") == 1
+        assert "the set-up failed" in Path("bad-0.log").read_text()
+        assert running.run(0, "other") == 0
+
+    def test_that_never_end_their_import_do_not_hold_up_others(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("slow.py").write_text("import time\ntime.sleep(1000)\n")
+        monkeypatch.syspath_prepend(str(scene.folder))
+        monkeypatch.setattr("snakemake_blocks.warm._IMPORT_SECONDS", 0.3)
+        assert not _may_be_imported({"slow"})

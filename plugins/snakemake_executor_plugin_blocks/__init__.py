@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -13,6 +12,7 @@ from snakemake.executors.local import Executor as LocalExecutor
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
+from snakemake_blocks.internals import Conductor, missing_names
 from snakemake_blocks.launch import start_warm_host
 from snakemake_blocks.lookahead import LookAhead
 from snakemake_blocks.snakefile import COMMAND
@@ -29,44 +29,47 @@ common_settings = CommonSettings(
 )
 
 
-# Snakemake's default limit, in jobs per second, which cannot be told from one that was asked for.
-_RATE_LIMIT = 100
-# What we use of Snakemake's scheduler without a promise that later versions have it.
-_INTERNALS = ("_errors", "_lock", "_open_jobs", "_tofinish", "_user_kill")
-
-
 class Executor(LocalExecutor):  # type: ignore[misc]
-    """Runs our jobs in forked processes of a warm host, and every other job as Snakemake does."""
+    """Runs our jobs in forked processes of a warm host, and every other job as Snakemake does.
+
+    In a Snakemake that lacks something that this needs, all jobs run as Snakemake does.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # One per number of threads: numerical libraries read it when they are imported.
         self._hosts: dict[int, WarmHost] = {}
-        self._ahead: LookAhead[Any] = LookAhead(self.cores, begin=self._begin, tell=self._finish)
-        self._lent = 0
+        self._ahead: LookAhead[Any] | None = None
+        self._conductor: Conductor | None = None
+        self._is_plain = False
 
     def run_jobs(self, jobs: Sequence[Any]) -> None:
         """Start jobs."""
-        for name in _INTERNALS:  # fail here, in the main thread, rather than wait for ever
-            getattr(self.workflow.scheduler, name)
-        self._lift_rate_limit()
+        if self._conductor is None and not self._is_plain:
+            self._prepare(jobs)
         super().run_jobs(jobs)
 
-    def _lift_rate_limit(self) -> None:
-        """Take away the limit of jobs per second that is there to spare schedulers of clusters.
-
-        It delays local jobs, too, and each round of the scheduler starts a timer for one more
-        round, so that 2,000 jobs make 6,000 rounds of which each looks at every job. A lower
-        limit than the default is somebody's wish and stays.
-        """
-        scheduler = self.workflow.scheduler
-        limiter = scheduler.job_rate_limiter
-        if limiter is not None and limiter.max_jobs >= _RATE_LIMIT * limiter.timespan:
-            scheduler.job_rate_limiter = None
-            scheduler.resources["_job_count"] = sys.maxsize
+    def _prepare(self, jobs: Sequence[Any]) -> None:
+        """Look whether this Snakemake has all that is needed, before the first job."""
+        lacking = missing_names(self, jobs)
+        if lacking:
+            self._is_plain = True
+            self.logger.warning(
+                f"executor blocks: this Snakemake has no {', '.join(lacking)}; jobs run as with "
+                "--executor local, which takes longer. A newer snakemake-blocks may know it"
+            )
+            return
+        self._conductor = Conductor(self.workflow)
+        self._conductor.lift_rate_limit()
+        self._ahead = LookAhead(
+            self.cores, begin=self._begin, tell=self._finish, fail=self._conductor.fail
+        )
 
     def run_job(self, job: Any) -> None:
         """Start a job, or let it wait for a core."""
+        if self._ahead is None:
+            super().run_job(job)
+            return
         if self._is_ours(job):
             self.workflow.async_run(job.prepare())
             self.report_job_submission(SubmittedJobInfo(job))
@@ -74,6 +77,7 @@ class Executor(LocalExecutor):  # type: ignore[misc]
 
     def _begin(self, job: Any) -> None:
         """Start a job that has its cores."""
+        assert self._ahead is not None and self._conductor is not None
         try:
             if self._is_ours(job):
                 ended = partial(self._callback, SubmittedJobInfo(job))
@@ -82,11 +86,11 @@ class Executor(LocalExecutor):  # type: ignore[misc]
                 super().run_job(job)
         except Exception as error:
             self._ahead.has_ended(job)
-            self.workflow.scheduler.executor_error_callback(error)
+            self._conductor.fail(error)
 
     def run_single_job(self, job: Any) -> Future[Any]:
         """Return the future of a member of a group, or of a job that is not ours."""
-        if not self._is_ours(job):
+        if self._ahead is None or not self._is_ours(job):
             return super().run_single_job(job)  # type: ignore[no-any-return]
         self.workflow.async_run(job.prepare())
         return self._run_warm(job)
@@ -112,34 +116,38 @@ class Executor(LocalExecutor):  # type: ignore[misc]
         return ended
 
     def _callback(self, job_info: SubmittedJobInfo, future: Future[Any]) -> None:
-        """Take note of a job's end, in the thread that noticed it."""
-        scheduler = self.workflow.scheduler
-        if scheduler._user_kill or (scheduler._errors and not scheduler.keepgoing):
-            for job in self._ahead.drop():
-                scheduler.error_callback(job)
-        self._ahead.has_ended(job_info.job)
-        super()._callback(job_info, future)
+        """Take note of a job's end, in the thread that noticed it.
+
+        What is raised here nobody would see, and Snakemake would wait for the job for ever.
+        """
+        if self._ahead is None or self._conductor is None:
+            super()._callback(job_info, future)
+            return
+        try:
+            if self._conductor.is_ending:
+                self._conductor.take_back(self._ahead.drop())
+            self._ahead.has_ended(job_info.job)
+            super()._callback(job_info, future)
+        except Exception as error:
+            self._ahead.has_ended(job_info.job)
+            self._conductor.fail(error)
 
     def report_job_success(self, job_info: SubmittedJobInfo) -> None:
         """Tell the scheduler soon that a job has ended well."""
-        self._ahead.to_tell(job_info.job)
+        if self._ahead is None:
+            super().report_job_success(job_info)
+        else:
+            self._ahead.to_tell(job_info.job)
 
     def _finish(self, jobs: list[Any]) -> None:
-        """Do for many jobs, in one round of the scheduler, what its callback does for one.
-
-        It also gets more cores to give away, or less, so that as many jobs wait here as are wanted.
-        """
-        scheduler = self.workflow.scheduler
-        with scheduler._lock:
-            scheduler._tofinish += jobs
-            more = max(self._ahead.wanted - self._lent, -scheduler.resources["_cores"])
-            scheduler.resources["_cores"] += more
-            self._lent += more
-            scheduler._open_jobs.release()
+        """Tell the scheduler of ended jobs, and how many more may wait here."""
+        assert self._ahead is not None and self._conductor is not None
+        self._conductor.finish(jobs, self._ahead.wanted)
 
     def shutdown(self) -> None:
         """Wait for running jobs, then let the hosts go."""
-        self._ahead.close()
+        if self._ahead is not None:
+            self._ahead.close()
         super().shutdown()
         for host in self._hosts.values():
             host.close()
