@@ -122,6 +122,7 @@ class Pool:
                 self._listen(min(_LISTEN_SECONDS, TIMING.heartbeat))
                 self._tend()
             if not self._outcome.stopped:
+                self._await_ends()
                 self._members = self.bench.keep(self._members, self.context.task)
             self._drain()
             self.context.ledger.sync()
@@ -132,6 +133,14 @@ class Pool:
                 end_marked(f"{self.context.lock.holder.token}.")
         self._outcome.done = self.queue.done
         return self._outcome
+
+    def _await_ends(self) -> None:
+        """Let workers say that their batch is at its end: only then can they go on with a job."""
+        give_up = time.monotonic() + _LISTEN_SECONDS
+        while any(m.served and not m.waiting and not m.closed for m in self._members):
+            if not self.bench.lasting or time.monotonic() >= give_up:
+                return
+            self._listen(_LISTEN_SECONDS)
 
     def _fill(self) -> None:
         """Have as many workers as there is work for."""

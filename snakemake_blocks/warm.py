@@ -18,9 +18,10 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -30,7 +31,8 @@ from typing import NoReturn
 
 from snakemake_blocks.crew import Crew, Request
 from snakemake_blocks.errors import BlocksError
-from snakemake_blocks.functions import importable_from, modules_of
+from snakemake_blocks.functions import FunctionRef, importable_from, load, modules_of
+from snakemake_blocks.imports import Import, imports_of, perform
 from snakemake_blocks.paths import RunPaths, find_run_directory
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.processes import count_threads, end_child
@@ -295,33 +297,40 @@ def _warm_up(plan: Plan, root: Path) -> None:
     importlib.import_module("numpy")
     if any(task.reads or task.writes for task in plan.tasks.values()):
         importlib.import_module("zarr")
-    modules: set[str] = set()
-    for task in plan.tasks.values():
-        with contextlib.suppress(BlocksError):  # the job will say so
-            modules |= modules_of(task.function, RunPaths(root).functions)
-    modules -= sys.modules.keys()
+    references = [
+        ref
+        for task in plan.tasks.values()
+        for ref in (task.function, task.check_before, task.check_after, task.init)
+        if ref is not None
+    ]
     with importable_from(root / plan.base):
-        if modules and _may_be_imported(modules):
-            threads = count_threads()
-            for module in sorted(modules):
-                with contextlib.suppress(Exception):  # it did not fail a moment ago
-                    importlib.import_module(module)
-            if count_threads() > threads:
-                raise SystemExit("modules start threads, now and then: jobs begin anew")
+        wanted = _tried(references, RunPaths(root).functions)
+        threads = count_threads()
+        for one in wanted:
+            perform(one)
+    if count_threads() > threads:
+        raise SystemExit("modules start threads, now and then: jobs begin anew")
 
 
-def _may_be_imported(modules: Collection[str]) -> bool:
-    """Tell whether importing modules works and starts no thread; tried out in another process."""
+def _tried(references: Sequence[FunctionRef], functions: Path) -> list[Import]:
+    """Return what importing and calling functions will import, if that starts no thread.
+
+    It is tried out in another process, which may hang, crash or end as it likes.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        _try_importing(modules)
-    return end_child(pid, patience=_IMPORT_SECONDS) == _FIT
+    with tempfile.TemporaryFile() as report:
+        pid = os.fork()
+        if pid == 0:
+            _try_importing(references, functions, report.fileno())
+        if end_child(pid, patience=_IMPORT_SECONDS) != _FIT:
+            return []
+        report.seek(0)
+        return [Import(module, tuple(names)) for module, names in json.load(report)]
 
 
-def _try_importing(modules: Collection[str]) -> NoReturn:
-    """End with status _FIT if the modules can be imported and leave no thread behind."""
+def _try_importing(references: Sequence[FunctionRef], functions: Path, report: int) -> NoReturn:
+    """Write down what could be imported, and end with status _FIT if no thread is left behind."""
     status = 1
     try:
         os.setpgid(0, 0)
@@ -331,10 +340,14 @@ def _try_importing(modules: Collection[str]) -> NoReturn:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
-        threads = count_threads()
-        for module in sorted(modules):
-            importlib.import_module(module)
+        threads, wanted = count_threads(), list[Import]()
+        for ref in references:
+            with contextlib.suppress(Exception):  # the job will say so
+                wanted += [Import(name) for name in sorted(modules_of(ref, functions))]
+                wanted += imports_of(load(ref, functions))
+        done = [one for one in dict.fromkeys(wanted) if perform(one)]
         if count_threads() <= threads:
+            os.write(report, json.dumps(done).encode())
             status = _FIT
     finally:
         os._exit(status)

@@ -16,12 +16,13 @@ import zarr
 from faults import Scene, line
 
 from snakemake_blocks.errors import BlocksError
+from snakemake_blocks.functions import FunctionRef
 from snakemake_blocks.launch import start_warm_host
 from snakemake_blocks.ledger import read_records, source_mark
 from snakemake_blocks.plan import Job
 from snakemake_blocks.planning import FunctionFacts
 from snakemake_blocks.processes import process_start
-from snakemake_blocks.warm import WarmHost, _may_be_imported
+from snakemake_blocks.warm import WarmHost, _tried
 
 MODEL = """
     import os, time
@@ -300,6 +301,28 @@ class TestModules:
         assert len(imported) == 2 and imported[1] == running.host.process.pid
         assert imported[0] not in running.crews
 
+    # faults: point 10
+    def test_that_functions_import_inside_are_imported_once(
+        self, scene: Scene, running: Running
+    ) -> None:
+        """And no more often for blocks that fail: the worker of a failed job does the next one."""
+        Path("inside.py").write_text(
+            "import os\nopen('inside.txt', 'a').write(f'{os.getpid()}\\n')\n"
+        )
+        scene.functions(
+            """
+            def use(block):
+                import inside
+                note(block, os.getppid())
+                if block.index[0] % 2: raise ValueError
+            """
+        )
+        scene.plan(line(function="functions:use", shape=(6,), blocks_per_job=1, max_retries=1))
+        assert [running.run(n) for n in range(6)] == [0, 1] * 3
+        imported = list(map(int, Path("inside.txt").read_text().split()))
+        assert len(imported) == 2 and imported[1] == running.host.process.pid
+        assert len({call[1] for call in scene.calls}) == 1
+
     @pytest.mark.parametrize(
         "code", ["sys.exit(3)", "os.abort()", "os._exit(0)", "raise ValueError('mine')"]
     )
@@ -322,4 +345,4 @@ class TestModules:
         Path("slow.py").write_text("import time\ntime.sleep(1000)\n")
         monkeypatch.syspath_prepend(str(scene.folder))
         monkeypatch.setattr("snakemake_blocks.warm._IMPORT_SECONDS", 0.3)
-        assert not _may_be_imported({"slow"})
+        assert _tried([FunctionRef("slow:f")], Path()) == []
