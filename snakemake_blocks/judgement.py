@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.ledger import Event, first_block, read_chunks, read_records
+from snakemake_blocks.ledger import Event, LedgerReader, first_block, read_records
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.tiling import Grid
@@ -115,6 +115,8 @@ class History:
         Wall time of all done attempts.
     foreign : bool
         There are records of other blocks, too.
+    end : int
+        Byte of the ledger behind what was read.
     """
 
     region: Box
@@ -127,6 +129,7 @@ class History:
     ended: NDArray[np.bool_]
     seconds: float = 0.0
     foreign: bool = False
+    end: int = 0
 
     @classmethod
     def empty(cls, region: Box) -> History:
@@ -149,11 +152,13 @@ class History:
         found = cls.empty(members)
         expected: U64 | None = None
         scratch = np.zeros(0, np.int64)
-        for records in read_chunks(path, first_block(task.grid)):
+        reader = LedgerReader(path, first_block(task.grid))
+        for records in reader.chunks():
             if expected is None:
                 expected = block_fingerprints(task, members).ravel()
                 scratch = np.zeros(members.size, np.int64)
             found._append(records, expected, scratch)
+        found.end = reader.offset
         return found
 
     def _append(self, records: NDArray[np.void], expected: U64, scratch: NDArray[np.int64]) -> None:
@@ -261,6 +266,13 @@ class Judge:
         for job in task.jobs.jobs_of(region):
             past.enter(self._history(task, job))
         return past
+
+    def readers(self) -> Iterator[tuple[PlannedTask, LedgerReader]]:
+        """Yield readers that go on behind what was read so far of each ledger."""
+        slugs = {task.slug: task for task in self.plan.tasks.values()}
+        for (slug, job), history in self._histories.items():
+            task = slugs[slug]
+            yield task, LedgerReader(self._path(task, job), first_block(task.grid), history.end)
 
     def polluted(self) -> Iterator[tuple[PlannedTask, Index]]:
         """Yield the jobs read so far whose ledgers hold records of blocks of other jobs."""
