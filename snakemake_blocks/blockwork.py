@@ -82,8 +82,9 @@ class Work:
         The pipeline's folder, for arrays and modules.
     functions : Path
         Folder of pickled functions.
-    given : mapping of FunctionRef to callable
-        Functions that are at hand, and need not be loaded.
+    given : mapping of str to callable
+        Functions that are at hand and need not be loaded: ``function``, ``check_before``,
+        ``check_after``, ``init``.
     stores : bool
         Whether results will be stored; arrays to write need not be there otherwise.
     """
@@ -91,7 +92,7 @@ class Work:
     task: PlannedTask
     folder: Path
     functions: Path
-    given: Mapping[FunctionRef, Callable[..., Any]] = field(default_factory=dict)
+    given: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     stores: bool = True
     _call: Callable[..., Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
@@ -105,10 +106,10 @@ class Work:
     def set_up(self) -> None:
         """Import the user's functions, build a class, open declared arrays: once per worker."""
         self._close.enter_context(importable_from(self.folder))
-        self._before = self._load(self.task.check_before)
-        self._after = self._load(self.task.check_after)
-        init = self._load(self.task.init)
-        function = self._load(self.task.function)
+        self._before = self._load("check_before")
+        self._after = self._load("check_after")
+        init = self._load("init")
+        function = self._load("function")
         assert function is not None
         if init is not None:
             _initialise(init, self.task.name)
@@ -133,10 +134,12 @@ class Work:
         for name, write in self.task.writes.items() if self.stores else ():
             self._outputs[name] = open_array(write.array, self.folder, writable=True)
 
-    def _load(self, ref: FunctionRef | None) -> Callable[..., Any] | None:
-        if ref is None:
-            return None
-        return self.given[ref] if ref in self.given else load(ref, self.functions)
+    def _load(self, role: str) -> Callable[..., Any] | None:
+        """Return the task's function of a role, None if it has none."""
+        if role in self.given:
+            return self.given[role]
+        ref: FunctionRef | None = getattr(self.task, role)
+        return None if ref is None else load(ref, self.functions)
 
     def _build(self, kind: type) -> Callable[..., Any]:
         made = kind(**self.task.params)

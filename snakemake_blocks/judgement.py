@@ -18,12 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.ledger import Event, LedgerReader, first_block, read_records
+from snakemake_blocks.ledger import Event, LedgerReader, first_block, read_records, source_mark
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.task import SourceChange
 from snakemake_blocks.tiling import Grid
 
-__all__ = ["History", "Judge", "Judgement", "Progress", "block_fingerprints", "fingerprints_at"]
+__all__ = [
+    "History",
+    "Judge",
+    "Judgement",
+    "Progress",
+    "block_fingerprints",
+    "fingerprints_at",
+    "of_other_source",
+]
 
 U64 = NDArray[np.uint64]
 
@@ -300,6 +309,8 @@ class Judge:
         fits = past.fingerprint == expected
         result = (past.event == Event.DONE) | (past.event == Event.SKIPPED)
         counts = result & fits & (past.seen == seen) & ready
+        if task.source_change is SourceChange.RERUN:
+            counts &= ~of_other_source(task, past)
         progress = np.where(counts, _PROGRESS_OF_RESULT[past.event], np.uint8(Progress.PENDING))
         progress = np.where(~result & fits, _PROGRESS_OF_ATTEMPT[past.event], progress)
         progress[~task.jobs.presence(region)] = Progress.MASKED
@@ -346,6 +357,18 @@ class Judge:
             missing = (below.progress != Progress.MASKED) & (below.stamp == 0)
             lacking = _box_sums(missing.astype(np.uint64), low, high) != 0
             yield name, _box_sums(mixed, low, high), lacking
+
+
+def of_other_source(task: PlannedTask, past: History) -> NDArray[np.bool_]:
+    """Return of which blocks the last record was made by another source of the function.
+
+    What is not known, then or now, is taken for the same.
+    """
+    mine = np.uint32(source_mark(task.source))
+    if not mine:
+        return np.zeros(past.region.shape, np.bool_)
+    other: NDArray[np.bool_] = (past.source != mine) & (past.source != 0)
+    return other
 
 
 def block_fingerprints(task: PlannedTask, region: Box) -> U64:
