@@ -12,7 +12,6 @@ from pathlib import Path
 
 from snakemake_blocks.arrays import create
 from snakemake_blocks.errors import SpecError
-from snakemake_blocks.functions import refer
 from snakemake_blocks.generating import Options, check_pipeline
 from snakemake_blocks.launch import INTERRUPTED
 from snakemake_blocks.pipeline import Pipeline
@@ -130,8 +129,9 @@ def run_blockwise(
     tasks : Task or sequence of Task
         What to run.
     multiprocessing : bool
-        False, for debugging: all blocks in this process, one after the other, without retries.
-        The first exception goes up as it was raised. Nothing is recorded.
+        False, for debugging: all blocks in this process, one after the other. The first exception
+        goes up as it was raised; a block that sets its status to FAILED, or that the check after it
+        refuses, is tried again and counted, as with True. Nothing is pickled or recorded.
     resources : mapping of str to int, optional
         Budgets over all tasks, of which ``Task(requires=...)`` takes: Snakemake's ``--resources``.
     run_directory : path, optional
@@ -221,7 +221,7 @@ def _with_snakemake(tasks: Sequence[Task], root: Path, asked: _Asked) -> RunResu
 def _in_this_process(tasks: Sequence[Task]) -> RunResult:
     folder = Path.cwd()
     pipeline = Pipeline.from_tasks(tasks, folder=folder, run_directory=folder / "blocks")
-    plan, proof = check_pipeline(pipeline)
+    plan, proof = check_pipeline(pipeline, pickling=False)
     if proof.violations:
         raise SpecError(proof.violations)
     for planned in plan.tasks.values():
@@ -229,25 +229,19 @@ def _in_this_process(tasks: Sequence[Task]) -> RunResult:
             if not (folder / write.array.path).exists():
                 create(write.array, folder)
     functions = {
-        refer(function)[0]: function
+        task.task_id: {
+            role: function
+            for role, function in (
+                ("function", task.process_function),
+                ("check_before", task.checks[0]),
+                ("check_after", task.checks[1]),
+                ("init", task.init_callback_fn),
+            )
+            if callable(function)
+        }
         for task in pipeline.tasks
-        for function in (task.process_function, *task.checks, task.init_callback_fn)
-        if callable(function)
     }
-    skipped = run_serially(plan, folder, functions)
-    none = dict.fromkeys(State, 0)
-    return RunResult(
-        RunStatus(
-            {
-                name: TaskStatus(
-                    name,
-                    {**none, State.DONE: task.num_blocks, State.MASKED: task.num_masked},
-                    skipped=skipped[name],
-                )
-                for name, task in plan.tasks.items()
-            }
-        )
-    )
+    return RunResult(run_serially(plan, folder, functions))
 
 
 def _budget_problems(task: Task, budgets: Mapping[str, int]) -> Iterator[str]:

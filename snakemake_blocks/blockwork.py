@@ -8,12 +8,15 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from snakemake_blocks.arrays import open_array, read_region, write_region
+from numpy.typing import NDArray
+
+from snakemake_blocks.array_call import ArrayCall
+from snakemake_blocks.arrays import open_array, write_region
 from snakemake_blocks.block import Block, BlockStatus
 from snakemake_blocks.box import Box
 from snakemake_blocks.errors import InputError
@@ -23,7 +26,7 @@ from snakemake_blocks.ledger import Measurement
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.task import Call
 
-__all__ = ["Meter", "Work", "lower_phase_only"]
+__all__ = ["Meter", "Work"]
 
 # Reading /proc costs as much as a tiny block; bytes are measured for longer ones.
 _WORTH_MEASURING = 0.005
@@ -79,8 +82,11 @@ class Work:
         The pipeline's folder, for arrays and modules.
     functions : Path
         Folder of pickled functions.
-    given : mapping of FunctionRef to callable
-        Functions that are at hand, and need not be loaded.
+    given : mapping of str to callable
+        Functions that are at hand and need not be loaded: ``function``, ``check_before``,
+        ``check_after``, ``init``.
+    stores : bool
+        Whether results will be stored; arrays to write need not be there otherwise.
     guard : callable
         Called before each store; raises, or does not return, if that is not ours any more.
     """
@@ -88,7 +94,8 @@ class Work:
     task: PlannedTask
     folder: Path
     functions: Path
-    given: Mapping[FunctionRef, Callable[..., Any]] = field(default_factory=dict)
+    given: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    stores: bool = True
     guard: Callable[[], None] = lambda: None
     _call: Callable[..., Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
@@ -96,15 +103,16 @@ class Work:
     _close: contextlib.ExitStack = field(
         default_factory=contextlib.ExitStack, init=False, repr=False
     )
-    _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _arrays: ArrayCall | None = field(default=None, init=False, repr=False)
+    _outputs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def set_up(self) -> None:
         """Import the user's functions, build a class, open declared arrays: once per worker."""
         self._close.enter_context(importable_from(self.folder))
-        self._before = self._load(self.task.check_before)
-        self._after = self._load(self.task.check_after)
-        init = self._load(self.task.init)
-        function = self._load(self.task.function)
+        self._before = self._load("check_before")
+        self._after = self._load("check_after")
+        init = self._load("init")
+        function = self._load("function")
         assert function is not None
         if init is not None:
             _initialise(init, self.task.name)
@@ -117,16 +125,24 @@ class Work:
         else:
             params = dict(self.task.params)
         if self.task.call is Call.ARRAYS:
-            self._call = self._on_arrays(function, params)
+            self._arrays = ArrayCall(self.task, self.folder, function, params)
+            self._open_outputs()
+            self._call = self._compute_and_store
         elif params:
             self._call = lambda block: function(block, **params)
         else:
             self._call = function
 
-    def _load(self, ref: FunctionRef | None) -> Callable[..., Any] | None:
-        if ref is None:
-            return None
-        return self.given[ref] if ref in self.given else load(ref, self.functions)
+    def _open_outputs(self) -> None:
+        for name, write in self.task.writes.items() if self.stores else ():
+            self._outputs[name] = open_array(write.array, self.folder, writable=True)
+
+    def _load(self, role: str) -> Callable[..., Any] | None:
+        """Return the task's function of a role, None if it has none."""
+        if role in self.given:
+            return self.given[role]
+        ref: FunctionRef | None = getattr(self.task, role)
+        return None if ref is None else load(ref, self.functions)
 
     def _build(self, kind: type) -> Callable[..., Any]:
         made = kind(**self.task.params)
@@ -143,6 +159,17 @@ class Work:
     def tear_down(self) -> None:
         """Close what was set up."""
         self._close.close()
+
+    def __enter__(self) -> Self:
+        try:
+            self.set_up()
+        except BaseException:
+            self.tear_down()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tear_down()
 
     def run_worker_function(self) -> None:
         """Call a ``call: worker`` function, which asks for blocks itself."""
@@ -166,74 +193,48 @@ class Work:
 
     def accept(self, block: Block) -> None:
         """Refuse a block whose status is FAILED or whose check after it says no."""
-        if block.status is BlockStatus.FAILED:
-            raise BlockFailedError("the function set block.status to FAILED")
+        _refuse_failed(block)
         if self._after is not None and not self._after(block):
             name = self.task.check_after.name if self.task.check_after else ""
             raise BlockFailedError(f"the check {name} after the block says that it is not done")
         block.status = BlockStatus.SUCCESS
 
-    def _on_arrays(
-        self, function: Callable[..., Any], params: dict[str, Any]
-    ) -> Callable[[Block], None]:
-        """Return ``f(block)`` that opens, reads, pads, calls ``function``, crops and writes."""
-        task = self.task
-        written = {w.array.path: name for name, w in task.writes.items()}
-        for name, read in task.reads.items():
-            self._arrays[name] = open_array(read.array, self.folder, writable=False)
-        for name, write in task.writes.items():
-            self._arrays[f"writes.{name}"] = open_array(write.array, self.folder, writable=True)
-        takes_block = "block" in inspect.signature(function).parameters
+    def compute(self, block: Block, visible: Sequence[Box]) -> dict[str, NDArray[Any]]:
+        """Return what the function of a ``call: arrays`` task makes of a block; store nothing.
 
-        def call(block: Block) -> None:
-            region = Box.from_roi(block.read_roi)
-            inputs: dict[str, Any] = {}
-            for name, read in task.reads.items():
-                data = read_region(self._arrays[name], read, region)
-                if read.array.path in written:
-                    keep = task.visible_output(block.index)
-                    data = lower_phase_only(data, read.array, region, keep, read.fill)
-                inputs[name] = data
-            if takes_block:
-                inputs["block"] = block
-            self._store(block, region, function(**inputs, **params))
+        Parameters
+        ----------
+        block : Block
+            The block.
+        visible : sequence of Box
+            Where the function sees its task's own output, in world units.
 
-        return call
+        Raises
+        ------
+        BlockFailedError
+            If the function sets the block's status to FAILED.
+        InputError
+            If it returns something else than the task writes.
+        """
+        assert self._arrays is not None, "not set up for a task with call: arrays"
+        found = self._arrays.results(block, visible)
+        _refuse_failed(block)
+        return found
 
-    def _store(self, block: Block, region: Box, result: Any) -> None:
-        """Write the results, cropped to the write Roi where they cover the read Roi."""
-        import numpy as np
+    def _compute_and_store(self, block: Block) -> None:
+        self._store(block, self.compute(block, self.task.visible_output(block.index)))
 
-        writes = self.task.writes
-        if not isinstance(result, dict):
-            if len(writes) != 1:
-                raise InputError(
-                    f"{self.task.function.name}: writes {', '.join(writes)}; return a dict with "
-                    "these names"
-                )
-            result = {next(iter(writes)): result}
-        if set(result) != set(writes):
-            raise InputError(
-                f"{self.task.function.name}: returned {sorted(result)}, writes {sorted(writes)}"
-            )
+    def _store(self, block: Block, results: Mapping[str, NDArray[Any]]) -> None:
+        """Write results, which are shaped as the write Roi."""
         target = Box.from_roi(block.write_roi)
-        for name, write in writes.items():
-            values = np.asarray(result[name])
-            array = write.array
-            for box in (region, target):
-                if values.shape == array.channels + array.voxels(box).shape:
-                    break
-            else:
-                raise InputError(
-                    f"{self.task.function.name}: {name} has shape {values.shape}; expected "
-                    f"{array.channels + array.voxels(region).shape} (read Roi) or "
-                    f"{array.channels + array.voxels(target).shape} (write Roi)"
-                )
-            inside = array.voxels(target).shift([-b for b in array.voxels(box).begin])
-            lead = (slice(None),) * len(array.channels)
-            crop = lead + tuple(slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True))
+        for name, write in self.task.writes.items():
             self.guard()
-            write_region(self._arrays[f"writes.{name}"], array, target, values[crop])
+            write_region(self._outputs[name], write.array, target, results[name])
+
+
+def _refuse_failed(block: Block) -> None:
+    if block.status is BlockStatus.FAILED:
+        raise BlockFailedError("the function set block.status to FAILED")
 
 
 def _initialise(init: Callable[..., Any], task: str) -> None:
@@ -246,24 +247,3 @@ def _initialise(init: Callable[..., Any], task: str) -> None:
         init({"task_id": task, "worker_id": os.getpid(), "hostname": os.uname().nodename})
     else:
         init()
-
-
-def lower_phase_only(
-    data: Any, array: Any, region: Box, keep: list[Box], fill: float | None
-) -> Any:
-    """Return ``data`` with everything outside of the boxes ``keep`` replaced by the fill.
-
-    What a task reads of its own output is then what lower phases wrote in this plan, and
-    neither a leftover of an earlier run nor a matter of timing.
-    """
-    import numpy as np
-
-    clean = np.full_like(data, 0 if fill is None else fill)
-    origin = array.voxels(region).begin
-    lead = (slice(None),) * len(array.channels)
-    for box in keep:
-        voxels = array.voxels(box.intersect(region)).shift([-b for b in origin])
-        if box.meets(region):
-            part = lead + tuple(slice(b, e) for b, e in zip(voxels.begin, voxels.end, strict=True))
-            clean[part] = data[part]
-    return clean

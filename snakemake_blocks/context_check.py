@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snakemake_blocks.array_info import ArrayInfo
-from snakemake_blocks.arrays import open_array, read_region
-from snakemake_blocks.block import block_of
-from snakemake_blocks.box import Box, Index
+from snakemake_blocks.blockwork import Work
+from snakemake_blocks.box import Index
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.functions import importable_from, load
+from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.task import Call
 
@@ -115,9 +112,8 @@ def check_context(
     step = _steps(task)
     if any(c % s for c, s in zip(asked, step, strict=True)):
         raise InputError(f"context {asked} is not a multiple of the voxel size {step}")
-    with importable_from(folder):
-        sampler = _Sampler(task, folder, _samples(task, samples))
-        return _compare(sampler, asked, step, tolerance)
+    with Work(task, folder, RunPaths(folder).functions, stores=False) as work:
+        return _compare(_Sampler(work, _samples(task, samples)), asked, step, tolerance)
 
 
 def _compare(sampler: _Sampler, asked: Index, step: Index, tolerance: float) -> ContextReport:
@@ -184,17 +180,10 @@ def _samples(task: PlannedTask, count: int) -> list[Index]:
 class _Sampler:
     """Results of the sample blocks under a context, each computed once."""
 
-    def __init__(self, task: PlannedTask, folder: Path, blocks: Sequence[Index]) -> None:
-        self._task = task
+    def __init__(self, work: Work, blocks: Sequence[Index]) -> None:
+        self._work = work
+        self._task = task = work.task
         self._blocks = blocks
-        self._function, self._params = _function_of(task, folder)
-        written = {w.array.path for w in task.writes.values()}
-        self._own = {n for n, r in task.reads.items() if r.array.path in written}
-        self._data = {
-            name: open_array(read.array, folder, writable=False)
-            for name, read in task.reads.items()
-            if name not in self._own
-        }
         self._ends = [read.array.roi for read in task.reads.values() if read.fill is None]
         self._known: dict[tuple[Index, Index], dict[str, NDArray[Any]]] = {}
 
@@ -241,53 +230,12 @@ class _Sampler:
 
     def _compute(self, index: Index, context: Index) -> dict[str, NDArray[Any]]:
         task = self._task
-        write = task.grid.write(index)
-        region = write.grow(context, context)
+        region = task.grid.write(index).grow(context, context)
         for end in self._ends:
             region = region.intersect(end)
-        inputs: dict[str, Any] = {}
-        for name, read in task.reads.items():
-            if name in self._own:
-                shape = read.array.channels + read.array.voxels(region).shape
-                inputs[name] = np.full(shape, read.fill or 0, read.array.dtype)
-            else:
-                inputs[name] = read_region(self._data[name], read, region)
-        if "block" in inspect.signature(self._function).parameters:
-            block = block_of(task.grid, index, task_id=task.name)
-            block.read_roi = region.to_roi()
-            inputs["block"] = block
-        result = self._function(**inputs, **self._params)
-        if not isinstance(result, Mapping):
-            result = {next(iter(task.writes)): result}
-        if result.keys() != task.writes.keys():
-            raise InputError(
-                f"{task.function.name}: returned {sorted(result)}, writes {sorted(task.writes)}"
-            )
-        return {
-            name: _cropped(np.asarray(result[name]), w.array, region, write)
-            for name, w in task.writes.items()
-        }
-
-
-def _function_of(task: PlannedTask, folder: Path) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return what is called with the arrays, and its other arguments."""
-    function: Any = load(task.function, folder)
-    is_class = inspect.isclass(function)
-    return (function(**task.params), {}) if is_class else (function, dict(task.params))
-
-
-def _cropped(values: NDArray[Any], array: ArrayInfo, region: Box, write: Box) -> NDArray[Any]:
-    if values.shape == array.channels + array.voxels(write).shape:
-        return values
-    if values.shape != array.channels + array.voxels(region).shape:
-        raise InputError(
-            f"{array.path}: the function returned shape {values.shape}; expected "
-            f"{array.channels + array.voxels(region).shape} (read Roi) or "
-            f"{array.channels + array.voxels(write).shape} (write Roi)"
-        )
-    inside = array.voxels(write).shift([-b for b in array.voxels(region).begin])
-    lead = (slice(None),) * len(array.channels)
-    return values[lead + tuple(slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True))]
+        block = task.block(index)
+        block.read_roi = region.to_roi()
+        return self._work.compute(block, visible=())
 
 
 def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:

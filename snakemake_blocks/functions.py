@@ -22,7 +22,16 @@ from typing import Any
 
 from snakemake_blocks.errors import InputError
 
-__all__ = ["FunctionRef", "importable_from", "load", "modules_of", "refer"]
+__all__ = [
+    "FunctionRef",
+    "import_name",
+    "importable_from",
+    "load",
+    "modules_of",
+    "named",
+    "refer",
+    "stable_text",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +59,84 @@ class FunctionRef:
         return None if data is None else cls(**data)
 
 
-def refer(function: Callable[..., Any] | str) -> tuple[FunctionRef, bytes]:
-    """Return how a plan refers to ``function``, and its pickle (empty when it is imported)."""
+def named(function: Callable[..., Any] | str) -> FunctionRef:
+    """Return the name of a function; nothing is pickled, so only an imported one can be loaded."""
     if isinstance(function, str):
-        return FunctionRef(function), b""
+        return FunctionRef(function)
+    return FunctionRef(import_name(function) or _describe(function))
+
+
+def refer(function: Callable[..., Any] | str) -> tuple[FunctionRef, bytes]:
+    """Return how a plan refers to a function, and its pickle (empty when it is imported).
+
+    Raises
+    ------
+    InputError
+        If the function, or something that it holds, cannot be pickled.
+    """
+    ref = named(function)
+    if isinstance(function, str) or import_name(function):
+        return ref, b""
+    import cloudpickle
+
+    try:
+        payload: bytes = cloudpickle.dumps(function)
+    except Exception as error:
+        raise InputError(_why_not_pickled(ref, function, error)) from None
+    return FunctionRef(ref.name, hashlib.sha256(payload).hexdigest()), payload
+
+
+def import_name(function: Callable[..., Any]) -> str:
+    """Return ``module:name`` by which a function can be imported, empty if it cannot."""
     module = getattr(function, "__module__", None)
     name = getattr(function, "__qualname__", "")
     if module not in (None, "__main__") and _leads_to(module, name, function):
-        return FunctionRef(f"{module}:{name}"), b""
+        return f"{module}:{name}"
+    return ""
+
+
+def _why_not_pickled(ref: FunctionRef, function: Callable[..., Any], error: Exception) -> str:
     import cloudpickle
 
-    payload: bytes = cloudpickle.dumps(function)
-    return FunctionRef(_describe(function), hashlib.sha256(payload).hexdigest()), payload
+    culprit = ""
+    for what, value in _held_by(function):
+        try:
+            cloudpickle.dumps(value)
+        except Exception as reason:
+            culprit, error = f"{what} is a {type(value).__name__}: ", reason
+            break
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return (
+        f"{ref.name} cannot be sent to workers ({culprit}{text[0]}); open or make it inside the "
+        "function or in a class (built once per worker), or put the function into a module, or run "
+        "with multiprocessing=False"
+    )
+
+
+def _held_by(function: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what travels with a function, as (words for it, value)."""
+    if isinstance(function, functools.partial):
+        yield from ((f"bound argument {n}", v) for n, v in enumerate(function.args))
+        yield from ((f"bound argument {name!r}", v) for name, v in function.keywords.items())
+        yield from _held_by(function.func)
+        return
+    owner = getattr(function, "__self__", None)
+    if owner is not None and not inspect.ismodule(owner):
+        yield from ((f"attribute {name!r} of its object", v) for name, v in _attributes(owner))
+    elif not inspect.isroutine(function) and not inspect.isclass(function):
+        yield from ((f"attribute {name!r}", v) for name, v in _attributes(function))
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        found = inspect.getclosurevars(function)
+        yield from ((f"variable {name!r}", v) for name, v in found.nonlocals.items())
+        yield from ((f"global variable {name!r}", v) for name, v in found.globals.items())
+        defaults = getattr(function, "__defaults__", None) or ()
+        yield from (("a default argument", value) for value in defaults)
+
+
+def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:
+    yield from getattr(owner, "__dict__", {}).items()
 
 
 def _leads_to(module: str, name: str, function: Callable[..., Any]) -> bool:
@@ -75,16 +150,16 @@ def _leads_to(module: str, name: str, function: Callable[..., Any]) -> bool:
 def _describe(function: Callable[..., Any]) -> str:
     """Return a stable name: two processes that run the same script give the same."""
     if isinstance(function, functools.partial):
-        bound = [_stable(a) for a in function.args]
-        bound += [f"{k}={_stable(v)}" for k, v in sorted(function.keywords.items())]
+        bound = [stable_text(a) for a in function.args]
+        bound += [f"{k}={stable_text(v)}" for k, v in sorted(function.keywords.items())]
         return f"{_describe(function.func)}({', '.join(bound)})"
     module = getattr(function, "__module__", type(function).__module__)
     name = f"{module}:{getattr(function, '__qualname__', type(function).__qualname__)}"
     owner = getattr(function, "__self__", None)
-    return name if owner is None or inspect.ismodule(owner) else f"{name} of {_stable(owner)}"
+    return name if owner is None or inspect.ismodule(owner) else f"{name} of {stable_text(owner)}"
 
 
-def _stable(value: Any) -> str:
+def stable_text(value: Any) -> str:
     """Return a text that depends on the value and not on the process."""
     try:
         return json.dumps(value, sort_keys=True)

@@ -22,14 +22,15 @@ from snakemake_blocks.locks import held
 from snakemake_blocks.moving import move_state, refuse_running
 from snakemake_blocks.paths import RunPaths, write_atomically
 from snakemake_blocks.pipeline import Pipeline
-from snakemake_blocks.plan import Plan
-from snakemake_blocks.planning import pickles, plan_pipeline
+from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.planning import pickles, pickling_problems, plan_pipeline
 from snakemake_blocks.proof import Proof
+from snakemake_blocks.reasons import SOURCE_CHANGED
 from snakemake_blocks.resetting import reset_blocks
 from snakemake_blocks.snakefile import MADE_BY, conda_environment, explicit_snakefile, snakefile
 from snakemake_blocks.sources import facts_of, missing_function
 from snakemake_blocks.spec import load_pipeline
-from snakemake_blocks.task import Task
+from snakemake_blocks.task import SourceChange, Task
 
 __all__ = [
     "Draft",
@@ -113,6 +114,7 @@ def make_plan(
     *,
     target: Target | str = Target.LOCAL,
     before: Plan | None = None,
+    pickling: bool = True,
 ) -> Plan:
     """Return the plan of a pipeline, of tasks, or of a pipeline.yaml; writes nothing.
 
@@ -124,6 +126,8 @@ def make_plan(
         Where jobs will run; decides ``blocks_per_job: auto``.
     before : Plan, optional
         A plan whose resolved batches are kept.
+    pickling : bool
+        Whether functions without an import path will be sent to other processes.
 
     Raises
     ------
@@ -136,6 +140,7 @@ def make_plan(
     problems = _run_directory_problems(pipeline)
     for task in pipeline.tasks:
         problems += _function_problems(pipeline, task)
+        problems += pickling_problems(task) if pickling else []
     if problems:
         raise SpecError(problems)
     return plan_pipeline(
@@ -145,10 +150,13 @@ def make_plan(
         run_directory=os.path.relpath(pipeline.run_directory, pipeline.folder),
         base=os.path.relpath(pipeline.folder, pipeline.run_directory),
         before=before,
+        pickling=pickling,
     )
 
 
-def check_pipeline(source: Source, *, target: Target | str = Target.LOCAL) -> tuple[Plan, Proof]:
+def check_pipeline(
+    source: Source, *, target: Target | str = Target.LOCAL, pickling: bool = True
+) -> tuple[Plan, Proof]:
     """Return the plan of a pipeline, and what is proved of it or stands against it.
 
     Raises
@@ -157,7 +165,7 @@ def check_pipeline(source: Source, *, target: Target | str = Target.LOCAL) -> tu
         As :func:`make_plan`.
     """
     pipeline = to_pipeline(source)
-    plan = make_plan(pipeline, target=target)
+    plan = make_plan(pipeline, target=target, pickling=pickling)
     return plan, check_plan(plan, pipeline.tasks)
 
 
@@ -239,6 +247,8 @@ class Draft:
             if before is not None and before.fingerprint != task.fingerprint:
                 what = "; ".join(differences(before.identity, task.identity))
                 yield f"{name}: {what}; earlier results do not count"
+            elif before is not None and _source_has_changed(before, task):
+                yield f"{name}: {SOURCE_CHANGED}; earlier results do not count"
 
     def write_all(self, path: Path) -> Plan:
         """Do the same, and write the Snakefile to ``path``; the caller holds the run lock."""
@@ -248,6 +258,13 @@ class Draft:
         if not environment.exists():
             write_atomically(environment, conda_environment(_version()).encode())
         return plan
+
+
+def _source_has_changed(before: PlannedTask, task: PlannedTask) -> bool:
+    """Tell whether results are made anew because of the source of the function."""
+    known = bool(before.source and task.source)
+    rerun = task.source_change is SourceChange.RERUN
+    return rerun and known and before.source != task.source
 
 
 def _content(path: Path) -> bytes:

@@ -18,12 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.ledger import Event, first_block, read_chunks, read_records
+from snakemake_blocks.ledger import Event, LedgerReader, first_block, read_records, source_mark
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.task import SourceChange
 from snakemake_blocks.tiling import Grid
 
-__all__ = ["History", "Judge", "Judgement", "Progress", "block_fingerprints", "fingerprints_at"]
+__all__ = [
+    "History",
+    "Judge",
+    "Judgement",
+    "Progress",
+    "block_fingerprints",
+    "fingerprints_at",
+    "of_other_source",
+]
 
 U64 = NDArray[np.uint64]
 
@@ -115,6 +124,8 @@ class History:
         Wall time of all done attempts.
     foreign : bool
         There are records of other blocks, too.
+    end : int
+        Byte of the ledger behind what was read.
     """
 
     region: Box
@@ -127,6 +138,7 @@ class History:
     ended: NDArray[np.bool_]
     seconds: float = 0.0
     foreign: bool = False
+    end: int = 0
 
     @classmethod
     def empty(cls, region: Box) -> History:
@@ -149,11 +161,13 @@ class History:
         found = cls.empty(members)
         expected: U64 | None = None
         scratch = np.zeros(0, np.int64)
-        for records in read_chunks(path, first_block(task.grid)):
+        reader = LedgerReader(path, first_block(task.grid))
+        for records in reader.chunks():
             if expected is None:
                 expected = block_fingerprints(task, members).ravel()
                 scratch = np.zeros(members.size, np.int64)
             found._append(records, expected, scratch)
+        found.end = reader.offset
         return found
 
     def _append(self, records: NDArray[np.void], expected: U64, scratch: NDArray[np.int64]) -> None:
@@ -262,6 +276,13 @@ class Judge:
             past.enter(self._history(task, job))
         return past
 
+    def readers(self) -> Iterator[tuple[PlannedTask, LedgerReader]]:
+        """Yield readers that go on behind what was read so far of each ledger."""
+        slugs = {task.slug: task for task in self.plan.tasks.values()}
+        for (slug, job), history in self._histories.items():
+            task = slugs[slug]
+            yield task, LedgerReader(self._path(task, job), first_block(task.grid), history.end)
+
     def polluted(self) -> Iterator[tuple[PlannedTask, Index]]:
         """Yield the jobs read so far whose ledgers hold records of blocks of other jobs."""
         slugs = {task.slug: task for task in self.plan.tasks.values()}
@@ -288,6 +309,8 @@ class Judge:
         fits = past.fingerprint == expected
         result = (past.event == Event.DONE) | (past.event == Event.SKIPPED)
         counts = result & fits & (past.seen == seen) & ready
+        if task.source_change is SourceChange.RERUN:
+            counts &= ~of_other_source(task, past)
         progress = np.where(counts, _PROGRESS_OF_RESULT[past.event], np.uint8(Progress.PENDING))
         progress = np.where(~result & fits, _PROGRESS_OF_ATTEMPT[past.event], progress)
         progress[~task.jobs.presence(region)] = Progress.MASKED
@@ -334,6 +357,18 @@ class Judge:
             missing = (below.progress != Progress.MASKED) & (below.stamp == 0)
             lacking = _box_sums(missing.astype(np.uint64), low, high) != 0
             yield name, _box_sums(mixed, low, high), lacking
+
+
+def of_other_source(task: PlannedTask, past: History) -> NDArray[np.bool_]:
+    """Return of which blocks the last record was made by another source of the function.
+
+    What is not known, then or now, is taken for the same.
+    """
+    mine = np.uint32(source_mark(task.source))
+    if not mine:
+        return np.zeros(past.region.shape, np.bool_)
+    other: NDArray[np.bool_] = (past.source != mine) & (past.source != 0)
+    return other
 
 
 def block_fingerprints(task: PlannedTask, region: Box) -> U64:

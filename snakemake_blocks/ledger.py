@@ -2,8 +2,8 @@
 
 One file per job, one fixed-size record per event, each with its own CRC-32. Only the job's
 lock holder and its workers append, each record by one ``write`` in append mode, so a process
-that dies leaves at most one torn record. A reader keeps what has a valid checksum and finds
-its step again behind anything torn or overwritten.
+that dies leaves at most one torn record. :class:`LedgerReader`, which everybody reads with, keeps
+what has a valid checksum and finds its step again behind anything torn or overwritten.
 
 On disk blocks are numbered from the world's origin, so that a record names the same block
 whatever region the task writes; callers deal in indices of the grid.
@@ -34,9 +34,9 @@ from snakemake_blocks.tiling import Grid
 __all__ = [
     "Event",
     "Ledger",
+    "LedgerReader",
     "Measurement",
     "first_block",
-    "read_chunks",
     "read_records",
     "record_dtype",
     "source_mark",
@@ -117,6 +117,8 @@ def source_mark(source: str) -> int:
 
 _NOTHING = Measurement()
 _CHUNK = 1 << 15
+# How much of what is no record at the end of a ledger is looked at again, bytes.
+_LOOK_BACK = 1 << 16
 
 
 @dataclass(slots=True)
@@ -201,45 +203,68 @@ class Ledger:
         os.close(self._fd)
 
 
-def read_records(path: Path, first: Index, *, start: int = 0) -> NDArray[np.void]:
-    """Return the valid records of a ledger in the order written; none if there is no file.
+@dataclass(slots=True)
+class LedgerReader:
+    """Reads a ledger, and goes on later where it ended: the one reader of records.
+
+    However often it is asked, and whenever records are appended in between, it returns what
+    reading once at the end would. What is torn or overwritten is skipped as soon as a valid record
+    follows; until then it is looked at again, for over a network a write may come to be seen
+    piece by piece.
 
     Parameters
     ----------
     path : Path
-        The file.
+        The file; it need not be there yet.
     first : tuple of int
         Of the task's grid, see :func:`first_block`; zeros give indices as they are on disk.
-    start : int
-        Byte from which to read.
+    offset : int
+        Byte from which to read; afterwards, where to go on.
     """
-    parts = list(read_chunks(path, first, start=start))
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.empty(0, record_dtype(len(first)))
+
+    path: Path
+    first: Index
+    offset: int = 0
+
+    def read(self) -> NDArray[np.void]:
+        """Return the valid records behind the offset in the order written, and move it on."""
+        parts = list(self.chunks())
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, record_dtype(len(self.first)))
+
+    def chunks(self) -> Iterator[NDArray[np.void]]:
+        """Yield what :meth:`read` returns, some ten thousand records at a time.
+
+        Costs about 0.3 us per record.
+        """
+        dtype = record_dtype(len(self.first))
+        try:
+            file = open(self.path, "rb", buffering=0)  # noqa: SIM115
+        except FileNotFoundError:
+            return
+        with file:
+            if os.fstat(file.fileno()).st_size < self.offset:
+                self.offset = 0  # another file has taken its place
+            file.seek(self.offset)
+            data, begin = b"", self.offset  # `data` lies at `begin` in the file
+            while more := file.read(_CHUNK * dtype.itemsize):
+                data += more
+                found = _scan(data, dtype)
+                if found.end:
+                    self.offset = begin + found.end
+                if len(found.records):
+                    yield _from_first(found.records, self.first)
+                data, begin = data[found.scanned :], begin + found.scanned
+            self.offset = max(self.offset, begin - _LOOK_BACK)
 
 
-def read_chunks(path: Path, first: Index, *, start: int = 0) -> Iterator[NDArray[np.void]]:
-    """Yield what :func:`read_records` returns, some ten thousand records at a time.
+def read_records(path: Path, first: Index, *, start: int = 0) -> NDArray[np.void]:
+    """Return the valid records of a ledger in the order written; none if there is no file.
 
-    Costs about 0.3 us per record.
+    Parameters are those of :class:`LedgerReader`.
     """
-    dtype = record_dtype(len(first))
-    try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115
-    except FileNotFoundError:
-        return
-    with file:
-        file.seek(start)
-        while data := file.read(_CHUNK * dtype.itemsize):
-            records = _valid(data, dtype)
-            if records is None:
-                # Something is torn or overwritten: from here on records begin anywhere.
-                rest = _resynchronised(memoryview(data + file.read()), dtype)
-                if len(rest):
-                    yield _from_first(rest, first)
-                return
-            yield _from_first(records, first)
+    return LedgerReader(path, first, start).read()
 
 
 def _from_first(records: NDArray[np.void], first: Index) -> NDArray[np.void]:
@@ -250,36 +275,72 @@ def _from_first(records: NDArray[np.void], first: Index) -> NDArray[np.void]:
     return records
 
 
-def _valid(data: bytes, dtype: np.dtype[np.void]) -> NDArray[np.void] | None:
-    """Return the records if all of them are whole and valid."""
-    size = dtype.itemsize
-    if len(data) % size:
-        return None
-    records = np.frombuffer(data, dtype)
-    crc32 = zlib.crc32
-    bodies = struct.iter_unpack(f"{size - 4}s4x", data)
-    sums = np.fromiter((crc32(body) for (body,) in bodies), np.uint32, len(records))
-    if not np.array_equal(sums, records["crc"]) or records["event"].max() > max(Event):
-        return None
-    return records
-
-
 def write_records(path: Path, records: NDArray[np.void]) -> None:
     """Replace a ledger as a whole; only while no job runs."""
     write_atomically(path, records.tobytes())
 
 
-def _resynchronised(view: memoryview, dtype: np.dtype[np.void]) -> NDArray[np.void]:
-    """Return the valid records of a damaged ledger, at whatever offsets they begin."""
-    size, found, at = dtype.itemsize, [], 0
-    assert dtype.fields is not None
-    event = dtype.fields["event"][1]
-    while at + size <= len(view):
-        record = view[at : at + size]
-        if zlib.crc32(record[:-4]) == int.from_bytes(record[-4:], "little"):
-            if record[event] <= max(Event):
-                found.append(bytes(record))
-            at += size
+class _Scanned(NamedTuple):
+    """Valid records, where the last one ends, and how far the data were looked at."""
+
+    records: NDArray[np.void]
+    end: int
+    scanned: int
+
+
+def _scan(data: bytes, dtype: np.dtype[np.void]) -> _Scanned:
+    """Return the valid records in ``data``, at whatever offsets they begin.
+
+    It goes from one record to the next, and where there is none on to the next byte, until less
+    than a record is left: what it finds does not depend on where the data are cut.
+    """
+    size = dtype.itemsize
+    at, end, parts = 0, 0, []
+    while at + size <= len(data):
+        run = _run_length(data, dtype, at)
+        if run:
+            parts.append(data[at : at + run * size])
+            at = end = at + run * size
         else:
-            at += 1
-    return np.frombuffer(b"".join(found), dtype)
+            at = _next_candidate(data, dtype, at + 1)
+    records = np.frombuffer(b"".join(parts), dtype)
+    known = records["event"] <= max(Event)
+    return _Scanned(records if known.all() else records[known], end, at)
+
+
+def _run_length(data: bytes, dtype: np.dtype[np.void], at: int) -> int:
+    """Return how many valid records follow one another from a byte on."""
+    size, count, total = dtype.itemsize, 1, 0
+    while at + size <= len(data):
+        part = data[at : at + size * min(count, (len(data) - at) // size)]
+        records = np.frombuffer(part, dtype)
+        bodies = struct.iter_unpack(f"{size - 4}s4x", part)
+        sums = np.fromiter((zlib.crc32(body) for (body,) in bodies), np.uint32, len(records))
+        wrong = np.flatnonzero((sums != records["crc"]) | ~_may_be_record(records))
+        if len(wrong):
+            return total + int(wrong[0])
+        total += len(records)
+        at += len(part)
+        count *= 64  # a damaged ledger has short runs, and is not to be read many times
+    return total
+
+
+def _next_candidate(data: bytes, dtype: np.dtype[np.void], at: int) -> int:
+    """Return the first byte from ``at`` on where a record may begin; less than one may be left."""
+    assert dtype.fields is not None
+    event, unused = (dtype.fields[name][1] for name in ("event", "unused"))
+    beyond = len(data) - dtype.itemsize + 1
+    while at < beyond:
+        end = min(at + _LOOK_BACK, beyond)
+        of = {x: np.frombuffer(data, np.uint8, end - at, at + x) for x in (event, unused)}
+        found = np.flatnonzero((of[event] != 0) & (of[unused] == 0))
+        if len(found):
+            return at + int(found[0])
+        at = end
+    return at
+
+
+def _may_be_record(records: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Tell of which records it can be said without their checksum that they are none."""
+    maybe: NDArray[np.bool_] = (records["event"] != 0) & (records["unused"] == 0)
+    return maybe

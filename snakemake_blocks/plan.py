@@ -27,7 +27,7 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.functions import FunctionRef
 from snakemake_blocks.paths import RunPaths, SentinelName, index_name, job_name
 from snakemake_blocks.phases import Phases
-from snakemake_blocks.task import Call, Read, Write
+from snakemake_blocks.task import Call, Read, SourceChange, Write
 from snakemake_blocks.tiling import Axis, Grid
 
 __all__ = ["FORMAT", "Job", "Plan", "PlannedTask"]
@@ -75,6 +75,8 @@ class PlannedTask:
         What is hashed, in the words of pipeline.yaml.
     source : str
         Short hash of the function's source, empty if it cannot be read.
+    source_change : SourceChange
+        Whether results of another source count.
     fit, mask, batching : str
         As declared, for the record; ``batching`` is what ``blocks_per_job`` and the target were.
     """
@@ -102,6 +104,7 @@ class PlannedTask:
     max_workers: int | None = None
     resources: Mapping[str, int | float | str] = field(default_factory=dict)
     source: str = ""
+    source_change: SourceChange = SourceChange.WARN
     fit: str = "valid"
     mask: str = ""
     batching: str = ""
@@ -433,6 +436,7 @@ def _task_to_json(plan: Plan, task: PlannedTask) -> dict[str, Any]:
         "fingerprint": f"{task.fingerprint:016x}",
         "identity": dict(task.identity),
         "source": task.source,
+        "source_change": str(task.source_change),
         "fit": task.fit,
         "mask": task.mask,
         "batching": task.batching,
@@ -457,6 +461,7 @@ def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
         max_workers=data["max_workers"],
         resources=data["resources"],
         source=data["source"],
+        source_change=SourceChange(data.get("source_change", SourceChange.WARN)),
         fit=data["fit"],
         mask=data["mask"],
         batching=data["batching"],

@@ -11,8 +11,8 @@ from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.batching import Target, batch_shape
 from snakemake_blocks.box import Index
 from snakemake_blocks.dependencies import JobGrid
-from snakemake_blocks.errors import PlanError
-from snakemake_blocks.functions import FunctionRef, refer
+from snakemake_blocks.errors import InputError, PlanError
+from snakemake_blocks.functions import FunctionRef, named, refer
 from snakemake_blocks.identity import fingerprint_of
 from snakemake_blocks.paths import slug
 from snakemake_blocks.phases import Phases, colour, context_reach, sharing_reach
@@ -21,7 +21,7 @@ from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.task import Call, Chunks, SourceChange, Task
 from snakemake_blocks.tiling import Axis, Grid
 
-__all__ = ["FunctionFacts", "pickles", "plan_pipeline"]
+__all__ = ["FunctionFacts", "pickles", "pickling_problems", "plan_pipeline"]
 
 # Snakemake fails on dependency paths of more than about 480 jobs (measured on 9.27).
 _LONGEST_PATH = 400
@@ -34,7 +34,7 @@ class FunctionFacts:
     Parameters
     ----------
     source : str
-        Short hash of its source, empty if there is none to read.
+        Short hash of its code, empty if there is none to read; see :mod:`.source_hash`.
     has_setup : bool
         It is a class, built once per worker.
     """
@@ -51,6 +51,7 @@ def plan_pipeline(
     run_directory: str = "blocks",
     base: str = "..",
     before: Plan | None = None,
+    pickling: bool = True,
 ) -> Plan:
     """Return the plan of a pipeline.
 
@@ -66,6 +67,8 @@ def plan_pipeline(
         As in :class:`Plan`.
     before : Plan, optional
         The plan in place; ``auto`` batches that it resolved are kept.
+    pickling : bool
+        Whether functions without an import path will be loaded by other processes.
 
     Raises
     ------
@@ -81,6 +84,7 @@ def plan_pipeline(
             facts.get(task.task_id, FunctionFacts()),
             target,
             old,
+            _reference if pickling else named,
         )
     _refuse_deep(tasks)
     return Plan(pipeline.name, tasks, run_directory, base)
@@ -92,6 +96,7 @@ def _plan_task(
     facts: FunctionFacts,
     target: Target,
     old: PlannedTask | None,
+    reference: Callable[[Callable[..., Any] | str], FunctionRef],
 ) -> PlannedTask:
     grid = task.grid
     batching = f"{task.blocks_per_job} for {target}" if task.blocks_per_job == "auto" else "set"
@@ -111,7 +116,7 @@ def _plan_task(
     present = jobs.job_presence()
     before, after = task.checks
     # As it will be read from the plan's file: tuples of a Python program are lists there.
-    identity = json.loads(json.dumps(_identity(task, grid, upstream, facts)))
+    identity = json.loads(json.dumps(_identity(task, grid, upstream)))
     return PlannedTask(
         name=task.task_id,
         slug=slug(task.task_id),
@@ -122,10 +127,10 @@ def _plan_task(
         else colour(present, job_reach),
         upstream=upstream,
         call=Call(task.call or Call.BLOCK),
-        function=refer(task.process_function)[0],
-        check_before=_ref(before),
-        check_after=_ref(after),
-        init=_ref(task.init_callback_fn),
+        function=reference(task.process_function),
+        check_before=_optional(before, reference),
+        check_after=_optional(after, reference),
+        init=_optional(task.init_callback_fn, reference),
         params=dict(task.params),
         reads=dict(task.reads),
         writes=dict(task.writes),
@@ -138,14 +143,22 @@ def _plan_task(
         fingerprint=fingerprint_of(identity),
         identity=identity,
         source=facts.source,
+        source_change=SourceChange(task.source),
         fit=str(task.fit),
         mask=task.mask.path if task.mask else "",
         batching=batching,
     )
 
 
-def _ref(function: Callable[..., Any] | str | None) -> FunctionRef | None:
-    return None if function is None else refer(function)[0]
+def _reference(function: Callable[..., Any] | str) -> FunctionRef:
+    return refer(function)[0]
+
+
+def _optional(
+    function: Callable[..., Any] | str | None,
+    reference: Callable[[Callable[..., Any] | str], FunctionRef],
+) -> FunctionRef | None:
+    return None if function is None else reference(function)
 
 
 def _conflict_reach(task: Task, grid: Grid) -> Index:
@@ -169,9 +182,7 @@ def _axis_sharing(array: ArrayInfo, a: int, axis: Axis) -> int:
     return sharing_reach(axis, chunk=chunk, origin=array.offset[a])
 
 
-def _identity(
-    task: Task, grid: Grid, upstream: tuple[str, ...], facts: FunctionFacts
-) -> dict[str, Any]:
+def _identity(task: Task, grid: Grid, upstream: tuple[str, ...]) -> dict[str, Any]:
     """Return all that decides what a block computes, in the words of pipeline.yaml.
 
     The extent is left out, so that a grown region keeps what is done; a block that was cut off
@@ -184,7 +195,7 @@ def _identity(
         "roi": {"offset modulo block_size": [a.begin % a.step for a in grid.axes]},
         "conflict": task.read_write_conflict,
         "call": str(task.call),
-        "function": refer(task.process_function)[0].name,
+        "function": named(task.process_function).name,
         "params": dict(task.params),
         "mask": task.mask.path if task.mask else "",
         "reads": {
@@ -207,7 +218,6 @@ def _identity(
             for n, w in task.writes.items()
         },
         "after": list(upstream),
-        **({"source": facts.source} if task.source is SourceChange.RERUN else {}),
     }
 
 
@@ -222,6 +232,18 @@ def _refuse_deep(tasks: Mapping[str, PlannedTask]) -> None:
             f"task {name}: a chain of {length} jobs would wait for one another, Snakemake "
             f"follows {_LONGEST_PATH}; use larger blocks_per_job or less context"
         )
+
+
+def pickling_problems(task: Task) -> list[str]:
+    """Return why functions of a task cannot be sent to other processes."""
+    found = []
+    for function in (task.process_function, *task.checks, task.init_callback_fn):
+        try:
+            if function is not None:
+                refer(function)
+        except InputError as error:
+            found.append(f"task {task.task_id}: {error}")
+    return found
 
 
 def pickles(pipeline: Pipeline) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 from snakemake_blocks.judgement import Judge, Progress
-from snakemake_blocks.ledger import Event, first_block, record_dtype
+from snakemake_blocks.ledger import Event, LedgerReader, first_block
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.status import CODES, State, mark_orphans
@@ -30,6 +31,7 @@ _POLL_SECONDS = 0.5
 # Following many ledgers may take so much of the time, in the process that schedules the jobs.
 _SHARE = 0.05
 _LINE_SECONDS = 10.0
+_STOP_SECONDS = 5.0
 
 # The last event of a block, by which its state is known; none yet is 0.
 _MASKED = max(Event) + 1
@@ -84,18 +86,17 @@ class Tracker:
     plan: Plan
     root: Path
     _states: dict[str, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
-    _offsets: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _readers: dict[str, LedgerReader] = field(default_factory=dict, init=False, repr=False)
     _failed: tuple[int, ...] = field(default=(), init=False, repr=False)
     _orphaned: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for task in self.plan.tasks.values():
-            for path, size in self._ledgers(task):
-                self._offsets[path] = size
         judge = Judge(self.plan, self.root)
         for name, task in self.plan.tasks.items():
             progress = judge.judge_all(task).progress
             self._states[name] = _STATE_OF[progress]
+        for _, reader in judge.readers():
+            self._readers[str(reader.path)] = reader
 
     def poll(self) -> dict[str, Count]:
         """Return the counts per task, after reading what was appended since the last time."""
@@ -116,9 +117,13 @@ class Tracker:
     def _count(self, task: PlannedTask) -> Count:
         states = self._states[task.name]
         for path, size in self._ledgers(task):
-            start = self._offsets.get(path, 0)
-            if size > start:
-                self._offsets[path] = self._read(task, path, start, states)
+            reader = self._readers.get(path)
+            if reader is None:
+                reader = LedgerReader(Path(path), first_block(task.grid))
+                self._readers[path] = reader
+            if size != reader.offset:
+                for records in reader.chunks():
+                    _enter(records, states)
         counts = np.bincount(states.ravel(), minlength=_MASKED + 1)
         return Count(
             total=task.num_blocks,
@@ -127,33 +132,30 @@ class Tracker:
             running=int(counts[Event.STARTED]),
         )
 
-    def _read(self, task: PlannedTask, path: str, start: int, states: NDArray[np.uint8]) -> int:
-        """Enter the whole records behind ``start``; return where to go on."""
-        dtype = record_dtype(task.grid.ndim)
-        with open(path, "rb") as file:
-            file.seek(start)
-            data = file.read()
-        whole = len(data) // dtype.itemsize * dtype.itemsize
-        records = np.frombuffer(data[:whole], dtype).copy()
-        records["index"] -= np.asarray(first_block(task.grid), np.int32)
-        inside = np.all((records["index"] >= 0) & (records["index"] < states.shape), axis=1)
-        records = records[inside & (records["event"] != Event.BUDGET)]
-        event = records["event"].copy()
-        event[(event == Event.RELEASED) | (event == Event.RESET)] = 0
-        states[tuple(records["index"].T)] = event
-        return start + whole
-
     def _ledgers(self, task: PlannedTask) -> Iterator[tuple[str, int]]:
-        """Yield path and size of the ledgers of a task."""
+        """Yield path and size of the ledgers of a task; those that go meanwhile are left out."""
         folder = RunPaths(self.root).task(task.slug) / "ledger"
-        try:
-            shards = [entry.path for entry in os.scandir(folder)]
-        except FileNotFoundError:
-            return
-        for shard in shards:
-            for entry in os.scandir(shard):
-                if not entry.name.startswith(".") and "." not in entry.name:
-                    yield entry.path, entry.stat().st_size
+        for shard in _entries(folder):
+            for entry in _entries(shard.path):
+                if "." not in entry.name:
+                    with contextlib.suppress(FileNotFoundError):
+                        yield entry.path, entry.stat().st_size
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _enter(records: NDArray[np.void], states: NDArray[np.uint8]) -> None:
+    """Enter what records say of the blocks of a task; of a block the last one counts."""
+    inside = np.all((records["index"] >= 0) & (records["index"] < states.shape), axis=1)
+    records = records[inside & (records["event"] != Event.BUDGET)]
+    event = records["event"].copy()
+    event[(event == Event.RELEASED) | (event == Event.RESET)] = 0
+    states[tuple(records["index"].T)] = event
 
 
 class ProgressView:
@@ -188,6 +190,7 @@ class ProgressView:
         }
         self._line = 0.0
         self._complete = False
+        self._said: set[str] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -197,10 +200,9 @@ class ProgressView:
         self._thread.start()
 
     def stop(self) -> None:
-        """Show the last counts and end."""
+        """Show the last counts and end, also if the run directory does not answer any more."""
         self._ended.set()
-        self._thread.join()
-        self._show(last=True)
+        self._thread.join(_STOP_SECONDS)
         self._progress.stop()
 
     @property
@@ -216,8 +218,19 @@ class ProgressView:
         wait = _POLL_SECONDS
         while not self._ended.wait(wait):
             began = time.monotonic()
-            self._show(last=False)
+            self._try_to_show(last=False)
             wait = max(_POLL_SECONDS, (time.monotonic() - began) / _SHARE)
+        self._try_to_show(last=True)
+
+    def _try_to_show(self, *, last: bool) -> None:
+        """Show, or say once why not: the run goes on in any case, and the next look may succeed."""
+        try:
+            self._show(last=last)
+        except Exception as error:
+            text = f"progress cannot be shown ({type(error).__name__}: {error}); the run goes on"
+            if text not in self._said:
+                self._said.add(text)
+                self.say(text)
 
     def _show(self, *, last: bool) -> None:
         counts = self._tracker.poll()

@@ -18,15 +18,18 @@ from snakemake_blocks.judgement import (
     Progress,
     block_fingerprints,
     fingerprints_at,
+    of_other_source,
 )
-from snakemake_blocks.ledger import Event, first_block, source_mark
+from snakemake_blocks.ledger import Event, first_block
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import PlannedTask
+from snakemake_blocks.task import SourceChange
 
 __all__ = ["blocks_of_other_source", "jobs_without_sentinel", "reasons_of"]
 
 Blocks = NDArray[np.bool_]
 
+SOURCE_CHANGED = "the source of the function changed"
 _RESET = "they were reset, or the array that they write was made anew"
 _CUT_OFF = "they were begun and not ended, their worker or job was killed"
 _ELSEWHERE = (
@@ -59,10 +62,9 @@ def reasons_of(judge: Judge, task: PlannedTask, pending: Blocks) -> dict[str, in
 
 def blocks_of_other_source(judge: Judge, task: PlannedTask) -> int:
     """Return how many counting results were made by another source of the task's function."""
-    mine = source_mark(task.source)
     past = judge.history(task, task.grid.indices)
-    other = (past.source != mine) & (past.source != 0) & (past.event == Event.DONE)
-    return int((judge.judge_all(task).done & other).sum()) if mine else 0
+    other = of_other_source(task, past) & (past.event == Event.DONE)
+    return int((judge.judge_all(task).done & other).sum())
 
 
 def jobs_without_sentinel(judge: Judge, task: PlannedTask) -> int:
@@ -107,7 +109,11 @@ class _Reasons:
         same = self.past.fingerprint == expected
         yield _CUT_OFF, (event == Event.STARTED) & same
         results = (event == Event.DONE) | (event == Event.SKIPPED)
-        yield from self._of_inputs(results & same)
+        changed = np.zeros_like(same)
+        if self.task.source_change is SourceChange.RERUN:
+            changed = of_other_source(self.task, self.past)
+        yield SOURCE_CHANGED, results & same & changed
+        yield from self._of_inputs(results & same & ~changed)
         yield from self._of_identity(results & ~same)
         yield _NO_RECORD, self._without_record(self.pending & (self.past.event == 0))
 
@@ -128,6 +134,8 @@ class _Reasons:
             return
         left = blocks
         for fingerprint, identity in self._former():
+            # Plans of earlier versions had the source among what a fingerprint stands for.
+            identity = {key: value for key, value in identity.items() if key != "source"}
             chosen = left & (self.past.fingerprint == self._expected(fingerprint, identity))
             yield "; ".join(differences(identity, self.task.identity)), chosen
             left = left & ~chosen

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.functions import importable_from
+from snakemake_blocks.functions import import_name, importable_from
 from snakemake_blocks.planning import FunctionFacts
+from snakemake_blocks.source_hash import hash_of_module, hash_of_object
 from snakemake_blocks.task import Call
 
 __all__ = ["call_problems", "facts_of", "missing_function"]
@@ -31,20 +30,19 @@ def facts_of(function: Callable[..., Any] | str, folder: Path) -> FunctionFacts:
     InputError
         If the function's module is missing or is not Python.
     """
-    if isinstance(function, str):
-        module, _, attribute = function.partition(":")
-        source = _Source.of(module, folder)
-        node = source.definition(attribute) if source else None
-        if source is None or node is None:
-            return FunctionFacts()
-        return FunctionFacts(_short_hash(source.lines(node)), isinstance(node, ast.ClassDef))
-    while isinstance(function, partial):
-        function = function.func
-    try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):
-        text = ""
-    return FunctionFacts(_short_hash(text) if text else "", inspect.isclass(function))
+    if not isinstance(function, str):
+        is_class = inspect.isclass(function)
+        name = import_name(function)
+        if not name:
+            return FunctionFacts(hash_of_object(function, folder), is_class)
+        return FunctionFacts(facts_of(name, folder).source, is_class)
+    module, _, attribute = function.partition(":")
+    source = _Source.of(module, folder)
+    if source is None:
+        return FunctionFacts()
+    node = source.definition(attribute)
+    code = hash_of_module(module, source.path, folder)
+    return FunctionFacts(code, isinstance(node, ast.ClassDef))
 
 
 def missing_function(name: str, folder: Path) -> str:
@@ -165,10 +163,9 @@ def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A module's text and what it means."""
+    """A module's file and what it means."""
 
     path: Path
-    text: str
     tree: ast.Module
 
     @classmethod
@@ -191,8 +188,7 @@ class _Source:
         if path.suffix != ".py":
             return None
         try:
-            text = path.read_text(encoding="utf-8")
-            return cls(path, text, ast.parse(text))
+            return cls(path, ast.parse(path.read_text(encoding="utf-8")))
         except SyntaxError as error:
             raise InputError(f"{path.name}, line {error.lineno}: {error.msg}") from None
         except (OSError, ValueError) as error:  # ValueError: not UTF-8, or null bytes
@@ -209,11 +205,6 @@ class _Source:
             found = binding[-1]
             body = found.body
         return found
-
-    def lines(self, node: _Definition) -> str:
-        """Return the text of a definition, decorators included."""
-        first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-        return "\n".join(self.text.splitlines()[first - 1 : node.end_lineno])
 
     def lack_of(self, attribute: str) -> str:
         """Return why importing the module cannot give it a function ``a.b``, empty if it may."""
@@ -262,7 +253,3 @@ def _bound_by(node: ast.AST) -> Iterator[str]:
         yield node.id
     for child in ast.iter_child_nodes(node):
         yield from _bound_by(child)
-
-
-def _short_hash(source: str) -> str:
-    return hashlib.sha256(source.encode()).hexdigest()[:16]

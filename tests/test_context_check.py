@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from snakemake_blocks.context_check import ContextReport
 from snakemake_blocks.demo import write_demo
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.failures import BlockFailedError
 from snakemake_blocks.report import context_text
 from snakemake_blocks.running import check_task_context
 
@@ -178,6 +179,93 @@ class TestReads:
         assert check(project, "Mean", 1, params={"sizes": [3, 5]}).enough == (1, 2)
 
 
+# faults: kind 8
+class TestSetUp:
+    """The function is set up, called and closed as in a worker."""
+
+    MANAGED = """
+        import numpy as np
+        from pathlib import Path
+
+        class Managed:
+            scale = None
+
+            def __init__(self, factor):
+                self.factor = factor
+
+            def __enter__(self):
+                Path("entered").touch()
+                self.scale = self.factor
+                return self
+
+            def __exit__(self, *error):
+                Path("left").touch()
+                self.scale = None
+
+            def __call__(self, raw):
+                return raw * self.scale
+
+        class Other:
+            def __enter__(self):
+                return lambda raw: raw + 1
+
+            def __exit__(self, *error):
+                Path("left").touch()
+
+        class Closed:
+            def __call__(self, raw):
+                return raw + 1
+
+            def close(self):
+                Path("left").touch()
+
+        def wrong(raw):
+            raise ZeroDivisionError("here")
+
+        class Wrong(Closed):
+            def __call__(self, raw):
+                raise ZeroDivisionError("here")
+
+        def says_failed(raw, block):
+            block.status = type(block.status).FAILED
+            return raw
+    """
+
+    @pytest.fixture(autouse=True)
+    def _here(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(project.folder)
+
+    def ask(self, project: Project, function: str, **more: Any) -> ContextReport:
+        pipeline, name = task(project, function, **more)
+        project.functions(self.MANAGED)
+        return check_task_context(pipeline, name, samples=2)
+
+    @pytest.mark.parametrize(
+        ("function", "more"),
+        [("Managed", {"params": {"factor": 2.0}}), ("Other", {}), ("Closed", {})],
+    )
+    def test_a_class_is_entered_and_closed(
+        self, project: Project, function: str, more: dict[str, Any]
+    ) -> None:
+        report = self.ask(project, function, **more)
+        assert report.enough == (0, 0)
+        assert report.difference == 0
+        assert (project.folder / "left").exists()
+
+    def test_it_is_closed_after_an_exception(self, project: Project) -> None:
+        with pytest.raises(ZeroDivisionError, match="here"):
+            self.ask(project, "Wrong")
+        assert (project.folder / "left").exists()
+
+    def test_a_block_that_says_it_failed_is_no_result(self, project: Project) -> None:
+        with pytest.raises(BlockFailedError, match=r"set block\.status to FAILED"):
+            self.ask(project, "says_failed")
+
+    def test_the_array_to_write_need_not_be_there(self, project: Project) -> None:
+        self.ask(project, "Closed")
+        assert not (project.folder / "s.zarr/out").exists()
+
+
 class TestRefusals:
     def test(self, project: Project) -> None:
         path, name = task(project, "mean", params={"sizes": 3})
@@ -194,7 +282,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("function", "message"),
         [
-            ("cut", r"s\.zarr/out: the function returned shape \(\d+, \d+\); expected \("),
+            ("cut", r"functions:cut: out has shape \(\d+, \d+\); expected \("),
             ("misnamed", r"functions:misnamed: returned \['into'\], writes \['out'\]"),
         ],
     )

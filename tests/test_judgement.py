@@ -372,9 +372,9 @@ class TestReading:
         scene.plan(line(blocks_per_job=1))
         scene.run_all()
         opened: list[Path] = []
-        real = judgement.read_chunks
+        real = judgement.LedgerReader
         monkeypatch.setattr(
-            judgement, "read_chunks", lambda path, *a: opened.append(path) or real(path, *a)
+            judgement, "LedgerReader", lambda path, *a: opened.append(path) or real(path, *a)
         )
         judge = Judge(scene.in_place, scene.root)
         task = judge.plan.tasks["task"]

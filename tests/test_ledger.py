@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 from snakemake_blocks.ledger import (
     Event,
     Ledger,
+    LedgerReader,
     Measurement,
     first_block,
-    read_chunks,
     read_records,
     record_dtype,
     write_records,
@@ -66,7 +67,7 @@ class TestAppending:
 
     def test_nothing_there_is_no_record(self, path: Path) -> None:
         assert len(read_records(path, (0, 0))) == 0
-        assert list(read_chunks(path, (0, 0))) == []
+        assert list(LedgerReader(path, (0, 0)).chunks()) == []
         filled(path, 0)
         assert len(read_records(path, (0, 0))) == 0
 
@@ -114,7 +115,7 @@ class TestAppending:
     def test_in_chunks(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("snakemake_blocks.ledger._CHUNK", 3)
         filled(path, 7)
-        assert [len(chunk) for chunk in read_chunks(path, (0, 0))] == [3, 3, 1]
+        assert [len(chunk) for chunk in LedgerReader(path, (0, 0)).chunks()] == [3, 3, 1]
         assert stamps(path) == [1, 2, 3, 4, 5, 6, 7]
 
     def test_rewriting(self, path: Path) -> None:
@@ -201,3 +202,57 @@ def damaged(data: st.DataObject, pieces: list[bytes]) -> Iterator[bytes]:
         yield piece[:a]
         yield data.draw(st.binary(max_size=2 * SIZE))
         yield piece[b:]
+
+
+# faults: kind 8
+class TestFollowing:
+    @given(data=st.data())
+    def test_law(self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+        """Appends, torn writes and garbage, read in any steps, give what reading at once gives."""
+        path = tmp_path_factory.mktemp("ledger") / "0"
+        whole = filled(path, 6)
+        path.write_bytes(b"")
+        records = [whole[n : n + SIZE] for n in range(0, len(whole), SIZE)]
+        piece = st.one_of(
+            st.sampled_from(records),
+            st.tuples(st.sampled_from(records), st.integers(0, SIZE)).map(lambda p: p[0][: p[1]]),
+            st.binary(max_size=3 * SIZE),
+            st.integers(0, 2 * SIZE).map(bytes),
+        )
+        reader, followed = LedgerReader(path, (0, 0)), []
+        for content in data.draw(st.lists(piece, max_size=12)):
+            with path.open("ab") as file:
+                file.write(content)
+            if data.draw(st.booleans()):
+                followed += reader.read()["stamp"].tolist()
+        followed += reader.read()["stamp"].tolist()
+        assert followed == stamps(path)
+
+    def test_a_torn_tail_is_looked_at_again(self, path: Path) -> None:
+        """Over a network a record may be seen piece by piece, its end before its middle."""
+        data = filled(path, 3)
+        reader = LedgerReader(path, (0, 0))
+        path.write_bytes(data[: SIZE + 7])
+        assert reader.read()["stamp"].tolist() == [1]
+        path.write_bytes(data[: SIZE + 7] + bytes(2 * SIZE - 7))
+        assert reader.read()["stamp"].tolist() == []
+        path.write_bytes(data)
+        assert reader.read()["stamp"].tolist() == [2, 3]
+        assert reader.offset == len(data)
+
+    def test_it_begins_anew_where_another_file_took_the_place(self, path: Path) -> None:
+        filled(path, 3)
+        reader = LedgerReader(path, (0, 0))
+        assert reader.read()["stamp"].tolist() == [1, 2, 3]
+        write_records(path, read_records(path, (0, 0))[2:])
+        assert reader.read()["stamp"].tolist() == [3]
+
+    @pytest.mark.parametrize("noise", [bytes(8 << 20), random.Random(2).randbytes(1 << 20)])
+    def test_megabytes_that_are_no_records_cost_little(self, path: Path, noise: bytes) -> None:
+        """They were read byte by byte: 20 s for 8 MB of zeros."""
+        data = filled(path, 2)
+        path.write_bytes(data[:SIZE] + noise + data[SIZE:])
+        reader, began = LedgerReader(path, (0, 0)), time.process_time()
+        assert reader.read()["stamp"].tolist() == [1, 2]
+        assert time.process_time() - began < 2
+        assert reader.offset == path.stat().st_size

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import io
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from faults import SIZE, Scene, line
 
+from snakemake_blocks import progress
 from snakemake_blocks.progress import Count, ProgressView, Tracker
 
 
@@ -76,3 +80,82 @@ def test_the_line_names_orphans(scene: Scene) -> None:
     view.stop()
     assert "up: 1 of 4 blocks done, 1 failed, " in stream.getvalue()
     assert "down: 0 of 4 blocks done, 0 failed, 3 orphaned\n" in stream.getvalue()
+
+
+# faults: kind 8
+class TestDamage:
+    @pytest.mark.parametrize("damage", [b"torn", bytes(400), b"\x02" * 5000])
+    def test_a_torn_record_costs_itself_alone(self, scene: Scene, damage: bytes) -> None:
+        """All that was appended behind it was read as nonsense: 0 of 40 for ever."""
+        tracker = Tracker(scene.in_place, scene.root)
+        path = scene.paths.ledger("up", (1,))
+        path.parent.mkdir(parents=True)
+        path.write_bytes(damage)
+        assert tracker.poll()["up"] == Count(total=4)
+        scene.run("up", (1,))
+        assert tracker.poll()["up"] == Count(total=4, done=2)
+        with path.open("ab") as file:
+            file.write(damage)
+        assert tracker.poll()["up"] == Count(total=4, done=2)
+        assert Tracker(scene.in_place, scene.root).poll()["up"] == Count(total=4, done=2)
+
+    def test_folders_may_go_while_it_looks(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scene.run("up", (1,))
+        tracker = Tracker(scene.in_place, scene.root)
+        (scene.paths.task("up") / "ledger" / "file").touch()
+        shutil.rmtree(scene.paths.ledger("up", (1,)).parent)
+        assert tracker.poll()["up"] == Count(total=4, done=2)
+
+
+# faults: kind 8
+class TestTrouble:
+    """Showing progress is a courtesy: no trouble with it may end or hang a run."""
+
+    class Broken(Tracker):
+        def __init__(self, errors: int) -> None:
+            self.errors = errors
+
+        def poll(self) -> dict[str, Count]:
+            if threading.current_thread() is not threading.main_thread() and self.errors:
+                self.errors -= 1
+                raise PermissionError("no longer")
+            return {"one": Count(done=4, total=4)}
+
+    def test_an_exception_is_said_once_and_the_next_look_may_succeed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(progress, "_POLL_SECONDS", 0.001)
+        stream = io.StringIO()
+        view = ProgressView(self.Broken(3), stream)
+        view.start()
+        give_up = time.monotonic() + 10
+        while not view.is_complete and time.monotonic() < give_up:
+            time.sleep(0.001)
+        view.stop()
+        assert view.is_complete
+        text = stream.getvalue()
+        assert text.count("progress cannot be shown (PermissionError: no longer)") == 1
+        assert "one: 4 of 4 blocks done" in text
+
+    def test_the_end_does_not_wait_for_a_disk_that_hangs(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(progress, "_STOP_SECONDS", 0.05)
+        answers = threading.Event()
+
+        class Hanging(Tracker):
+            def __init__(self) -> None: ...
+
+            def poll(self) -> dict[str, Count]:
+                if threading.current_thread() is not threading.main_thread():
+                    answers.wait(30)
+                return {"one": Count(total=4)}
+
+        view = ProgressView(Hanging(), io.StringIO())
+        view.start()
+        began = time.monotonic()
+        view.stop()
+        answers.set()
+        assert time.monotonic() - began < 5

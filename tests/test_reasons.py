@@ -198,4 +198,22 @@ class TestSource:
             scene.run(index=(0,))
         assert reasons(scene) == {}
         self.plan(scene, "3" * 16, source="rerun")
-        assert reasons(scene) == {f'source is "{"3" * 16}", was "{"2" * 16}"': 2}
+        assert reasons(scene) == {"the source of the function changed": 2}
+
+    # faults: kind 8
+    def test_a_change_of_policy_alone_changes_nothing(self, scene: Scene) -> None:
+        self.plan(scene, "1" * 16)
+        scene.run(index=(0,))
+        done = scene.judgement().done
+        assert done.any()
+        fingerprint = scene.in_place.tasks["task"].fingerprint
+        for policy in ("rerun", "warn", "rerun"):
+            self.plan(scene, "1" * 16, source=policy)
+            assert (scene.judgement().done == done).all()
+            assert scene.in_place.tasks["task"].fingerprint == fingerprint
+        self.plan(scene, "2" * 16, source="rerun")
+        assert not scene.judgement().done.any()
+        self.plan(scene, "2" * 16, source="warn")
+        assert (scene.judgement().done == done).all(), "and they count again"
+        self.plan(scene, "", source="rerun")
+        assert (scene.judgement().done == done).all(), "what is not known counts"

@@ -15,7 +15,7 @@ from project import Project
 
 import snakemake_blocks as sb
 from snakemake_blocks.blockwise import RunResult
-from snakemake_blocks.failures import BlockFailedError
+from snakemake_blocks.errors import SpecError
 
 
 def task(name: str, function: Any, **more: Any) -> sb.Task:
@@ -80,13 +80,6 @@ class TestExceptions:
         assert caught.traceback[-1].name == "fail"
         assert len(calls) == 1
 
-    def test_a_block_that_says_it_failed(self, project: Project) -> None:
-        def fail(block: sb.Block) -> None:
-            block.status = sb.BlockStatus.FAILED
-
-        with pytest.raises(BlockFailedError, match=r"set block\.status to FAILED"):
-            run(task("a", fail))
-
     def test_of_a_block_that_a_client_took(self, project: Project) -> None:
         error, taken = ValueError("mine"), []
 
@@ -107,6 +100,103 @@ class TestExceptions:
     def test_a_worker_function_has_to_take_the_blocks(self, project: Project) -> None:
         with pytest.raises(RuntimeError, match="never asked for a block"):
             run(task("a", lambda: None))
+
+
+# faults: kind 8
+class TestFailed:
+    """Without an exception a block fails as anywhere else: tried again, counted, orphans left."""
+
+    @pytest.mark.parametrize("how", ["status", "check", "client"])
+    def test_is_counted(self, project: Project, how: str) -> None:
+        calls: list[int] = []
+
+        def fail(block: sb.Block) -> None:
+            calls.append(block.index[0])
+            if how != "check" and block.index == (0,):
+                block.status = sb.BlockStatus.FAILED
+
+        def loop() -> None:
+            client = sb.Client()
+            while True:
+                with client.acquire_block() as block:
+                    if block is None:
+                        break
+                    fail(block)
+
+        checks = (None, (lambda block: block.index != (0,)) if how == "check" else None)
+        function = loop if how == "client" else fail
+        up = task("up", function, max_retries=2, check_function=checks, blocks_per_job=1)
+        down = task("down", lambda block: None, upstream_tasks=[up], read_write_conflict=False)
+        result = run(down)
+        assert not result
+        assert sorted(calls) == [0, 0, 0, 2, 3], "3 attempts; 1 conflicts with what failed"
+        counts = result["up"]
+        assert (counts.completed_count, counts.failed_count, counts.orphaned_count) == (2, 1, 1)
+        counts = result["down"]
+        assert (counts.completed_count, counts.failed_count, counts.orphaned_count) == (1, 0, 3)
+        (failure,) = result.status.tasks["up"].failures
+        assert (failure.index, failure.attempt) == ((0,), 3)
+
+    def test_a_later_attempt_may_succeed(self, project: Project) -> None:
+        seen: list[int] = []
+
+        def fail(block: sb.Block) -> None:
+            seen.append(block.index[0])
+            if seen.count(block.index[0]) < 2:
+                block.status = sb.BlockStatus.FAILED
+
+        result = run(task("a", fail, max_retries=1))
+        assert result
+        assert sorted(seen) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+# faults: kind 8
+class TestPickling:
+    def test_is_not_needed(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        import cloudpickle
+
+        def refuse(*_: object) -> bytes:
+            raise AssertionError("pickled")
+
+        monkeypatch.setattr(cloudpickle, "dumps", refuse)
+        lock, seen = threading.Lock(), []
+
+        def hold(block: sb.Block) -> None:
+            with lock:
+                seen.append(block.index[0])
+
+        checks = (lambda block: block.index == (3,), lambda block: lock is not None)
+        assert run(task("a", hold, check_function=checks))
+        assert sorted(seen) == [0, 1, 2]
+
+    def test_what_cannot_be_pickled_is_named(self, project: Project) -> None:
+        lock = threading.Lock()
+
+        def hold(block: sb.Block) -> None:
+            with lock:
+                pass
+
+        class Holder:
+            def __init__(self) -> None:
+                self.handle = lock
+
+            def __call__(self, block: sb.Block) -> None: ...
+
+            def method(self, block: sb.Block) -> None: ...
+
+        def bound(block: sb.Block, lock: Any = None) -> None: ...
+
+        for function, culprit in (
+            (hold, "variable 'lock' is a lock"),
+            (Holder(), "attribute 'handle' is a lock"),
+            (Holder().method, "attribute 'handle' of its object is a lock"),
+            (partial(bound, lock=lock), "bound argument 'lock' is a lock"),
+        ):
+            with pytest.raises(SpecError) as caught:
+                sb.run_blockwise(task("sync", function), summary=False, progress=False)
+            text = str(caught.value)
+            assert "task sync: " in text and culprit in text
+            assert "multiprocessing=False" in text and "\n" not in text
 
 
 class TestFunctions:

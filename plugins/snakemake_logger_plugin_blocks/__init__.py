@@ -79,11 +79,16 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         for path in output:
             try:
                 root = find_run_directory(Path(path))
-                tracker = Tracker(Plan.load(root), root)
+                view = ProgressView(Tracker(Plan.load(root), root), sys.stderr)
             except BlocksError:
                 continue
-            self._view = ProgressView(tracker, sys.stderr)
-            self._view.start()
+            except Exception as error:
+                # It would end the thread that takes Snakemake's messages, and hang the run.
+                self._is_quiet = True
+                self._say(f"progress cannot be shown ({type(error).__name__}: {error})")
+                return
+            self._view = view
+            view.start()
             return
 
     def _say(self, text: str) -> None:
