@@ -76,7 +76,6 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
         try:
             work.set_up()
             work.process(task.block(index))
-            work.tear_down()
         except Exception:
             if debugger:
                 import pdb
@@ -84,3 +83,5 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
 
                 pdb.post_mortem(sys.exc_info()[2])
             raise
+        finally:
+            work.tear_down()

@@ -23,6 +23,7 @@ from snakemake_blocks.functions import stable_text
 
 __all__ = ["hash_of_module", "hash_of_object"]
 
+_VALUE = "value "
 _COMPILED = (".so", ".pyd")
 _IMPORTERS = ("import_module", "__import__")
 
@@ -50,9 +51,16 @@ def hash_of_object(function: Callable[..., Any], folder: Path) -> str:
     Empty if its source is not known.
     """
     found = _Modules(folder.resolve())
-    definitions = _Definitions(found)
-    definitions.add("", function)
-    return found.digest() if definitions.known else ""
+    _Definitions(found, _home_of(function)).add("", function)
+    known = any(not name.startswith(_VALUE) for name in found.codes)
+    return found.digest() if known else ""
+
+
+def _home_of(function: Any) -> str:
+    """Return the module in which a function, or the class of an object, was defined."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__module__", None) or type(function).__module__
 
 
 @dataclass(slots=True)
@@ -187,7 +195,7 @@ class _Definitions:
     """Definitions of a running program, gathered along the names that they refer to."""
 
     modules: _Modules
-    known: bool = True
+    home: str
     _seen: set[int] = field(default_factory=set)
 
     def add(self, name: str, value: Any) -> None:
@@ -195,6 +203,8 @@ class _Definitions:
         if id(value) in self._seen:
             return
         self._seen.add(id(value))
+        if isinstance(value, FunctionType | type) and not self._is_near(value.__module__):
+            return
         if isinstance(value, partial):
             for part in (value.func, *value.args, *value.keywords.values()):
                 self.add(f"{name}()", part)
@@ -213,7 +223,13 @@ class _Definitions:
         elif type(value).__module__ == "__main__" or callable(value):
             self.add(f"{name}.type", type(value))
         else:
-            self.modules.codes[f"value {name}"] = stable_text(value)
+            self.modules.codes[f"{_VALUE}{name}"] = stable_text(value)
+
+    def _is_near(self, module: str | None) -> bool:
+        """Tell whether a module is the program's, and no library."""
+        if module in (None, "__main__", self.home):
+            return module is not None
+        return any(self.modules.find(str(module)))
 
     def _add_module(self, module: ModuleType) -> None:
         for name, path in self.modules.find(module.__name__):
@@ -253,8 +269,6 @@ class _Definitions:
             for node in nodes:
                 self._add_imports(node)
                 self._add_names(node, names)
-        elif name == "":
-            self.known = False
 
     def _add_imports(self, node: ast.AST) -> None:
         parsed = _Parsed("", tuple(_imports(node)))

@@ -6,7 +6,7 @@ import inspect
 import json
 import keyword
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, MISSING, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -156,6 +156,7 @@ class Task:
     after: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        self._take_in_defaults()
         self._take_in_skip_mask()
         problems = self.problems()
         if problems:
@@ -167,6 +168,16 @@ class Task:
         object.__setattr__(self, "call", Call(self.call or _call_of(self.process_function)))
         needed = {name: count * self.workers for name, count in self.requires.items()}
         object.__setattr__(self, "resources", {**self.resources, **needed})
+
+    def _take_in_defaults(self) -> None:
+        """Take None for an optional argument as its default; of workers it means no limit."""
+        for argument in fields(self):
+            if getattr(self, argument.name) is not None or argument.name == "num_workers":
+                continue
+            if argument.default is not MISSING:
+                object.__setattr__(self, argument.name, argument.default)
+            elif argument.default_factory is not MISSING:
+                object.__setattr__(self, argument.name, argument.default_factory())
 
     def _take_in_skip_mask(self) -> None:
         """Say with ``present`` what ``skip_mask`` says, so that one of them tells all."""

@@ -84,6 +84,20 @@ class TestRunning:
         run(scene, "0")
         assert (scene.folder / "closed").exists()
 
+    # faults: kind 8
+    def test_a_class_is_closed_after_an_exception(self, scene: Scene) -> None:
+        scene.functions(
+            """
+            class Model:
+                def __call__(self, block): raise ZeroDivisionError("here")
+                def close(self): open("closed", "w").close()
+            """
+        )
+        scene.plan(line(function="functions:Model"))
+        with pytest.raises(ZeroDivisionError):
+            run(scene, "0")
+        assert (scene.folder / "closed").exists()
+
     def test_exceptions_come_out(self, scene: Scene) -> None:
         scene.functions("def f(block): raise ZeroDivisionError('here')")
         scene.plan(line(function="functions:f"))

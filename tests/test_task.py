@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -288,3 +289,15 @@ def test_the_last_blocks_that_ledgers_can_number_are_fine() -> None:
     block = roi(0, 10)
     assert len(Task("a", roi(10 * 2**31 - 40, 40), block, block, FUNCTION).grid) == 4
     assert len(Task("a", roi(-10 * 2**31, 40), block, block, FUNCTION).grid) == 4
+
+
+# faults: kind 8
+def test_none_for_an_optional_argument_is_its_default() -> None:
+    rois = (Roi((0,), (40,)), Roi((0,), (10,)), Roi((0,), (10,)))
+    plain = Task("t", *rois, "m:f")
+    assert Task("t", *rois, "m:f", None, None, None, None).most_workers is None
+    names = {f.name for f in fields(Task)} - {"num_workers"}
+    names -= {"task_id", "total_roi", "read_roi", "write_roi", "process_function"}
+    same = Task("t", *rois, "m:f", **dict.fromkeys(names))
+    for name in names:
+        assert getattr(same, name) == getattr(plain, name), name
