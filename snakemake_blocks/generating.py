@@ -16,11 +16,12 @@ from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
 from snakemake_blocks.check import check_plan
 from snakemake_blocks.errors import BusyError, InputError, SpecError
+from snakemake_blocks.files import read_file, write_atomically
 from snakemake_blocks.identity import differences
 from snakemake_blocks.leftovers import unlock, unmark
 from snakemake_blocks.locks import held
 from snakemake_blocks.moving import move_state, refuse_running
-from snakemake_blocks.paths import RunPaths, write_atomically
+from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.planning import pickles, plan_pipeline
@@ -253,7 +254,7 @@ class Draft:
 def _content(path: Path) -> bytes:
     """Return what a file holds, nothing if there is none."""
     try:
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         return b""
 

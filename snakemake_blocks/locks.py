@@ -23,14 +23,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from snakemake_blocks.errors import BusyError, LedgerError
-from snakemake_blocks.paths import write_atomically
+from snakemake_blocks.errors import BusyError, InputError, LedgerError
+from snakemake_blocks.files import read_file, write_atomically
 from snakemake_blocks.processes import boot_clock, process_host, process_start
 
 __all__ = ["TIMING", "Holder", "Lease", "Lock", "Timing", "Watch", "held", "holder_of", "is_alive"]
 
 _SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
 _DIGITS = 20
+_MOST = 1 << 16
 
 
 @dataclass(slots=True)
@@ -111,14 +112,10 @@ def is_alive(holder: Holder) -> bool | None:
 def holder_of(path: Path) -> Holder | None:
     """Return who holds the lock at ``path``; None if nobody does or the file is damaged."""
     try:
-        head, _, counter = path.read_bytes().partition(b"\n")
+        head, _, counter = read_file(path, most=_MOST).partition(b"\n")
         return Holder(**json.loads(head), counter=int(counter))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, InputError, ValueError, TypeError):
         return None
-    except OSError as error:
-        if error.errno == errno.ESTALE:  # removed on another host while it was being read
-            return None
-        raise
 
 
 @dataclass(slots=True)

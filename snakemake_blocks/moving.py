@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from snakemake_blocks.box import Index
 from snakemake_blocks.completion import aggregate_inputs, sentinel_of
 from snakemake_blocks.errors import BusyError
+from snakemake_blocks.files import read_file, write_atomically
 from snakemake_blocks.forgetting import disordered, forget
 from snakemake_blocks.judgement import Judge
 from snakemake_blocks.ledger import first_block, read_records, write_records
 from snakemake_blocks.locks import TIMING, Watch, held, holder_of, is_alive
-from snakemake_blocks.paths import RunPaths, SentinelName, write_atomically
+from snakemake_blocks.paths import RunPaths, SentinelName
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.sentinel import digest_of_sentinels, read_sentinel
 
@@ -154,11 +155,11 @@ def _finish_masks(paths: RunPaths) -> None:
     """Put masks in their place that a crash left waiting for it."""
     if not paths.plan.exists():
         return
-    for task in json.loads(paths.plan.read_bytes())["tasks"]:
+    for task in json.loads(read_file(paths.plan))["tasks"]:
         waiting = paths.next_mask(task["slug"])
         if not task["masked"] or not waiting.exists():
             continue
-        if hashlib.sha256(waiting.read_bytes()).hexdigest() == task["masked"]:
+        if hashlib.sha256(read_file(waiting)).hexdigest() == task["masked"]:
             os.replace(waiting, paths.mask(task["slug"]))
 
 
@@ -266,7 +267,7 @@ def settle_sentinels(judge: Judge, root: Path) -> None:
                 wanted = sentinel_of(job, judge)
             if wanted is None:
                 path.unlink(missing_ok=True)
-            elif not path.exists() or path.read_bytes() != wanted.to_bytes():
+            elif not path.exists() or read_file(path) != wanted.to_bytes():
                 write_atomically(path, wanted.to_bytes(), durable=False)
                 os.utime(path, (now, now))
         _drop_stale_aggregates(task, paths)
@@ -283,7 +284,7 @@ def _drop_stale_aggregates(task: PlannedTask, paths: RunPaths) -> None:
         if not path.exists():
             continue
         below = aggregate_inputs(paths, task, task.aggregates, parts)
-        contents = [p.read_bytes() for p in below if p.exists()]
+        contents = [read_file(p) for p in below if p.exists()]
         sentinel = read_sentinel(path)
         if (
             len(contents) < len(below)
@@ -318,7 +319,7 @@ def _sentinel_files(folder: Path) -> Iterator[Path]:
 def _write_if_changed(path: Path, content: bytes) -> None:
     """Write a file unless it is the same already, so that its mtime stays."""
     try:
-        same = hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(content).digest()
+        same = hashlib.sha256(read_file(path)).digest() == hashlib.sha256(content).digest()
     except FileNotFoundError:
         same = False
     if not same:

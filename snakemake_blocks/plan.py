@@ -24,6 +24,7 @@ from snakemake_blocks.block import Block, block_of
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.dependencies import JobGrid, needed_jobs
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.files import read_file
 from snakemake_blocks.functions import FunctionRef
 from snakemake_blocks.paths import RunPaths, SentinelName, index_name, job_name
 from snakemake_blocks.phases import Phases
@@ -387,7 +388,7 @@ class Plan:
         """
         paths = RunPaths(root)
         try:
-            content = paths.plan.read_bytes()
+            content = read_file(paths.plan)
             data = json.loads(content)
         except FileNotFoundError:
             raise InputError(
@@ -484,7 +485,7 @@ def _load_mask(
     """Return presence and phases; after a crash they may still be where the next plan's lie."""
     for path in (paths.mask(slug), paths.next_mask(slug)):
         try:
-            payload = path.read_bytes()
+            payload = read_file(path)
         except FileNotFoundError:
             continue
         if hashlib.sha256(payload).hexdigest() == digest:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.files import read_file
 from snakemake_blocks.functions import importable_from
 from snakemake_blocks.planning import FunctionFacts
 from snakemake_blocks.task import Call
@@ -191,11 +192,11 @@ class _Source:
         if path.suffix != ".py":
             return None
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_file(path).decode()
             return cls(path, text, ast.parse(text))
         except SyntaxError as error:
             raise InputError(f"{path.name}, line {error.lineno}: {error.msg}") from None
-        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or null bytes
+        except (FileNotFoundError, ValueError) as error:  # ValueError: not UTF-8, null bytes
             raise InputError(f"{path.name}: cannot be read ({error})") from None
 
     def definition(self, attribute: str) -> _Definition | None:
