@@ -23,7 +23,7 @@ from snakemake_blocks.locks import held
 from snakemake_blocks.moving import move_state, refuse_running
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.pipeline import Pipeline
-from snakemake_blocks.plan import Plan
+from snakemake_blocks.plan import DamagedPlanError, Plan
 from snakemake_blocks.planning import pickles, plan_pipeline
 from snakemake_blocks.proof import Proof
 from snakemake_blocks.resetting import reset_blocks
@@ -197,7 +197,7 @@ class Draft:
         """
         root = pipeline.run_directory
         in_place = _content(RunPaths(root).plan)
-        old = Plan.load(root) if in_place else None
+        old = _plan_in(root) if in_place else None
         before = None if options.rebatch else old
         plan = make_plan(pipeline, target=options.target, before=before)
         violations = check_plan(plan, pipeline.tasks).violations
@@ -249,6 +249,15 @@ class Draft:
         if not environment.exists():
             write_atomically(environment, conda_environment(_version()).encode())
         return plan
+
+
+def _plan_in(root: Path) -> Plan | None:
+    """Return the plan in place; one that cannot be read is none, which is said."""
+    try:
+        return Plan.load(root)
+    except DamagedPlanError as error:
+        print(f"{error}: that is done now, with the records that still fit", file=sys.stderr)
+        return None
 
 
 def _content(path: Path) -> bytes:

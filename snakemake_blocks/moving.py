@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from snakemake_blocks.errors import BusyError
 from snakemake_blocks.files import read_file, write_atomically
 from snakemake_blocks.forgetting import disordered, forget
 from snakemake_blocks.judgement import Judge
-from snakemake_blocks.ledger import first_block, read_records, write_records
+from snakemake_blocks.ledger import Event, first_block, read_records, write_records
 from snakemake_blocks.locks import TIMING, Watch, held, holder_of, is_alive
 from snakemake_blocks.paths import RunPaths, SentinelName
 from snakemake_blocks.plan import Plan, PlannedTask
@@ -113,11 +114,13 @@ def move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes
 
 def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes]) -> None:
     paths = RunPaths(root)
-    _finish_masks(paths)
+    _finish_masks(old, paths)
     moved = [task for task in new.tasks.values() if _is_moved(old, task)]
     for task in moved:
         assert old is not None
         _write_ledgers(old.tasks[task.name], task, paths)
+    for task in new.tasks.values() if old is None else ():
+        _gather_records(task, paths)
     for digest, payload in pickles.items():
         if not (paths.functions / f"{digest}.pkl").exists():
             write_atomically(paths.functions / f"{digest}.pkl", payload)
@@ -151,9 +154,9 @@ def _note_identity(task: PlannedTask, paths: RunPaths) -> None:
         write_atomically(path, text.encode(), durable=False)
 
 
-def _finish_masks(paths: RunPaths) -> None:
+def _finish_masks(old: Plan | None, paths: RunPaths) -> None:
     """Put masks in their place that a crash left waiting for it."""
-    if not paths.plan.exists():
+    if old is None:
         return
     for task in json.loads(read_file(paths.plan))["tasks"]:
         waiting = paths.next_mask(task["slug"])
@@ -212,6 +215,43 @@ def _write_ledgers(before: PlannedTask, task: PlannedTask, paths: RunPaths) -> N
         kept = old.get(job, parts[0][:0])
         kept = kept[~_belongs(kept, task, job)]
         write_records(paths.ledger(task.slug, job), np.concatenate([kept, *parts]))
+
+
+def _gather_records(task: PlannedTask, paths: RunPaths) -> None:
+    """Bring records that lie here without a plan into the ledgers of the new jobs.
+
+    Only the plan knows which of several ledgers spoke for a block last, so a block that is in
+    more than one is done anew.
+    """
+    first = np.asarray(first_block(task.grid), np.int32)
+    batch = np.asarray(task.jobs.batch, np.int32)
+    found = {}
+    for path in (paths.task(task.slug) / "ledger").glob("*/*"):
+        if re.fullmatch(r"-?\d+(--?\d+)*", path.name):
+            found[path] = read_records(path, (0,) * task.grid.ndim)
+    if not any(map(len, found.values())):
+        return
+    records = np.concatenate(list(found.values()))
+    origin = np.repeat(np.arange(len(found)), [len(part) for part in found.values()])
+    place = records["index"] - first
+    inside = np.all((place >= 0) & (place < task.grid.shape), axis=1)
+    # A new budget of attempts is of a job that is gone.
+    keep = inside & (records["event"] != Event.BUDGET)
+    numbers = np.ravel_multi_index(tuple(np.where(keep[:, None], place, 0).T), task.grid.shape)
+    pairs = np.unique(np.stack([numbers[keep], origin[keep]]), axis=1)
+    names, counts = np.unique(pairs[0], return_counts=True)
+    keep &= ~np.isin(numbers, names[counts > 1])
+    kept, jobs = records[keep], task.jobs.jobs.shape
+    targets = np.ravel_multi_index(tuple((place[keep] // batch).T), jobs)
+    order = np.argsort(targets, kind="stable")
+    names, begins = np.unique(targets[order], return_index=True)
+    written = set()
+    for job, part in zip(names, np.split(order, begins[1:]), strict=bool(len(names))):
+        path = paths.ledger(task.slug, tuple(map(int, np.unravel_index(job, jobs))))
+        write_records(path, kept[part])
+        written.add(path)
+    for path in found.keys() - written:
+        path.unlink()
 
 
 def _drop_foreign_records(task: PlannedTask, job: Index, paths: RunPaths) -> NDArray[np.void]:
