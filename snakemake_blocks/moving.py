@@ -26,7 +26,7 @@ from snakemake_blocks.files import read_file, write_atomically
 from snakemake_blocks.forgetting import disordered, forget
 from snakemake_blocks.judgement import Judge
 from snakemake_blocks.ledger import Event, first_block, read_records, write_records
-from snakemake_blocks.locks import TIMING, Watch, held, holder_of, is_alive
+from snakemake_blocks.locks import TIMING, Watch, held, holder_of, is_alive, not_a_lock
 from snakemake_blocks.paths import RunPaths, SentinelName
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.sentinel import digest_of_sentinels, read_sentinel
@@ -56,12 +56,15 @@ def refuse_running(root: Path, *, patience: float = _PATIENCE) -> None:
         With who holds which job.
     """
     watch, give_up, told = Watch(), time.monotonic() + patience, False
+    unreadable = time.monotonic() + TIMING.unreadable
     locks = list(root.glob("*/ledger/*/*.lock"))
     before = {path: holder_of(path) for path in locks}
     while locks := [path for path in locks if path.exists() and not watch.is_dead(path)]:
         for path in locks:
             holder = holder_of(path)
             if holder is None:
+                if path.exists() and time.monotonic() >= unreadable:
+                    raise not_a_lock(path)
                 continue
             visible = is_alive(holder) is not None
             if time.monotonic() >= give_up if visible else holder != before[path]:

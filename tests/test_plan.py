@@ -234,7 +234,9 @@ class TestFile:
     def test_another_format_is_refused(self, tmp_path: Path) -> None:
         data = json.loads(plan_of(line()).to_bytes())
         (tmp_path / "plan.json").write_text(json.dumps({**data, "format": 99}))
-        with pytest.raises(InputError, match="has format 99, this version reads 1: it was made by a newer"):
+        with pytest.raises(
+            InputError, match="has format 99, this version reads 1: it was made by a newer"
+        ):
             Plan.load(tmp_path)
 
     @pytest.mark.parametrize("damage", ["missing", "changed"])
