@@ -65,6 +65,8 @@ def profile_text(name: str, settings: Mapping[str, str] | None = None) -> str:
 def _changed(text: str, key: str, value: str) -> str:
     if not re.fullmatch(r"[A-Za-z][\w-]*", key) or key == "default-resources":
         raise InputError(f"{key!r} cannot be set; give a setting like jobs, or one resource")
+    if not value.isprintable():
+        raise InputError(f"{key}={value!r}: has control characters in it; give one plain value")
     profile = yaml.safe_load(text)
     place: tuple[str, ...] = (key,)
     if key in profile or "-" in key or key in _SINGLE_WORDS:

@@ -195,8 +195,8 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
             "writes": {},
             "params": {"path": {1, 2}},
         },
-        "params.path: {1, 2} cannot be written as JSON (Object of type set is not JSON "
-        "serializable); use numbers, text, lists and mappings",
+        "params.path: {1, 2} of the type set would arrive as another; give a list, and "
+        "make the set in the function",
     ),
     # functions
     "a path for a function": (
