@@ -21,12 +21,23 @@ _AMOUNTS = {
     "disk": (_SIZE, "10GB"),
     "runtime": (_TIME, "90m, or a number of minutes"),
 }
+# Resources in a fixed unit, of which Snakemake takes no text.
+_COUNTS = {
+    "mem_mb": "mem: 10GB",
+    "mem_mib": "mem: 10GB",
+    "disk_mb": "disk: 10GB",
+    "disk_mib": "disk: 10GB",
+}
 _GROWING = frozenset({"mem", "mem_mb", "mem_mib", "runtime"})
 
 
 def amount_problem(name: str, value: Any) -> str:
     """Return what is wrong with the value of a resource, nothing if Snakemake takes it."""
-    if name not in _AMOUNTS or not isinstance(value, str):
+    if not isinstance(value, str):
+        return ""
+    if name in _COUNTS and not value.isdecimal():
+        return f"{value!r} is no number; write a whole number, or {_COUNTS[name]} instead"
+    if name not in _AMOUNTS:
         return ""
     pattern, example = _AMOUNTS[name]
     return "" if pattern.fullmatch(value) else f"{value!r} is no amount; write e.g. {example}"

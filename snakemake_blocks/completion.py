@@ -6,6 +6,7 @@ from pathlib import Path
 
 from snakemake_blocks.aggregates import Aggregates
 from snakemake_blocks.errors import InputError, LedgerError
+from snakemake_blocks.files import read_file
 from snakemake_blocks.judgement import Judge, Judgement, Progress
 from snakemake_blocks.ledger import first_block
 from snakemake_blocks.paths import RunPaths, index_name
@@ -79,7 +80,7 @@ def write_aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> None:
     contents = []
     blocks = 0
     for path in aggregate_inputs(paths, task, tree, parts):
-        content = path.read_bytes() if path.exists() else b""
+        content = read_file(path) if path.exists() else b""
         sentinel = Sentinel.from_bytes(content)
         node = "/".join(path.relative_to(paths.task(task.slug)).parts).removesuffix(".json")
         name = node if node.startswith("tree/") else path.stem

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from funlib.geometry import Roi
 
-from snakemake_blocks.amounts import amount_problem
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import block_presence, chunk_shape, describe, obstacle_to
 from snakemake_blocks.box import Box, Index
@@ -30,6 +29,8 @@ __all__ = ["UNKNOWN_FUNCTION", "Describer"]
 UNKNOWN_FUNCTION = "unknown:unknown"
 """Stands where the function's name was wrong already; nothing is said of it again."""
 
+# The presence of more blocks takes more than a gigabyte to plan with.
+_MOST_MASKED = 10**7
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -235,6 +236,13 @@ class _TaskDescriber:
             return None
 
     def _masked(self, task: Task, mask: ArrayInfo) -> Task | None:
+        if len(task.grid) > _MOST_MASKED:
+            self._say(
+                "mask",
+                f"would be kept for each of {len(task.grid):,} blocks, at most {_MOST_MASKED:,} "
+                "can be; use larger blocks or a smaller roi",
+            )
+            return None
         present = block_presence(mask, task.grid, self.all.folder)
         if not present.any():
             self._say("mask", f"{mask.path} is zero wherever this task writes; no block is left")
@@ -269,9 +277,6 @@ class _TaskDescriber:
                 f"{model.max_workers} processes over all jobs are fewer than the {model.workers} "
                 "workers of one job",
             )
-        for name, value in model.resources.items():
-            if problem := amount_problem(name, value):
-                self._say(f"resources.{name}", problem)
 
     def _check_functions(self) -> None:
         model, folder = self.model, self.all.folder

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.yaml_text import YamlError, parse_yaml
 
 __all__ = ["with_values"]
 
@@ -32,13 +33,16 @@ def with_values(text: str, changes: Mapping[tuple[str, ...], int]) -> str:
         If that cannot be done without changing anything else, e.g. where mappings are shared by
         anchors.
     """
-    wanted = _unshared(yaml.safe_load(text))
+    try:
+        wanted = _unshared(parse_yaml(text))
+    except YamlError as error:
+        raise InputError(str(error)) from None
     for path, value in changes.items():
         _put(wanted, path, value)
         text = _changed(text, path, value)
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
+        found = parse_yaml(text)
+    except YamlError:
         found = None
     if found != wanted:
         raise _refusal()

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 from snakemake_blocks.box import Index
-from snakemake_blocks.errors import BlocksError
+from snakemake_blocks.errors import BlocksError, InputError
+from snakemake_blocks.files import append_to, read_file
 
 __all__ = [
     "BlockFailedError",
@@ -97,20 +98,19 @@ def append_failure(path: Path, failure: Failure) -> None:
     """Append one failure as a line of JSON; where that is not possible, say so in the log."""
     line = json.dumps(asdict(failure)) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        handle = append_to(path)
         try:
             os.write(handle, line.encode())
         finally:
             os.close(handle)
-    except OSError as error:
+    except (OSError, InputError) as error:
         sys.stderr.write(f"{path}: a failure could not be written down ({error})\n")
 
 
 def read_failures(path: Path) -> Iterator[Failure]:
     """Yield the failures of a job in the order they happened; damaged lines are passed over."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_file(path).decode(errors="replace")
     except FileNotFoundError:
         return
     for line in text.splitlines():

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.files import read_file
 
 __all__ = [
     "FunctionRef",
@@ -251,7 +252,7 @@ def _unpickle(ref: FunctionRef, functions: Path) -> Callable[..., Any]:
 def _payload(ref: FunctionRef, functions: Path) -> bytes:
     path = functions / f"{ref.pickle}.pkl"
     try:
-        payload = path.read_bytes()
+        payload = read_file(path)
     except FileNotFoundError:
         raise InputError(f"{path}: the pickle of {ref.name} is missing; plan again") from None
     if hashlib.sha256(payload).hexdigest() != ref.pickle:

@@ -16,13 +16,14 @@ from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
 from snakemake_blocks.check import check_plan
 from snakemake_blocks.errors import BusyError, InputError, SpecError
+from snakemake_blocks.files import read_file, write_atomically
 from snakemake_blocks.identity import differences
 from snakemake_blocks.leftovers import unlock, unmark
 from snakemake_blocks.locks import held
 from snakemake_blocks.moving import move_state, refuse_running
-from snakemake_blocks.paths import RunPaths, write_atomically
+from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.pipeline import Pipeline
-from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.plan import DamagedPlanError, Plan, PlannedTask
 from snakemake_blocks.planning import pickles, pickling_problems, plan_pipeline
 from snakemake_blocks.proof import Proof
 from snakemake_blocks.reasons import SOURCE_CHANGED
@@ -204,7 +205,7 @@ class Draft:
         """
         root = pipeline.run_directory
         in_place = _content(RunPaths(root).plan)
-        old = Plan.load(root) if in_place else None
+        old = _plan_in(root) if in_place else None
         before = None if options.rebatch else old
         plan = make_plan(pipeline, target=options.target, before=before)
         violations = check_plan(plan, pipeline.tasks).violations
@@ -267,10 +268,19 @@ def _source_has_changed(before: PlannedTask, task: PlannedTask) -> bool:
     return rerun and known and before.source != task.source
 
 
+def _plan_in(root: Path) -> Plan | None:
+    """Return the plan in place; one that cannot be read is none, which is said."""
+    try:
+        return Plan.load(root)
+    except DamagedPlanError as error:
+        print(f"{error}: that is done now, with the records that still fit", file=sys.stderr)
+        return None
+
+
 def _content(path: Path) -> bytes:
     """Return what a file holds, nothing if there is none."""
     try:
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         return b""
 

@@ -25,6 +25,7 @@ from snakemake_blocks.completion import (
 )
 from snakemake_blocks.errors import BusyError, LedgerError
 from snakemake_blocks.failures import Failure, append_failure, read_failures
+from snakemake_blocks.files import read_file
 from snakemake_blocks.judgement import Judge, Judgement, Progress
 from snakemake_blocks.ledger import Event, Ledger, first_block, source_mark
 from snakemake_blocks.locks import TIMING, Holder, Lock, Watch, holder_of
@@ -265,7 +266,7 @@ def _end_leftovers(lock: Lock) -> None:
 
 def _refuse_other_plan(job: Job, paths: RunPaths) -> None:
     digest = job.plan.digest
-    if digest and hashlib.sha256(paths.plan.read_bytes()).hexdigest() != digest:
+    if digest and hashlib.sha256(read_file(paths.plan)).hexdigest() != digest:
         raise PlanChangedError(f"job {job.name}: there is another plan now; start it again")
 
 

@@ -11,6 +11,7 @@ whatever region the task writes; callers deal in indices of the grid.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Index
-from snakemake_blocks.paths import write_atomically
+from snakemake_blocks.files import append_to, open_file, write_atomically
 from snakemake_blocks.tiling import Grid
 
 __all__ = [
@@ -144,8 +145,7 @@ class Ledger:
     _host: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._fd = append_to(self.path)
         body = struct.Struct(f"<{_HEAD}{self.ndim}i")
         self._pack, self._size = body.pack, body.size + 4
         self._host = socket.gethostname().encode()[:16]
@@ -239,11 +239,11 @@ class LedgerReader:
         Costs about 0.3 us per record.
         """
         dtype = record_dtype(len(self.first))
-        try:
-            file = open(self.path, "rb", buffering=0)  # noqa: SIM115
-        except FileNotFoundError:
-            return
-        with file:
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(open_file(self.path))
+            except FileNotFoundError:
+                return
             if os.fstat(file.fileno()).st_size < self.offset:
                 self.offset = 0  # another file has taken its place
             file.seek(self.offset)

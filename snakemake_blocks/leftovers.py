@@ -12,6 +12,8 @@ from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
+from snakemake_blocks.files import read_text
+
 __all__ = ["unlock", "unmark"]
 
 
@@ -29,7 +31,7 @@ def unlock(folder: Path, root: Path) -> int:
     found = [
         path
         for path in (folder / ".snakemake" / "locks").glob("*.lock")
-        if any(line.startswith(inside) for line in path.read_text().splitlines())
+        if any(line.startswith(inside) for line in read_text(path).splitlines())
     ]
     for path in found:
         path.unlink(missing_ok=True)

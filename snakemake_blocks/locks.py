@@ -23,14 +23,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from snakemake_blocks.errors import BusyError, LedgerError
-from snakemake_blocks.paths import write_atomically
+from snakemake_blocks.errors import BusyError, InputError, LedgerError
+from snakemake_blocks.files import read_file, write_atomically
 from snakemake_blocks.processes import boot_clock, process_host, process_start
 
-__all__ = ["TIMING", "Holder", "Lease", "Lock", "Timing", "Watch", "held", "holder_of", "is_alive"]
+__all__ = [
+    "TIMING",
+    "Holder",
+    "Lease",
+    "Lock",
+    "Timing",
+    "Watch",
+    "held",
+    "holder_of",
+    "is_alive",
+    "not_a_lock",
+]
 
 _SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
 _DIGITS = 20
+_MOST = 1 << 16
 
 
 @dataclass(slots=True)
@@ -49,6 +61,8 @@ class Timing:
         Between two renewals.
     poll : float
         Between two looks at somebody else's lock.
+    unreadable : float
+        For so long a lock may be half written, where links cannot make it in one step.
     """
 
     standstill: float = 120.0
@@ -56,6 +70,7 @@ class Timing:
     fence: float = 90.0
     heartbeat: float = 5.0
     poll: float = 0.2
+    unreadable: float = 2.0
 
 
 TIMING = Timing()
@@ -114,14 +129,15 @@ def is_alive(holder: Holder) -> bool | None:
 def holder_of(path: Path) -> Holder | None:
     """Return who holds the lock at ``path``; None if nobody does or the file is damaged."""
     try:
-        head, _, counter = path.read_bytes().partition(b"\n")
+        head, _, counter = read_file(path, most=_MOST).partition(b"\n")
         return Holder(**json.loads(head), counter=int(counter))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, InputError, ValueError, TypeError):
         return None
-    except OSError as error:
-        if error.errno == errno.ESTALE:  # removed on another host while it was being read
-            return None
-        raise
+
+
+def not_a_lock(path: Path) -> InputError:
+    """Return what to say of a file, or whatever it is, in place of a lock."""
+    return InputError(f"{path}: is no lock; if nothing runs here, remove it")
 
 
 @dataclass(slots=True)
@@ -218,6 +234,7 @@ class Lock:
         what: str = "",
         stop: Callable[[], str] = lambda: "",
         watch: Watch | None = None,
+        verb: bool = False,
     ) -> None:
         """Take the lock, if need be over from a dead holder.
 
@@ -233,11 +250,15 @@ class Lock:
             Asked now and then; a reason to wait no longer, or an empty string.
         watch : Watch, optional
             What the caller saw of this lock earlier.
+        verb : bool
+            A person waits: what is no lock is refused soon, where a job waits until it is dead.
 
         Raises
         ------
         BusyError
             If somebody who may be alive holds it, with who that is.
+        InputError
+            If what is there is no lock.
         LedgerError
             If the file cannot be written.
         """
@@ -252,6 +273,9 @@ class Lock:
             if other is not None and (reason := stop()):
                 raise BusyError(f"{what}: is held by {other}; {reason}")
             unseen = TIMING.standstill + 2 * TIMING.poll
+            unreadable = other is None and self.path.exists()
+            if verb and unreadable and waited >= TIMING.unreadable:
+                raise not_a_lock(self.path)
             if once or waited >= patience + (0 if seen else unseen):
                 raise BusyError(f"{what}: is held by {other or 'an unreadable lock file'}")
             if other is not None and not told and waited > 1 and math.isinf(patience):
@@ -411,7 +435,7 @@ def held(
     A process that lost it sends itself SIGTERM.
     """
     lock = Lock(path, Holder.this_process(environment))
-    lock.acquire(patience=patience, what=what)
+    lock.acquire(patience=patience, what=what, verb=True)
     ended = threading.Event()
     thread = threading.Thread(target=_keep_renewing, args=(lock, ended), daemon=True)
     thread.start()

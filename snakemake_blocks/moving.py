@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +22,12 @@ from numpy.typing import NDArray
 from snakemake_blocks.box import Index
 from snakemake_blocks.completion import aggregate_inputs, sentinel_of
 from snakemake_blocks.errors import BusyError
+from snakemake_blocks.files import read_file, write_atomically
 from snakemake_blocks.forgetting import disordered, forget
 from snakemake_blocks.judgement import Judge
-from snakemake_blocks.ledger import first_block, read_records, write_records
-from snakemake_blocks.locks import TIMING, Watch, held, holder_of, is_alive
-from snakemake_blocks.paths import RunPaths, SentinelName, write_atomically
+from snakemake_blocks.ledger import Event, first_block, read_records, write_records
+from snakemake_blocks.locks import TIMING, Watch, held, holder_of, is_alive, not_a_lock
+from snakemake_blocks.paths import RunPaths, SentinelName
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.sentinel import digest_of_sentinels, read_sentinel
 
@@ -54,12 +56,15 @@ def refuse_running(root: Path, *, patience: float = _PATIENCE) -> None:
         With who holds which job.
     """
     watch, give_up, told = Watch(), time.monotonic() + patience, False
+    unreadable = time.monotonic() + TIMING.unreadable
     locks = list(root.glob("*/ledger/*/*.lock"))
     before = {path: holder_of(path) for path in locks}
     while locks := [path for path in locks if path.exists() and not watch.is_dead(path)]:
         for path in locks:
             holder = holder_of(path)
             if holder is None:
+                if path.exists() and time.monotonic() >= unreadable:
+                    raise not_a_lock(path)
                 continue
             visible = is_alive(holder) is not None
             if time.monotonic() >= give_up if visible else holder != before[path]:
@@ -112,11 +117,13 @@ def move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes
 
 def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes]) -> None:
     paths = RunPaths(root)
-    _finish_masks(paths)
+    _finish_masks(old, paths)
     moved = [task for task in new.tasks.values() if _is_moved(old, task)]
     for task in moved:
         assert old is not None
         _write_ledgers(old.tasks[task.name], task, paths)
+    for task in new.tasks.values() if old is None else ():
+        _gather_records(task, paths)
     for digest, payload in pickles.items():
         if not (paths.functions / f"{digest}.pkl").exists():
             write_atomically(paths.functions / f"{digest}.pkl", payload)
@@ -150,15 +157,15 @@ def _note_identity(task: PlannedTask, paths: RunPaths) -> None:
         write_atomically(path, text.encode(), durable=False)
 
 
-def _finish_masks(paths: RunPaths) -> None:
+def _finish_masks(old: Plan | None, paths: RunPaths) -> None:
     """Put masks in their place that a crash left waiting for it."""
-    if not paths.plan.exists():
+    if old is None:
         return
-    for task in json.loads(paths.plan.read_bytes())["tasks"]:
+    for task in json.loads(read_file(paths.plan))["tasks"]:
         waiting = paths.next_mask(task["slug"])
         if not task["masked"] or not waiting.exists():
             continue
-        if hashlib.sha256(waiting.read_bytes()).hexdigest() == task["masked"]:
+        if hashlib.sha256(read_file(waiting)).hexdigest() == task["masked"]:
             os.replace(waiting, paths.mask(task["slug"]))
 
 
@@ -211,6 +218,43 @@ def _write_ledgers(before: PlannedTask, task: PlannedTask, paths: RunPaths) -> N
         kept = old.get(job, parts[0][:0])
         kept = kept[~_belongs(kept, task, job)]
         write_records(paths.ledger(task.slug, job), np.concatenate([kept, *parts]))
+
+
+def _gather_records(task: PlannedTask, paths: RunPaths) -> None:
+    """Bring records that lie here without a plan into the ledgers of the new jobs.
+
+    Only the plan knows which of several ledgers spoke for a block last, so a block that is in
+    more than one is done anew.
+    """
+    first = np.asarray(first_block(task.grid), np.int32)
+    batch = np.asarray(task.jobs.batch, np.int32)
+    found = {}
+    for path in (paths.task(task.slug) / "ledger").glob("*/*"):
+        if re.fullmatch(r"-?\d+(--?\d+)*", path.name):
+            found[path] = read_records(path, (0,) * task.grid.ndim)
+    if not any(map(len, found.values())):
+        return
+    records = np.concatenate(list(found.values()))
+    origin = np.repeat(np.arange(len(found)), [len(part) for part in found.values()])
+    place = records["index"] - first
+    inside = np.all((place >= 0) & (place < task.grid.shape), axis=1)
+    # A new budget of attempts is of a job that is gone.
+    keep = inside & (records["event"] != Event.BUDGET)
+    numbers = np.ravel_multi_index(tuple(np.where(keep[:, None], place, 0).T), task.grid.shape)
+    pairs = np.unique(np.stack([numbers[keep], origin[keep]]), axis=1)
+    names, counts = np.unique(pairs[0], return_counts=True)
+    keep &= ~np.isin(numbers, names[counts > 1])
+    kept, jobs = records[keep], task.jobs.jobs.shape
+    targets = np.ravel_multi_index(tuple((place[keep] // batch).T), jobs)
+    order = np.argsort(targets, kind="stable")
+    names, begins = np.unique(targets[order], return_index=True)
+    written = set()
+    for job, part in zip(names, np.split(order, begins[1:]), strict=bool(len(names))):
+        path = paths.ledger(task.slug, tuple(map(int, np.unravel_index(job, jobs))))
+        write_records(path, kept[part])
+        written.add(path)
+    for path in found.keys() - written:
+        path.unlink()
 
 
 def _drop_foreign_records(task: PlannedTask, job: Index, paths: RunPaths) -> NDArray[np.void]:
@@ -266,7 +310,7 @@ def settle_sentinels(judge: Judge, root: Path) -> None:
                 wanted = sentinel_of(job, judge)
             if wanted is None:
                 path.unlink(missing_ok=True)
-            elif not path.exists() or path.read_bytes() != wanted.to_bytes():
+            elif not path.exists() or read_file(path) != wanted.to_bytes():
                 write_atomically(path, wanted.to_bytes(), durable=False)
                 os.utime(path, (now, now))
         _drop_stale_aggregates(task, paths)
@@ -283,7 +327,7 @@ def _drop_stale_aggregates(task: PlannedTask, paths: RunPaths) -> None:
         if not path.exists():
             continue
         below = aggregate_inputs(paths, task, task.aggregates, parts)
-        contents = [p.read_bytes() for p in below if p.exists()]
+        contents = [read_file(p) for p in below if p.exists()]
         sentinel = read_sentinel(path)
         if (
             len(contents) < len(below)
@@ -318,7 +362,7 @@ def _sentinel_files(folder: Path) -> Iterator[Path]:
 def _write_if_changed(path: Path, content: bytes) -> None:
     """Write a file unless it is the same already, so that its mtime stays."""
     try:
-        same = hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(content).digest()
+        same = hashlib.sha256(read_file(path)).digest() == hashlib.sha256(content).digest()
     except FileNotFoundError:
         same = False
     if not same:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 from snakemake_blocks.box import Index
 from snakemake_blocks.errors import InputError
 
-__all__ = ["RunPaths", "SentinelName", "find_run_directory", "shard", "slug", "write_atomically"]
+__all__ = ["RunPaths", "SentinelName", "find_run_directory", "shard", "slug"]
 
 # A folder holds at most about this many entries, whatever the number of jobs.
 _FOLDER_ENTRIES = 1000
@@ -177,40 +175,3 @@ def find_run_directory(path: Path) -> Path:
         if RunPaths(folder).plan.is_file():
             return folder
     raise InputError(f"{path}: no plan.json here or above; run `snakemake-blocks generate` first")
-
-
-def write_atomically(
-    path: Path, data: bytes, *, durable: bool = True, durable_name: bool = True
-) -> None:
-    """Write a file by write-then-rename, so that it is seen whole or not at all.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its folder is made.
-    data : bytes
-        Content.
-    durable : bool
-        Wait until file and name are on disk.
-    durable_name : bool
-        Wait for the name, too: a crash of the machine cannot take the file away.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if durable and durable_name:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

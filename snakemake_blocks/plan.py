@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +24,24 @@ from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.block import Block, block_of
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.dependencies import JobGrid, needed_jobs
-from snakemake_blocks.errors import InputError
+from snakemake_blocks.errors import InputError, TilingError
+from snakemake_blocks.files import read_file
 from snakemake_blocks.functions import FunctionRef
 from snakemake_blocks.paths import RunPaths, SentinelName, index_name, job_name
 from snakemake_blocks.phases import Phases
+from snakemake_blocks.plan_form import FORMAT, form_problem
 from snakemake_blocks.task import Call, Read, SourceChange, Write
 from snakemake_blocks.tiling import Axis, Grid
 
-__all__ = ["FORMAT", "Job", "Plan", "PlannedTask"]
+__all__ = ["DamagedPlanError", "Job", "Plan", "PlannedTask"]
 
-FORMAT = 1
+
+class DamagedPlanError(InputError):
+    """A plan that cannot be read; planning again puts another in its place."""
+
+
+# Presence of some 10**10 blocks, were it not compressed.
+_MOST_MASK = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,24 +397,40 @@ class Plan:
         InputError
             If there is none, or it is damaged or of another format.
         """
-        paths = RunPaths(root)
+        path = RunPaths(root).plan
         try:
-            content = paths.plan.read_bytes()
-            data = json.loads(content)
+            content = read_file(path)
         except FileNotFoundError:
             raise InputError(
-                f"{paths.plan}: there is no plan; run `snakemake-blocks generate` first"
+                f"{path}: there is no plan; run `snakemake-blocks generate` first"
             ) from None
-        except ValueError as error:
-            raise InputError(f"{paths.plan}: is damaged ({error}); plan again") from None
-        if data.get("format") != FORMAT:
-            raise InputError(
-                f"{paths.plan}: has format {data.get('format')}, this version reads {FORMAT}; "
-                "plan again"
-            )
-        tasks = [_task_from_json(paths, entry) for entry in data["tasks"]]
+        data = _parsed(path, content)
+        try:
+            tasks = [_task_from_json(RunPaths(root), entry) for entry in data["tasks"]]
+        except (ArithmeticError, LookupError, TypeError, ValueError, TilingError) as error:
+            raise DamagedPlanError(f"{path}: is damaged ({error}); plan again") from None
         digest = hashlib.sha256(content).hexdigest()
         return cls(data["name"], {t.name: t for t in tasks}, str(root), data["base"], digest)
+
+
+def _parsed(path: Path, content: bytes) -> dict[str, Any]:
+    """Return what the file of a plan says, once its form is known to be right."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DamagedPlanError(f"{path}: is damaged ({error}); plan again") from None
+    made_by = data.get("format") if isinstance(data, dict) else None
+    if isinstance(made_by, int) and made_by > FORMAT:
+        raise InputError(
+            f"{path}: has format {made_by}, this version reads {FORMAT}: it was made by a newer "
+            "version of snakemake-blocks; use that, or another run directory"
+        )
+    if problem := form_problem(data):
+        raise DamagedPlanError(
+            f"{path}: is damaged or older than this version ({problem[:60]!r} is not as it was "
+            "written); plan again"
+        )
+    return data  # type: ignore[no-any-return]
 
 
 def _task_to_json(plan: Plan, task: PlannedTask) -> dict[str, Any]:
@@ -489,15 +514,18 @@ def _load_mask(
     """Return presence and phases; after a crash they may still be where the next plan's lie."""
     for path in (paths.mask(slug), paths.next_mask(slug)):
         try:
-            payload = path.read_bytes()
+            payload = read_file(path, most=_MOST_MASK)
         except FileNotFoundError:
             continue
         if hashlib.sha256(payload).hexdigest() == digest:
             break
     else:
-        raise InputError(
+        raise DamagedPlanError(
             f"{paths.mask(slug)}: is missing or not the one that the plan names; plan again"
         )
-    with np.load(io.BytesIO(payload)) as stored:
-        bits = np.unpackbits(stored["present"], count=len(grid))
-        return bits.astype(bool).reshape(grid.shape), stored["phases"]
+    try:
+        with np.load(io.BytesIO(payload)) as stored:
+            bits = np.unpackbits(stored["present"], count=len(grid))
+            return bits.astype(bool).reshape(grid.shape), stored["phases"]
+    except (EOFError, LookupError, MemoryError, TypeError, ValueError, BadZipFile) as error:
+        raise DamagedPlanError(f"{path}: is damaged ({error}); plan again") from None

@@ -9,8 +9,8 @@ from pathlib import Path
 from snakemake_blocks.editing import with_values
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.export import block_costs
+from snakemake_blocks.files import read_text, write_atomically
 from snakemake_blocks.generating import Options, generate, load_plan
-from snakemake_blocks.paths import write_atomically
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.running import run_pipeline
 from snakemake_blocks.sizing import BlockCosts, JobSize, job_size
@@ -90,7 +90,7 @@ def _write(path: Path, report: ProbeReport) -> None:
         for resource, value in report.resources[name].items():
             changes["tasks", name, "resources", resource] = value
     try:
-        text = with_values(path.read_bytes().decode(), changes)
+        text = with_values(read_text(path), changes)
     except InputError as error:
         raise InputError(f"{path}: {error}; paste what `run --probe` prints") from None
     write_atomically(path.resolve(), text.encode())

@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.files import read_file, read_text, write_atomically
 from snakemake_blocks.internals import profile_folders
-from snakemake_blocks.paths import write_atomically
 
 __all__ = ["install_profile", "profile_text", "resolve_profile", "shipped_profiles"]
 
@@ -57,7 +57,7 @@ def profile_text(name: str, settings: Mapping[str, str] | None = None) -> str:
         If there is no such profile, it has no default resources although one is given, or what
         comes of a value is no YAML.
     """
-    text = _shipped(name).read_text(encoding="utf-8")
+    text = read_text(_shipped(name))
     for key, value in (settings or {}).items():
         text = _changed(text, key, value)
     return text
@@ -66,6 +66,8 @@ def profile_text(name: str, settings: Mapping[str, str] | None = None) -> str:
 def _changed(text: str, key: str, value: str) -> str:
     if not re.fullmatch(r"[A-Za-z][\w-]*", key) or key == "default-resources":
         raise InputError(f"{key!r} cannot be set; give a setting like jobs, or one resource")
+    if not value.isprintable():
+        raise InputError(f"{key}={value!r}: has control characters in it; give one plain value")
     profile = yaml.safe_load(text)
     place: tuple[str, ...] = (key,)
     if key in profile or "-" in key or key in _SINGLE_WORDS:
@@ -120,12 +122,12 @@ def install_profile(name: str, settings: Mapping[str, str], *, force: bool = Fal
     """
     text = profile_text(name, settings)
     target = _user_folder() / name / "config.yaml"
-    if target.exists() and target.read_text(encoding="utf-8") != text and not force:
+    if target.exists() and not force and read_file(target) != text.encode():
         raise InputError(f"{target}: exists and differs; compare, or replace it with --force")
     write_atomically(target, text.encode())
     readme = _shipped(name).with_name("README.md")
     if readme.exists():
-        write_atomically(target.with_name("README.md"), readme.read_bytes())
+        write_atomically(target.with_name("README.md"), read_file(readme))
     return target.parent
 
 

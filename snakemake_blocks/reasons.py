@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snakemake_blocks.files import read_file
 from snakemake_blocks.identity import differences
 from snakemake_blocks.judgement import (
     History,
@@ -165,7 +166,7 @@ class _Reasons:
         folder = RunPaths(self.judge.root).identity(self.task.slug, 0).parent
         for path in sorted(folder.glob("*.json")):
             fingerprint = int(path.stem, 16)
-            identity = json.loads(path.read_bytes())
+            identity = json.loads(read_file(path))
             if (
                 fingerprint != self.task.fingerprint
                 and len(identity["block_size"]) == self.task.grid.ndim

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from snakemake_blocks.box import Box
 from snakemake_blocks.context_check import SAMPLES, ContextReport, check_context
+from snakemake_blocks.files import write_atomically
 from snakemake_blocks.generating import (
     Draft,
     Options,
@@ -21,7 +22,7 @@ from snakemake_blocks.generating import (
 from snakemake_blocks.launch import INTERRUPTED, run_snakemake
 from snakemake_blocks.locks import holder_of, is_alive
 from snakemake_blocks.moving import refuse_running
-from snakemake_blocks.paths import RunPaths, write_atomically
+from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.pilot import pilot, probe
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan

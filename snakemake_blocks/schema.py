@@ -76,6 +76,13 @@ def _unit(name: str) -> str:
     return found
 
 
+def _printable(path: str) -> str:
+    """Refuse what no file can be called, or nobody could find again."""
+    if not path.isprintable():
+        raise PydanticCustomError("unprintable", "has control characters in it; write plain text")
+    return path
+
+
 def _one_of(kind: Any, words: str) -> Discriminator:
     """Return a discriminator that says what may stand here when nothing fits."""
     return Discriminator(kind, custom_error_type="form", custom_error_message=words)
@@ -83,7 +90,7 @@ def _one_of(kind: Any, words: str) -> Discriminator:
 
 FunctionName = Annotated[str, StringConstraints(pattern=_FUNCTION)]
 ArgumentName = Annotated[str, StringConstraints(pattern=_NAME)]
-ArrayPath = Annotated[str, StringConstraints(min_length=1)]
+ArrayPath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
 # Sums of coordinates up to this stay exact everywhere, floats included; it is 9000 km in nm.
 _LARGEST = 2**53
 Positive = Annotated[int, Field(ge=1, le=_LARGEST, strict=True)]
@@ -228,7 +235,7 @@ class PipelineModel(_Model):
     """A pipeline.yaml."""
 
     tasks: dict[TaskName, TaskModel] = Field(min_length=1, description="Tasks by name.")
-    run_directory: str = Field("blocks", min_length=1, description="Where state is kept.")
+    run_directory: ArrayPath = Field("blocks", description="Where state is kept.")
     unit: Unit | None = Field(
         None, description="What a world unit is, e.g. nanometer: arrays are converted to it."
     )
@@ -240,11 +247,15 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+# What pydantic puts into places beside keys; a user may have such keys, too.
+_MARKS = frozenset({"<keys>", "<word>", "<other>", "<list>", "<number>", "<whole>", "[key]"})
+
+
 def problems_of(error: ValidationError) -> list[tuple[tuple[Any, ...], str]]:
     """Return the place and our words for everything that a form says is wrong."""
     found: dict[tuple[tuple[Any, ...], str], None] = {}
     for entry in error.errors():
-        loc = tuple(p for p in entry["loc"] if not re.fullmatch(r"<\w+>|\[key\]", str(p)))
+        loc = tuple(p for p in entry["loc"] if p not in _MARKS) or entry["loc"]
         found.setdefault((loc, _words(entry, loc)))
     return list(found)
 
@@ -276,7 +287,7 @@ def _words(entry: Any, loc: tuple[Any, ...]) -> str:
         return "is missing"
     if kind == "extra_forbidden":
         return _unknown(loc)
-    if kind in ("taken", "unit"):
+    if kind in ("taken", "unit", "unprintable"):
         return str(entry["msg"])
     if kind == "string_pattern_mismatch":
         return _misnamed(context["pattern"], value)

@@ -16,9 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from snakemake_blocks.paths import write_atomically
+from snakemake_blocks.files import read_file, write_atomically
 
 __all__ = ["Sentinel", "digest_of_sentinels", "digest_of_stamps", "read_sentinel"]
+
+
+# Many times what the name of a task and a shape take.
+_MOST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,6 @@ def digest_of_sentinels(contents: Iterable[bytes]) -> str:
 def read_sentinel(path: Path) -> Sentinel | None:
     """Return the sentinel at ``path``; None if there is none or it is damaged."""
     try:
-        return Sentinel.from_bytes(path.read_bytes())
+        return Sentinel.from_bytes(read_file(path, most=_MOST))
     except FileNotFoundError:
         return None

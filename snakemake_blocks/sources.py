@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.files import read_file
 from snakemake_blocks.functions import import_name, importable_from
 from snakemake_blocks.planning import FunctionFacts
 from snakemake_blocks.source_hash import hash_of_module, hash_of_object
@@ -188,10 +189,10 @@ class _Source:
         if path.suffix != ".py":
             return None
         try:
-            return cls(path, ast.parse(path.read_text(encoding="utf-8")))
+            return cls(path, ast.parse(read_file(path).decode()))
         except SyntaxError as error:
             raise InputError(f"{path.name}, line {error.lineno}: {error.msg}") from None
-        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or null bytes
+        except (FileNotFoundError, ValueError) as error:  # ValueError: not UTF-8, null bytes
             raise InputError(f"{path.name}: cannot be read ({error})") from None
 
     def definition(self, attribute: str) -> _Definition | None:

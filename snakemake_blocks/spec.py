@@ -7,16 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from snakemake_blocks.description import UNKNOWN_FUNCTION, Describer
 from snakemake_blocks.errors import InputError, SpecError
+from snakemake_blocks.files import read_file
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.schema import PipelineModel, json_schema, problems_of
+from snakemake_blocks.yaml_text import YamlError, parse_yaml
 
 __all__ = ["PipelineModel", "json_schema", "load_pipeline"]
 
+# Reading more takes longer than anyone should wait for a message.
+_MOST = 1 << 20
 # Stand in for what is wrong, such that nothing else is held against the task.
 _HARMLESS: dict[str, dict[str, Any]] = {
     "fit": {"fit": "overhang"},
@@ -57,48 +60,20 @@ def _pipeline(path: Path, data: dict[Any, Any]) -> Pipeline:
     )
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe loader that refuses a key given twice, where YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key} is given twice; remove one", problem_mark=key_node.start_mark
-                )
-            seen.append(key)
-        return super().construct_mapping(node, deep)
-
-
 def _mapping(path: Path) -> dict[Any, Any]:
     """Return what the file says, before its form is checked."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
+        data = parse_yaml(read_file(path, most=_MOST).decode())
+    except FileNotFoundError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise SpecError([f"is not UTF-8 text ({error.reason})"]) from None
-    try:
-        data = yaml.load(text, _UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise SpecError([_yaml_problem(error)]) from None
-    except RecursionError:
-        raise SpecError(["is nested too deeply"]) from None
+    except YamlError as error:
+        raise SpecError([str(error)]) from None
     if not isinstance(data, dict):
         what = "is empty" if data is None else "is not a mapping of keys to values"
         raise SpecError([f"{what}; describe your tasks under the key tasks"])
     return data
-
-
-def _yaml_problem(error: Exception) -> str:
-    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-    mark = getattr(error, "problem_mark", None)
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{where}{problem}" if "given twice" in str(problem) else f"{where}not YAML: {problem}"
 
 
 def _model(data: dict[Any, Any]) -> tuple[PipelineModel, list[str], set[str]]:

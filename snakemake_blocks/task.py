@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
-import json
 import keyword
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, MISSING, dataclass, field, fields
 from enum import StrEnum
@@ -14,6 +16,7 @@ import numpy as np
 from funlib.geometry import Roi
 from numpy.typing import NDArray
 
+from snakemake_blocks.amounts import amount_problem
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import SpecError, TilingError
@@ -23,7 +26,9 @@ __all__ = ["RESERVED_RESOURCES", "Call", "Chunks", "Read", "SourceChange", "Task
 
 Function = Callable[..., Any] | str
 
-RESERVED_RESOURCES = frozenset({"attempt", "self", *dir(list), *dir(dict), *keyword.kwlist})
+RESERVED_RESOURCES = frozenset(
+    {"attempt", "self", *dir(list), *dir(dict), *dir(type), *keyword.kwlist}
+)
 """Every rule sets ``attempt`` itself, and Snakemake keeps resources in a list with keys."""
 
 
@@ -199,6 +204,7 @@ class Task:
             *_count_problems(self),
             *_requires_problems(self),
             *_json_problems(self),
+            *_resource_problems(self),
         ]
         geometry = [] if wrong_fit else _geometry_problems(self)
         if wrong_fit or geometry:
@@ -283,7 +289,7 @@ def _requires_problems(task: Task) -> list[tuple[str, str]]:
     count: Any
     for name, count in task.requires.items():
         place = f"requires.{name}"
-        if not name.isidentifier() or name in RESERVED_RESOURCES:
+        if not _RESOURCE.fullmatch(name) or name in RESERVED_RESOURCES:
             found.append((place, "cannot be the name of a resource; choose another"))
         elif isinstance(count, bool) or not isinstance(count, int) or count < 0:
             found.append((place, f"must be a whole number, got {count!r}"))
@@ -293,21 +299,81 @@ def _requires_problems(task: Task) -> list[tuple[str, str]]:
 
 
 def _json_problems(task: Task) -> list[tuple[str, str]]:
-    """Parameters and resources travel to the workers in plan.json."""
+    """Parameters travel to the workers in plan.json, and have to arrive as they were given."""
+    return [
+        (f"params.{name}", problem)
+        for name, value in task.params.items()
+        if (problem := _changed_by_json(value))
+    ]
+
+
+def _changed_by_json(value: Any, depth: int = 0) -> str:
+    """Return why a value would not be the same after a way through JSON, empty if it would."""
+    kind = type(value)
+    if value is None or kind in (bool, float):
+        return ""
+    if kind is int:
+        return "" if value.bit_length() <= _MOST_BITS else "has too many digits to be written"
+    if kind is str:
+        return "" if value.isascii() or _is_text(value) else "half of a surrogate pair is no text"
+    if depth > _DEEPEST:
+        return "is nested too deeply, or holds itself"
+    if kind is list:
+        inner = ((f"[{n}]", below) for n, below in enumerate(value))
+    elif kind is dict:
+        for key in value:
+            if type(key) is not str or not _is_text(key):
+                return f"key {key!r:.60} would arrive as text; use keys of text (quotes in YAML)"
+        inner = ((f"[{key!r:.60}]", below) for key, below in value.items())
+    else:
+        advice = _INSTEAD.get(kind, "use numbers, text, lists and mappings")
+        return f"{value!r:.60} of the type {kind.__name__} would arrive as another; {advice}"
+    found = ((place, _changed_by_json(below, depth + 1)) for place, below in inner)
+    place, problem = next(((p, text) for p, text in found if text), ("", ""))
+    glue = "" if not problem or problem.startswith("[") else ": "
+    return f"{place}{glue}{problem}"
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_MOST_BITS = 1000
+_DEEPEST = 50
+_INSTEAD: Mapping[type, str] = {
+    tuple: "give a list, and make the tuple in the function",
+    set: "give a list, and make the set in the function",
+    bytes: "give text, and encode it in the function",
+    datetime.date: "give text (quotes in YAML), and parse it in the function",
+    datetime.datetime: "give text (quotes in YAML), and parse it in the function",
+}
+
+
+def _resource_problems(task: Task) -> list[tuple[str, str]]:
+    """Names of resources stand in the Snakefile, and Snakemake takes numbers and text."""
     found = []
-    for kind in ("params", "resources"):
-        for name, value in getattr(task, kind).items():
-            try:
-                json.dumps(value)
-            except (TypeError, ValueError) as error:
-                found.append(
-                    (
-                        f"{kind}.{name}",
-                        f"{value!r} cannot be written as JSON ({error}); use numbers, text, "
-                        "lists and mappings",
-                    )
-                )
+    value: Any
+    for name, value in task.resources.items():
+        place = f"resources.{name!s:.60}"
+        if type(name) is not str or not _RESOURCE.fullmatch(name) or name in RESERVED_RESOURCES:
+            found.append((ascii(place)[1:-1], "cannot be the name of a resource; choose another"))
+        elif type(value) not in (int, float, str):
+            found.append((place, f"must be a number or text, got {value!r:.60}"))
+        elif isinstance(value, str):
+            if not value.isprintable():
+                found.append((place, "has control characters in it; write plain text"))
+            elif problem := amount_problem(name, value):
+                found.append((place, problem))
+        elif not 0 <= value < 2**53:
+            found.append((place, f"must be between 0 and 2**53, got {value:.3g}"))
     return found
+
+
+_RESOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _geometry_problems(task: Task) -> list[tuple[str, str]]:
@@ -330,6 +396,8 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
         grid = task.grid
     except TilingError as error:
         return [("total_roi", str(error))]
+    if math.prod(map(len, grid.axes)) > _MOST_BLOCKS:
+        return [("total_roi", f"has more than {_MOST_BLOCKS:,} blocks; use larger ones")]
     if len(grid) == 0:
         return [
             (
@@ -346,6 +414,10 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
             )
         )
     return found + _numbering_problems(grid) + _batch_problems(task, grid)
+
+
+# Numbers of blocks, and of what lies between them, stay below 2**63.
+_MOST_BLOCKS = 10**15
 
 
 def _numbering_problems(grid: Grid) -> list[tuple[str, str]]:

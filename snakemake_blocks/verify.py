@@ -11,6 +11,7 @@ import numpy as np
 from snakemake_blocks.arrays import missing_chunks
 from snakemake_blocks.box import Box
 from snakemake_blocks.completion import sentinel_of
+from snakemake_blocks.files import read_file
 from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
@@ -82,7 +83,7 @@ def _sentinels(judge: Judge, task: PlannedTask, root: Path) -> Iterator[str]:
                 yield f"{path}: is there although blocks of the job are not done"
         elif not path.exists():
             yield f"{path}: is missing although all blocks of the job are done"
-        elif path.read_bytes() != wanted.to_bytes():
+        elif read_file(path) != wanted.to_bytes():
             yield f"{path}: does not agree with the ledger"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 from faults import hurry
 
 from snakemake_blocks import locks
-from snakemake_blocks.errors import BusyError, LedgerError
+from snakemake_blocks.errors import BusyError, InputError, LedgerError
 from snakemake_blocks.locks import Holder, Lock, Watch, held, holder_of, is_alive
+from snakemake_blocks.moving import refuse_running
 from snakemake_blocks.processes import process_host
 
 
@@ -376,3 +378,27 @@ for _ in range(15):
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert (path.parent / "shared").read_text() == "45"
+
+
+# faults: kind 12
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("damage", ["empty", "text", "list", "huge", "folder", "pipe"])
+def test_what_is_no_lock_is_refused_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    hurry(monkeypatch, unreadable=0.1, standstill=60.0)
+    path = tmp_path / "blocks" / "task" / "ledger" / "0" / "0.lock"
+    path.parent.mkdir(parents=True)
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(
+            {"empty": b"", "text": b"x", "list": b"[]\n1", "huge": b"0" * 10**6}[damage]
+        )
+    words = rf"{re.escape(str(path))}: is no lock; if nothing runs here, remove it"
+    with pytest.raises(InputError, match=words), held(path, {}):
+        pass
+    with pytest.raises(InputError, match=words):
+        refuse_running(tmp_path / "blocks")

@@ -563,3 +563,34 @@ def test_nothing_is_moved_the_first_time(scene: Scene) -> None:
     move_state(None, new, scene.root, payloads)
     assert scene.in_place.to_bytes() is not None
     assert not list(scene.root.glob("task/*"))
+
+
+# faults: kind 12
+class TestWithoutThePlan:
+    @pytest.mark.parametrize("damage", [b"{", b'{"format": 0}', None])
+    @pytest.mark.parametrize("batch", [1, [2, 2], [4, 4]])
+    def test_records_are_kept(self, scene: Scene, damage: bytes | None, batch: Any) -> None:
+        scene.plan(grid([2, 1]))
+        for job in list(scene.in_place.jobs("task"))[:4]:
+            scene.run(index=job.index)
+        stamps = scene.stamps()
+        assert 0 < len(stamps) < 9
+        scene.paths.plan.unlink()
+        if damage is not None:
+            scene.paths.plan.write_bytes(damage)
+        new, payloads = scene.draft(grid(batch))
+        move_state(None, new, scene.root, payloads)
+        assert scene.stamps() == stamps
+        check(scene)
+        finish(scene)
+
+    def test_a_block_in_two_ledgers_is_done_anew(self, scene: Scene) -> None:
+        scene.plan(grid(1))
+        scene.run(index=(0, 0))
+        scene.run(index=(0, 1))
+        one, other = (scene.paths.ledger("task", (0, k)) for k in (0, 1))
+        other.write_bytes(other.read_bytes() + one.read_bytes())
+        scene.paths.plan.unlink()
+        new, payloads = scene.draft(grid([3, 3]))
+        move_state(None, new, scene.root, payloads)
+        assert scene.stamps().keys() == {(0, 1)}

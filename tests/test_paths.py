@@ -17,7 +17,6 @@ from snakemake_blocks.paths import (
     job_name,
     shard,
     slug,
-    write_atomically,
 )
 
 ROOT = RunPaths(Path("blocks"))
@@ -149,21 +148,3 @@ class TestFindRunDirectory:
     def test_none(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"no plan\.json here or above; run"):
             find_run_directory(tmp_path / "blocks")
-
-
-class TestWriteAtomically:
-    @pytest.mark.parametrize("durable", [True, False])
-    def test_makes_the_folder_and_replaces_the_file(self, tmp_path: Path, durable: bool) -> None:
-        path = tmp_path / "a" / "b"
-        for content in (b"first, and longer", b"second"):
-            write_atomically(path, content, durable=durable)
-            assert path.read_bytes() == content
-        assert [p.name for p in path.parent.iterdir()] == ["b"]
-
-    def test_a_failure_leaves_what_was_there(self, tmp_path: Path) -> None:
-        path = tmp_path / "a"
-        path.write_bytes(b"old")
-        with pytest.raises(TypeError):
-            write_atomically(path, "text")  # type: ignore[arg-type]
-        assert path.read_bytes() == b"old"
-        assert list(tmp_path.iterdir()) == [path]

@@ -18,7 +18,7 @@ from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.paths import SentinelName
 from snakemake_blocks.pipeline import Pipeline
-from snakemake_blocks.plan import Plan
+from snakemake_blocks.plan import DamagedPlanError, Plan
 from snakemake_blocks.planning import plan_pipeline
 from snakemake_blocks.task import Chunks, Task, Write
 
@@ -234,7 +234,9 @@ class TestFile:
     def test_another_format_is_refused(self, tmp_path: Path) -> None:
         data = json.loads(plan_of(line()).to_bytes())
         (tmp_path / "plan.json").write_text(json.dumps({**data, "format": 99}))
-        with pytest.raises(InputError, match="has format 99, this version reads 1; plan again"):
+        with pytest.raises(
+            InputError, match="has format 99, this version reads 1: it was made by a newer"
+        ):
             Plan.load(tmp_path)
 
     @pytest.mark.parametrize("damage", ["missing", "changed"])
@@ -395,3 +397,46 @@ class TestLaws:
             assert len(window) == task.num_phases == math.prod(task.phases.moduli)
             if task.num_phases > 1:
                 assert all(clash(a, b) for a, b in itertools.combinations(window, 2))
+
+
+# faults: kind 12
+class TestDamagedPlan:
+    def test_every_value_replaced_by_one_of_another_kind(self, tmp_path: Path) -> None:
+        text = plan_of(line(), line("next", after=["smooth"])).to_bytes()
+        wrong: list[Any] = [None, True, -1, 10**400, 1.5, "x", [], [None], {}, {"": 0}]
+        refused = 0
+        for place in _places(json.loads(text)):
+            for value in wrong:
+                data = json.loads(text)
+                inner = data
+                for key in place[:-1]:
+                    inner = inner[key]
+                inner[place[-1]] = value
+                try:
+                    (tmp_path / "plan.json").write_text(json.dumps(data))
+                except ValueError:  # Python itself writes no such number
+                    (tmp_path / "plan.json").write_text(text.decode().replace("10", "9" * 5000))
+                try:
+                    Plan.load(tmp_path)
+                except InputError as error:
+                    assert "\n" not in str(error) and "plan.json: " in str(error)
+                    refused += 1
+        assert refused > 500
+
+    def test_a_missing_and_an_unknown_key(self, tmp_path: Path) -> None:
+        for change in ({"axes": None}, {"more": 1}):
+            data = json.loads(plan_of(line()).to_bytes())
+            data["tasks"][0].update(change)
+            (tmp_path / "plan.json").write_text(json.dumps(data))
+            name = next(iter(change))
+            with pytest.raises(DamagedPlanError, match=rf"tasks\.0\.{name}' .*; plan again"):
+                Plan.load(tmp_path)
+
+
+def _places(data: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the keys that lead to every value in lists and mappings."""
+    if isinstance(data, dict):
+        items: list[tuple[Any, Any]] = list(data.items())
+    else:
+        items = list(enumerate(data)) if isinstance(data, list) else []
+    return [p for k, v in items for p in [(*before, k), *_places(v, (*before, k))]]

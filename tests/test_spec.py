@@ -195,8 +195,8 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
             "writes": {},
             "params": {"path": {1, 2}},
         },
-        "params.path: {1, 2} cannot be written as JSON (Object of type set is not JSON "
-        "serializable); use numbers, text, lists and mappings",
+        "params.path: {1, 2} of the type set would arrive as another; give a list, and "
+        "make the set in the function",
     ),
     # functions
     "a path for a function": (
@@ -394,7 +394,7 @@ NO_PIPELINE = {
         "line 2, column 1: not YAML: found character '\\t' that cannot start any token"
     ),
     "tasks: \x00\n": "not YAML: special characters are not allowed",
-    "tasks: 2001-99-99\n": "not YAML: month must be in 1..12",
+    "tasks: 2001-99-99\n": "line 1, column 8: 2001-99-99 is no value of the type timestamp",
     "a: !!python/object:os.system x\n": "line 1, column 4: not YAML: could not determine a "
     "constructor for the tag 'tag:yaml.org,2002:python/object:os.system'",
     "[" * 1500: "is nested too deeply",
@@ -425,7 +425,7 @@ class TestTheFile:
             load_pipeline(project.pipeline)
 
     def test_that_is_a_folder(self, project: Project) -> None:
-        with pytest.raises(InputError, match="Is a directory"):
+        with pytest.raises(InputError, match="is a folder, not a file"):
             load_pipeline(project.folder)
 
     @pytest.mark.parametrize("name", ["2smooth", "my-task", "my task", ""])
@@ -687,3 +687,19 @@ class TestSchema:
         for model in ("TaskModel", *inner):
             for key, entry in json_schema()["$defs"][model]["properties"].items():
                 assert entry.get("description"), f"{model}.{key}"
+
+
+# faults: kind 12
+@pytest.mark.parametrize(
+    "change, place",
+    [
+        ('run_directory: "a\\0b"', "run_directory"),
+        ('run_directory: "a\\nb"', "run_directory"),
+        ("<word>: 1", "<word>"),
+        ('"[key]": 1', "[key]"),
+    ],
+)
+def test_hostile_keys_and_paths(project: Project, change: str, place: str) -> None:
+    text = project.pipeline.read_text() if project.pipeline.exists() else ""
+    project.pipeline.write_text(f"{change}\n{text or 'tasks: {}'}")
+    assert any(line.startswith(f"pipeline.yaml: {place}: ") for line in refused(project.pipeline))

@@ -225,8 +225,8 @@ class TestRefusals:
             ),
             (
                 {"params": {"sigma": np.int64(3)}},
-                "params.sigma: np.int64(3) cannot be written as JSON (Object of type int64 is not "
-                "JSON serializable); use numbers, text, lists and mappings",
+                "params.sigma: np.int64(3) of the type int64 would arrive as another; use "
+                "numbers, text, lists and mappings",
             ),
             (
                 {"reads": {"raw": Read(array(2))}},
@@ -301,3 +301,35 @@ def test_none_for_an_optional_argument_is_its_default() -> None:
     same = Task("t", *rois, "m:f", **dict.fromkeys(names))
     for name in names:
         assert getattr(same, name) == getattr(plain, name), name
+
+
+# faults: kind 12
+@pytest.mark.parametrize(
+    "more, problem",
+    [
+        ({"params": {"a": {1: "x"}}}, "params.a: key 1 would arrive as text"),
+        ({"params": {"a": {None: 1}}}, "params.a: key None would arrive as text"),
+        (
+            {"params": {"a": [0, {"b": (1, 2)}]}},
+            r"params.a: \[1\]\['b'\]: \(1, 2\) of the type tuple",
+        ),
+        ({"params": {"a": b"x"}}, "params.a: b'x' of the type bytes"),
+        ({"params": {"a": 10**400}}, "params.a: has too many digits"),
+        ({"resources": {"mro": 3}}, "resources.mro: cannot be the name"),
+        ({"resources": {"a\nb": 3}}, "cannot be the name of a resource"),
+        ({"requires": {"gpu\u00e9": 1}}, "cannot be the name of a resource"),
+        ({"resources": {"mem_mb": "10 GB"}}, "resources.mem_mb: '10 GB' is no number"),
+        ({"resources": {"gpu": True}}, "resources.gpu: must be a number or text"),
+        ({"resources": {"gpu": -1}}, "resources.gpu: must be between 0"),
+        ({"resources": {"gpu": "a\0"}}, "resources.gpu: has control characters"),
+    ],
+)
+def test_what_would_not_arrive_or_not_run(more: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SpecError, match=problem):
+        make_task(**more)
+
+
+# faults: kind 12
+def test_params_that_arrive_as_they_are() -> None:
+    params = {"a": [1, 2.5, None, True, {"b": "\u00e9"}], "c": float("inf"), "d": 2**64}
+    assert make_task(params=params).params == params
