@@ -138,7 +138,7 @@ class Describer:
     def _needs(self, name: str, model: TaskModel) -> list[str]:
         paths = [r if isinstance(r, str) else r.array for r in model.reads.values()]
         paths += [model.roi] if isinstance(model.roi, str) else []
-        needs = [*model.after, *filter(None, map(self.writer, paths))]
+        needs = [*(up.task for up in model.waits), *filter(None, map(self.writer, paths))]
         return [n for n in needs if n in self.models and n != name]
 
 
@@ -225,7 +225,7 @@ class _TaskDescriber:
                 chunks=model.chunks,
                 source=model.source,
                 resources=model.resources,
-                after=model.after,
+                after=model.waits,
             )
         except SpecError as error:
             for problem in error.problems:
@@ -242,7 +242,7 @@ class _TaskDescriber:
         return replace(task, present=present)
 
     def _check_after(self) -> None:
-        for up in self.model.after:
+        for up in (wait.task for wait in self.model.waits):
             if up == self.name:
                 self._say("after", f"{up} would wait for itself; remove it")
             elif up not in self.all.names:

@@ -95,7 +95,8 @@ def _with_upstream(tasks: Sequence[Task]) -> Iterator[Task]:
 
 def _upstream_names(task: Task, tasks: Sequence[Task]) -> tuple[str, ...]:
     """Return named upstream tasks and those that write an array which ``task`` reads."""
-    names = [up.task_id for up in task.upstream_tasks or ()] + list(task.after)
+    names = [up.task_id for up in task.upstream_tasks or ()]
+    names += [up.task for up in task.waits]
     read = {r.array.path for r in task.reads.values()}
     for other in tasks:
         if other is not task and read & {w.array.path for w in other.writes.values()}:

@@ -121,6 +121,7 @@ def _plan_task(
         if present is None
         else colour(present, job_reach),
         upstream=upstream,
+        whole=task.whole,
         call=Call(task.call or Call.BLOCK),
         function=refer(task.process_function)[0],
         check_before=_ref(before),
@@ -207,6 +208,7 @@ def _identity(
             for n, w in task.writes.items()
         },
         "after": list(upstream),
+        **({"whole": sorted(task.whole)} if task.whole else {}),
         **({"source": facts.source} if task.source is SourceChange.RERUN else {}),
     }
 

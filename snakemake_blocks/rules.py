@@ -67,8 +67,8 @@ class Rules:
 
     @property
     def targets(self) -> list[str]:
-        """The aggregates of all tasks that no other task reads from."""
-        return [str(self._paths.done(task.slug)) for task in self.plan.leaves]
+        """The aggregates of all tasks: a block that nobody reads is a result, too."""
+        return [str(self._paths.done(task.slug)) for task in self.tasks]
 
     def conflicts(self, task: str) -> InputFunction:
         """Return the input function for conflicting jobs of lower phases."""

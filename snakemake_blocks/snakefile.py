@@ -135,7 +135,7 @@ def _local_rules(plan: Plan, *, explicit: bool = False) -> list[str]:
 
 
 def _all_rule(plan: Plan) -> list[str]:
-    targets = [f"        {_quoted(str(plan.paths.done(t.slug)))}," for t in plan.leaves]
+    targets = [f"        {_quoted(str(plan.paths.done(t.slug)))}," for t in plan.tasks.values()]
     return ["rule all:", "    input:", *targets, "", ""]
 
 
