@@ -70,7 +70,7 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
     paths = RunPaths(root)
     lock = paths.job_lock(task.slug, task.job_of(index))
     with held(lock, os.environ, what=f"the job of block {block}"):
-        work = Work(task, root / plan.base, paths.functions.absolute())
+        work = Work(task, plan.folder(root), paths.functions.absolute())
         try:
             work.set_up()
             work.process(task.block(index))

@@ -325,6 +325,13 @@ class Plan:
         """Names of files, relative to the folder that Snakemake runs in."""
         return RunPaths(Path(self.run_directory))
 
+    def folder(self, root: Path) -> Path:
+        """Return the pipeline's folder as seen from the run directory.
+
+        It is not normalized: where ``root`` is a link, only the system knows what ``..`` is.
+        """
+        return root / self.base
+
     def blocks(self, name: str) -> Iterator[Block]:
         """Yield the blocks of a task, masked ones left out; lazy."""
         return (block for job in self.jobs(name) for block in job.blocks())

@@ -139,7 +139,7 @@ def reset_run(
     BusyError
         While anything runs in this run directory.
     """
-    with run_lock(root, root / plan.base):
+    with run_lock(root, plan.folder(root)):
         refuse_running(root)
         return reset_blocks(plan, root, task, roi=roi, only_failed=only_failed)
 

@@ -244,7 +244,7 @@ def _warm_up(plan: Plan, root: Path) -> None:
             modules.add("zarr")
         with contextlib.suppress(BlocksError):  # the job will say so
             modules |= modules_of(task.function, RunPaths(root).functions)
-    with importable_from(root / plan.base):
+    with importable_from(plan.folder(root)):
         for module in sorted(modules):
             try:
                 importlib.import_module(module)
