@@ -19,6 +19,7 @@ from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import block_presence, chunk_shape, describe, obstacle_to
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError, SpecError
+from snakemake_blocks.location import Names
 from snakemake_blocks.schema import CheckModel, ContextModel, TaskModel, WriteModel
 from snakemake_blocks.sources import call_problems, missing_function
 from snakemake_blocks.task import Call, Read, Task, Write
@@ -62,8 +63,12 @@ class Describer:
     problems: list[str] = field(default_factory=list)
     _writers: dict[str, str] = field(init=False)
     _known: dict[str, ArrayInfo | None] = field(default_factory=dict, init=False)
+    _names: Names = field(init=False)
 
     def __post_init__(self) -> None:
+        self._names = Names(self.folder)
+        for path, _ in self.written:
+            self.plain(path)  # the first task's name of an array is the one that counts
         self._writers = {self.plain(path): name for path, name in reversed(self.written)}
 
     def tasks(self) -> list[Task]:
@@ -76,11 +81,13 @@ class Describer:
         self.problems.append(f"{place}: {text}")
 
     def plain(self, path: str) -> str:
-        """Return the one way in which plans write a path."""
-        path = os.path.normpath(path)
+        """Return the one name in plans of the place that a path leads to."""
+        shown = os.path.normpath(path)
         folder = os.path.abspath(self.folder)
-        inside = os.path.isabs(path) and os.path.commonpath([path, folder]) == folder
-        return os.path.relpath(path, folder) if inside else path
+        inside = os.path.isabs(shown) and os.path.commonpath([shown, folder]) == folder
+        if "://" in path or "\0" in path:
+            return shown  # no place of ours; it is refused where it is looked up
+        return self._names.of(path, os.path.relpath(shown, folder) if inside else shown)
 
     def writer(self, path: str) -> str | None:
         """Return the task that writes an array."""

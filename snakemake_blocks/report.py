@@ -36,7 +36,7 @@ _STYLES = {State.DONE: "green", State.FAILED: "bold red", State.ORPHANED: "yello
 
 def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) -> None:
     """Print a plan as a table, a line per task; without estimates where there are none."""
-    table = Table(title=f"{plan.name}, plan {plan.fingerprint}", title_justify="left")
+    table = Table(title=escape(f"{plan.name}, plan {plan.fingerprint}"), title_justify="left")
     for name in ("task", "after"):
         table.add_column(name)
     numbers = ("blocks", "masked", "jobs", "blocks/job", "phases", "inputs", "path", "memory")
