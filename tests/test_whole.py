@@ -43,7 +43,7 @@ def masked(project: Project) -> None:
     project.array("s.zarr/raw", np.arange(32), voxel_size=[1], offset=[0])
     project.array("s.zarr/mask", np.arange(16) == 3, voxel_size=[2], offset=[0])
     common = {"function": "functions:double", "call": "arrays", "block_size": [2]}
-    common |= {"roi": "s.zarr/raw", "conflict": False}
+    common |= {"roi": "s.zarr/raw", "conflict": False, "blocks_per_job": 8}
     out = {"up": "s.zarr/up", "down": "s.zarr/down"}
     project.write(
         *(
