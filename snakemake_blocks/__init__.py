@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from snakemake_blocks.errors import BlocksError, BusyError, InputError, PlanError, SpecError
     from snakemake_blocks.generating import make_plan
     from snakemake_blocks.spec import load_pipeline
-    from snakemake_blocks.task import Task
+    from snakemake_blocks.task import After, Task
 
 __all__ = [
+    "After",
     "Block",
     "BlockStatus",
     "BlocksError",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "After": "snakemake_blocks.task",
     "Block": "snakemake_blocks.block",
     "BlockStatus": "snakemake_blocks.block",
     "BlocksError": "snakemake_blocks.errors",

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from snakemake_blocks.completion import is_sentinel_of
-from snakemake_blocks.dependencies import needed_jobs
 from snakemake_blocks.errors import BusyError, InputError
 from snakemake_blocks.jobs import (
     JobResult,
@@ -229,7 +228,7 @@ class _Claimer:
             yield Job(self._plan, job.task, index)
         for name in job.task.upstream:
             up = self._plan.tasks[name]
-            for index in needed_jobs(job.task.jobs, job.index, up.jobs):
+            for index in job.task.needed_jobs(job.index, up):
                 yield Job(self._plan, up, index)
 
     def _attempt(self, job: Job) -> int:

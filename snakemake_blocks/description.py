@@ -18,6 +18,7 @@ from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import block_presence, chunk_shape, describe, obstacle_to
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError, SpecError
+from snakemake_blocks.location import Names
 from snakemake_blocks.schema import CheckModel, ContextModel, TaskModel, WriteModel
 from snakemake_blocks.sources import call_problems, missing_function
 from snakemake_blocks.task import Call, Read, Task, Write
@@ -63,8 +64,12 @@ class Describer:
     problems: list[str] = field(default_factory=list)
     _writers: dict[str, str] = field(init=False)
     _known: dict[str, ArrayInfo | None] = field(default_factory=dict, init=False)
+    _names: Names = field(init=False)
 
     def __post_init__(self) -> None:
+        self._names = Names(self.folder)
+        for path, _ in self.written:
+            self.plain(path)  # the first task's name of an array is the one that counts
         self._writers = {self.plain(path): name for path, name in reversed(self.written)}
 
     def tasks(self) -> list[Task]:
@@ -77,11 +82,13 @@ class Describer:
         self.problems.append(f"{place}: {text}")
 
     def plain(self, path: str) -> str:
-        """Return the one way in which plans write a path."""
-        path = os.path.normpath(path)
+        """Return the one name in plans of the place that a path leads to."""
+        shown = os.path.normpath(path)
         folder = os.path.abspath(self.folder)
-        inside = os.path.isabs(path) and os.path.commonpath([path, folder]) == folder
-        return os.path.relpath(path, folder) if inside else path
+        inside = os.path.isabs(shown) and os.path.commonpath([shown, folder]) == folder
+        if "://" in path or "\0" in path:
+            return shown  # no place of ours; it is refused where it is looked up
+        return self._names.of(path, os.path.relpath(shown, folder) if inside else shown)
 
     def writer(self, path: str) -> str | None:
         """Return the task that writes an array."""
@@ -139,7 +146,7 @@ class Describer:
     def _needs(self, name: str, model: TaskModel) -> list[str]:
         paths = [r if isinstance(r, str) else r.array for r in model.reads.values()]
         paths += [model.roi] if isinstance(model.roi, str) else []
-        needs = [*model.after, *filter(None, map(self.writer, paths))]
+        needs = [*(up.task for up in model.waits), *filter(None, map(self.writer, paths))]
         return [n for n in needs if n in self.models and n != name]
 
 
@@ -226,7 +233,7 @@ class _TaskDescriber:
                 chunks=model.chunks,
                 source=model.source,
                 resources=model.resources,
-                after=model.after,
+                after=model.waits,
             )
         except SpecError as error:
             for problem in error.problems:
@@ -250,7 +257,7 @@ class _TaskDescriber:
         return replace(task, present=present)
 
     def _check_after(self) -> None:
-        for up in self.model.after:
+        for up in (wait.task for wait in self.model.waits):
             if up == self.name:
                 self._say("after", f"{up} would wait for itself; remove it")
             elif up not in self.all.names:

@@ -26,6 +26,7 @@ from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import DamagedPlanError, Plan, PlannedTask
 from snakemake_blocks.planning import pickles, pickling_problems, plan_pipeline
 from snakemake_blocks.proof import Proof
+from snakemake_blocks.quoting import comment
 from snakemake_blocks.reasons import SOURCE_CHANGED
 from snakemake_blocks.resetting import reset_blocks
 from snakemake_blocks.snakefile import MADE_BY, conda_environment, explicit_snakefile, snakefile
@@ -149,7 +150,7 @@ def make_plan(
         facts={t.task_id: facts_of(t.process_function, pipeline.folder) for t in pipeline.tasks},
         target=Target(target),
         run_directory=os.path.relpath(pipeline.run_directory, pipeline.folder),
-        base=os.path.relpath(pipeline.folder, pipeline.run_directory),
+        base=_base(pipeline),
         before=before,
         pickling=pickling,
     )
@@ -206,6 +207,8 @@ class Draft:
         root = pipeline.run_directory
         in_place = _content(RunPaths(root).plan)
         old = _plan_in(root) if in_place else None
+        if old is not None:
+            _refuse_other_pipeline(old, pipeline)
         before = None if options.rebatch else old
         plan = make_plan(pipeline, target=options.target, before=before)
         violations = check_plan(plan, pipeline.tasks).violations
@@ -275,6 +278,39 @@ def _plan_in(root: Path) -> Plan | None:
     except DamagedPlanError as error:
         print(f"{error}: that is done now, with the records that still fit", file=sys.stderr)
         return None
+
+
+def _base(pipeline: Pipeline) -> str:
+    """Return the way from the run directory to the pipeline's folder.
+
+    Where the run directory is a link, ``..`` is the parent of what it links to.
+    """
+    folder, root = pipeline.folder, pipeline.run_directory
+    named = os.path.relpath(folder, root)
+    if os.path.realpath(root / named) == os.path.realpath(folder):
+        return named
+    return os.path.relpath(os.path.realpath(folder), os.path.realpath(root))
+
+
+def _refuse_other_pipeline(old: Plan, pipeline: Pipeline) -> None:
+    """Refuse a run directory that holds the state of a pipeline which is still there.
+
+    Raises
+    ------
+    InputError
+        With where the other one is. If it is gone, it was moved here.
+    """
+    folder = old.folder(pipeline.run_directory)
+    same = os.path.realpath(folder) == os.path.realpath(pipeline.folder)
+    if same and old.name in (pipeline.name, "python"):
+        return
+    there = folder.is_dir() if old.name == "python" else (folder / old.name).exists()
+    if there:
+        other = os.path.join(os.path.realpath(folder), comment(old.name))
+        raise InputError(
+            f"{pipeline.run_directory}: is the run directory of {other}; name another one in "
+            f"{comment(pipeline.name)}, or remove it if that pipeline needs it no more"
+        )
 
 
 def _content(path: Path) -> bytes:
@@ -349,7 +385,7 @@ def snakefile_path(pipeline: Pipeline, output: Path | None = None) -> Path:
         raise InputError(f"{path}: is a folder; name a file")
     first = _content(path).partition(b"\n")[0].decode(errors="replace")
     whose = re.fullmatch(rf"{MADE_BY} \S+ from (.*), plan \w+\.", first)
-    if path.exists() and (whose is None or whose[1] != pipeline.name):
+    if path.exists() and (whose is None or whose[1] != comment(pipeline.name)):
         by = f"was made from {whose[1]}" if whose else "was not made by snakemake-blocks"
         raise InputError(
             f"{path}: {by}; move it, or write to another file with `snakemake-blocks generate -o`"

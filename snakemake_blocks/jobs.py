@@ -385,7 +385,7 @@ def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
         queue = _queue(run, judgement, ledger)
         context = WorkerContext(
             task=job.task,
-            work=Work(job.task, run.root / job.plan.base, paths.functions.absolute()),
+            work=Work(job.task, job.plan.folder(run.root), paths.functions.absolute()),
             ledger=ledger,
             lock=run.lock,
             pulse=Pulse(),

@@ -345,6 +345,9 @@ class Judge:
         """Yield each upstream task, per block the sum of its stamps, and whether one lacks."""
         for name in task.upstream:
             up = self.plan.tasks[name]
+            if name in task.whole:
+                yield name, *self._of_whole(up, region)
+                continue
             low, high = _upstream_ranges(task.grid, region, up.grid)
             box = Box(
                 tuple(int(x.min(initial=0)) for x in low),
@@ -357,6 +360,14 @@ class Judge:
             missing = (below.progress != Progress.MASKED) & (below.stamp == 0)
             lacking = _box_sums(missing.astype(np.uint64), low, high) != 0
             yield name, _box_sums(mixed, low, high), lacking
+
+    def _of_whole(self, up: PlannedTask, region: Box) -> tuple[U64, NDArray[np.bool_]]:
+        """Return the same where every block waits for all of a task."""
+        below = self.judge(up, up.grid.indices)
+        mixed = np.where(below.stamp != 0, _mix(below.stamp), np.uint64(0))
+        missing = (below.progress != Progress.MASKED) & (below.stamp == 0)
+        total = mixed.sum(dtype=np.uint64)
+        return np.full(region.shape, total), np.full(region.shape, bool(missing.any()))
 
 
 def of_other_source(task: PlannedTask, past: History) -> NDArray[np.bool_]:

@@ -92,6 +92,8 @@ def _check_pair(one: _Use, other: _Use, findings: tuple[list[str], list[str]]) -
     late, early, waits = other, one, one.task.name in other.task.upstream
     if other.task.name in one.task.upstream:
         late, early, waits = one, other, True
+    if early.task.name in late.task.whole:
+        return  # a job waits for every block
     if waits and not late.writes:
         return  # a job waits for all that is written where it reads
     node = _meeting(late, early, waits=waits)

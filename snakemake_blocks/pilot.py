@@ -119,11 +119,15 @@ def _needed(
     pipeline: Pipeline, plan: Plan, wanted: Mapping[str, list[Box]]
 ) -> dict[str, list[Box]]:
     """Return blocks, as boxes of indices, and all that have to be done before them."""
+    everything = {task.task_id: task.grid.indices for task in pipeline.tasks}
     boxes = {task.task_id: list(wanted.get(task.task_id, [])) for task in pipeline.tasks}
     for task in reversed(pipeline.tasks):
         grid = task.grid
         boxes[task.task_id] += _earlier(plan.tasks[task.task_id], boxes[task.task_id])
         for name in pipeline.upstream[task.task_id]:
+            if name in task.whole:
+                boxes[name] += [everything[name]] if any(boxes[task.task_id]) else []
+                continue
             up = next(t for t in pipeline.tasks if t.task_id == name).grid
             boxes[name] += [
                 up.writing(grid.read(b.begin).union(grid.read(tuple(e - 1 for e in b.end))))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.errors import SpecError
+from snakemake_blocks.location import Names
 from snakemake_blocks.task import Task
 
 __all__ = ["Pipeline"]
@@ -52,7 +54,8 @@ class Pipeline:
         SpecError
             Without any task, on duplicate names, dangling names and cycles.
         """
-        found = list(_with_upstream(tasks))
+        names_of = Names(folder)
+        found = [_renamed(task, names_of) for task in _with_upstream(tasks)]
         if not found:
             raise SpecError(["there is no task; give at least one"])
         names = [task.task_id for task in found]
@@ -93,9 +96,24 @@ def _with_upstream(tasks: Sequence[Task]) -> Iterator[Task]:
         yield from visit(task)
 
 
+def _renamed(task: Task, names: Names) -> Task:
+    """Return the task with one name for every array, however it is called elsewhere."""
+
+    def info(array: ArrayInfo) -> ArrayInfo:
+        name = names.of(array.path)
+        return array if name == array.path else replace(array, path=name)
+
+    writes = {name: replace(w, array=info(w.array)) for name, w in task.writes.items()}
+    reads = {name: replace(r, array=info(r.array)) for name, r in task.reads.items()}
+    if writes == task.writes and reads == task.reads:
+        return task
+    return replace(task, reads=reads, writes=writes)
+
+
 def _upstream_names(task: Task, tasks: Sequence[Task]) -> tuple[str, ...]:
     """Return named upstream tasks and those that write an array which ``task`` reads."""
-    names = [up.task_id for up in task.upstream_tasks or ()] + list(task.after)
+    names = [up.task_id for up in task.upstream_tasks or ()]
+    names += [up.task for up in task.waits]
     read = {r.array.path for r in task.reads.values()}
     for other in tasks:
         if other is not task and read & {w.array.path for w in other.writes.values()}:

@@ -60,6 +60,8 @@ class PlannedTask:
         Phase of every job.
     upstream : tuple of str
         Names of the tasks whose results this one reads.
+    whole : frozenset of str
+        Those of them of which every block waits for all, whatever it reads.
     call : Call
         How ``function`` is called.
     function, check_before, check_after, init : FunctionRef
@@ -99,6 +101,7 @@ class PlannedTask:
     call: Call
     function: FunctionRef
     fingerprint: int
+    whole: frozenset[str] = frozenset()
     identity: Mapping[str, Any] = field(default_factory=dict)
     check_before: FunctionRef | None = None
     check_after: FunctionRef | None = None
@@ -219,6 +222,18 @@ class PlannedTask:
         """
         return [self.grid.write(other) for other in self.ordered_with(block)[0]]
 
+    def needed_jobs(self, job: Index, up: PlannedTask) -> list[Index]:
+        """Return the jobs of an upstream task that a job waits for."""
+        if up.name in self.whole:
+            return [up.job_index(number) for number in range(up.num_jobs)]
+        return needed_jobs(self.jobs, job, up.jobs)
+
+    def blocks_below(self, up: PlannedTask, index: Index) -> Box:
+        """Return the blocks that wait for a block of an upstream task."""
+        if up.name in self.whole:
+            return self.grid.indices
+        return self.grid.reading(up.grid.write(index))
+
     def blocks_of(self, job: Index) -> Iterator[Index]:
         """Yield the present blocks of a job, last axis fastest."""
         members = self.jobs.members(job)
@@ -278,8 +293,10 @@ class Job:
         ]
 
     def _upstream_of(self, up: PlannedTask) -> list[str]:
-        needed = needed_jobs(self.task.jobs, self.index, up.jobs)
         paths = self.plan.paths
+        if up.name in self.task.whole:
+            return [str(paths.done(up.slug))]
+        needed = self.task.needed_jobs(self.index, up)
         if len(needed) <= FAN_IN:
             return [str(paths.sentinel(up.slug, up.phases.of(u), u)) for u in needed]
         level, nodes = up.aggregates.cover([up.job_number(u) for u in needed])
@@ -320,6 +337,13 @@ class Plan:
         """Names of files, relative to the folder that Snakemake runs in."""
         return RunPaths(Path(self.run_directory))
 
+    def folder(self, root: Path) -> Path:
+        """Return the pipeline's folder as seen from the run directory.
+
+        It is not normalized: where ``root`` is a link, only the system knows what ``..`` is.
+        """
+        return root / self.base
+
     def blocks(self, name: str) -> Iterator[Block]:
         """Yield the blocks of a task, masked ones left out; lazy."""
         return (block for job in self.jobs(name) for block in job.blocks())
@@ -354,12 +378,6 @@ class Plan:
                 "it was batched or phased otherwise, plan again"
             )
         return Job(self, task, index)
-
-    @property
-    def leaves(self) -> list[PlannedTask]:
-        """Tasks that no other task reads from."""
-        read = {up for task in self.tasks.values() for up in task.upstream}
-        return [task for name, task in self.tasks.items() if name not in read]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -444,6 +462,7 @@ def _task_to_json(plan: Plan, task: PlannedTask) -> dict[str, Any]:
         "job_reach": list(task.phases.reach),
         "masked": hashlib.sha256(plan.mask_bytes(task)).hexdigest() if masked else "",
         "upstream": list(task.upstream),
+        "whole": sorted(task.whole),
         "call": str(task.call),
         "function": task.function.to_json(),
         "check_before": task.check_before and task.check_before.to_json(),
@@ -497,6 +516,7 @@ def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
         reach=tuple(data["reach"]),
         phases=Phases(jobs.jobs.shape, tuple(data["job_reach"]), table),
         upstream=tuple(data["upstream"]),
+        whole=frozenset(data.get("whole", ())),
         call=Call(data["call"]),
         function=FunctionRef(**data["function"]),
         reads={

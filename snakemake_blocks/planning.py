@@ -126,6 +126,7 @@ def _plan_task(
         if present is None
         else colour(present, job_reach),
         upstream=upstream,
+        whole=task.whole,
         call=Call(task.call or Call.BLOCK),
         function=reference(task.process_function),
         check_before=_optional(before, reference),
@@ -218,6 +219,7 @@ def _identity(task: Task, grid: Grid, upstream: tuple[str, ...]) -> dict[str, An
             for n, w in task.writes.items()
         },
         "after": list(upstream),
+        **({"whole": sorted(task.whole)} if task.whole else {}),
     }
 
 

@@ -93,9 +93,14 @@ def draw_tiling(axes: Axes, task: PlannedTask) -> None:
         axes.set_ylim(region.end[-2], region.begin[-2])
     axes.set_aspect("equal" if grid.ndim > 1 else "auto")
     axes.set_title(
-        f"{task.name}: {task.num_blocks:,} blocks, {task.num_phases} phases\n"
+        f"{_plain(task.name)}: {task.num_blocks:,} blocks, {task.num_phases} phases\n"
         "one write Roi (solid) and its read Roi (dashed)"
     )
+
+
+def _plain(name: str) -> str:
+    """Return a name such that matplotlib does not read it as mathematics."""
+    return name.replace("$", r"\$")
 
 
 def _example(task: PlannedTask, window: Box) -> Index:

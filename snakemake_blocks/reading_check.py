@@ -95,6 +95,30 @@ def _check_in_place(s: Subject, key: str, array: ArrayInfo) -> None:
         )
 
 
+def _check_far_reads(s: Subject, up: PlannedTask) -> None:
+    """Warn of a function that could read, by itself, more of an array than its blocks wait for."""
+    if up.name in s.task.whole:
+        s.prove(f"every block waits for all of {up.name}")
+        return
+    if s.task.call is Call.ARRAYS:
+        return  # the worker reads for it
+    reach = s.task.grid.extent.grow(s.task.grid.lower, s.task.grid.upper)
+    written = paths_of(up.writes.values())
+    for name, read in s.task.reads.items():
+        part = up.grid.extent.intersect(read.array.roi)
+        if path_of(read.array) in written and not reach.covers(part):
+            s.warn(
+                f"reads.{name}",
+                f"a block waits only for what its read Roi meets, together {as_span(reach)} of "
+                f"{as_span(part)} that {up.name} writes of {read.array.path}; add after: "
+                f"[{_whole(up)}] if the function reads more",
+            )
+
+
+def _whole(up: PlannedTask) -> str:
+    return f"{{task: {up.name}, whole: true}}"
+
+
 def check_after(s: Subject) -> None:
     """Prove for upstream tasks without a declared array in common that blocks wait for all."""
     task = s.task
@@ -102,12 +126,16 @@ def check_after(s: Subject) -> None:
     read = paths_of(task.reads.values())
     for up in (s.plan.tasks[name] for name in task.upstream):
         if read & paths_of(up.writes.values()):
+            _check_far_reads(s, up)
+            continue
+        if up.name in task.whole:
+            s.prove(f"every block waits for all of {up.name}")
             continue
         if up.grid.ndim != task.grid.ndim:
             s.refuse(
                 "after",
                 f"{up.name} has {up.grid.ndim} axes and this task {task.grid.ndim}; give both "
-                "rois the same number of axes",
+                f"rois the same number of axes, or wait for all of it: after: [{_whole(up)}]",
             )
             continue
         gap = first_gap(task, reach, [up.grid.extent], task.grid.reading)

@@ -14,7 +14,7 @@ from snakemake_blocks.context_check import ContextReport
 from snakemake_blocks.estimates import Estimate
 from snakemake_blocks.failures import grouped
 from snakemake_blocks.paths import index_name
-from snakemake_blocks.plan import Plan
+from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.proof import Proof
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 
@@ -36,7 +36,7 @@ _STYLES = {State.DONE: "green", State.FAILED: "bold red", State.ORPHANED: "yello
 
 def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) -> None:
     """Print a plan as a table, a line per task; without estimates where there are none."""
-    table = Table(title=f"{plan.name}, plan {plan.fingerprint}", title_justify="left")
+    table = Table(title=escape(f"{plan.name}, plan {plan.fingerprint}"), title_justify="left")
     for name in ("task", "after"):
         table.add_column(name)
     numbers = ("blocks", "masked", "jobs", "blocks/job", "phases", "inputs", "path", "memory")
@@ -47,7 +47,7 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
         costs = estimates.get(task.name)
         table.add_row(
             escape(task.name),
-            escape(", ".join(task.upstream)) or "-",
+            escape(", ".join(_waits(task))) or "-",
             f"{task.num_blocks:,}",
             f"{task.num_masked:,}",
             f"{task.num_jobs:,}",
@@ -69,6 +69,10 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
     )
     text += "; CPU h: hours of all blocks, by the block times on record" if hours else ""
     console.print(text, highlight=False, markup=False)
+
+
+def _waits(task: PlannedTask) -> list[str]:
+    return [f"all of {up}" if up in task.whole else up for up in task.upstream]
 
 
 def _hours(hours: float | None) -> str:
@@ -119,6 +123,7 @@ def plan_to_json(plan: Plan, proof: Proof, estimates: Mapping[str, Estimate]) ->
         "tasks": {
             task.name: {
                 "after": list(task.upstream),
+                "whole": sorted(task.whole),
                 "blocks": task.num_blocks,
                 "masked": task.num_masked,
                 "jobs": task.num_jobs,
@@ -184,7 +189,7 @@ def print_status(status: RunStatus, console: Console) -> None:
         table.add_row(escape(task.name), *cells, f"{task.total:,}")
     console.print(table)
     for task in status.tasks.values():
-        _print_task(task, console)
+        _print_task(task, console, status.ended)
 
 
 def _cell(state: State, count: int) -> str:
@@ -192,7 +197,7 @@ def _cell(state: State, count: int) -> str:
     return f"[{style}]{count:,}[/]" if style and count else f"{count:,}"
 
 
-def _print_task(task: TaskStatus, console: Console) -> None:
+def _print_task(task: TaskStatus, console: Console, ended: str) -> None:
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
@@ -227,6 +232,10 @@ def _print_task(task: TaskStatus, console: Console) -> None:
         say(f"{name}: {len(orphans):,} {reason}: {_listed(orphans)}", "yellow")
     for job, count in task.held.items():
         say(f"{name}: {count:,} pending blocks are held by the failed job {job}")
+    for up, count in task.waiting.items():
+        say(f"{name}: {count:,} pending blocks wait for what is not done of {up}")
+    if ended and task.not_begun:
+        say(f"{name}: {task.not_begun:,} pending blocks were not begun: {ended}")
 
 
 def _listed(names: list[str]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from snakemake_blocks.amounts import as_number, grows
 from snakemake_blocks.box import Index
 from snakemake_blocks.completion import aggregate_inputs
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Job, Plan, PlannedTask
 from snakemake_blocks.stopping import CONDUCTOR, conductor
@@ -42,11 +43,21 @@ class Rules:
         Where the plan lies, relative to the folder that Snakemake runs in.
     prefix : str
         What Snakemake itself puts before every path of a module; paths are given without it.
+    plan : str
+        Fingerprint of the plan that the Snakefile was made for, empty for any.
+
+    Raises
+    ------
+    InputError
+        If the plan is another one, or of a pipeline in another folder.
     """
 
-    def __init__(self, run_directory: str, prefix: str = "") -> None:
+    def __init__(self, run_directory: str, prefix: str = "", *, plan: str = "") -> None:
         prepare_environment()
-        self.plan = Plan.load(Path(prefix + run_directory))
+        root = Path(prefix + run_directory)
+        self.plan = Plan.load(root)
+        if plan:
+            _refuse_other(self.plan, root, plan)
         self._paths = RunPaths(Path(run_directory))
         self._plan = Plan(self.plan.name, self.plan.tasks, run_directory, self.plan.base)
 
@@ -67,8 +78,8 @@ class Rules:
 
     @property
     def targets(self) -> list[str]:
-        """The aggregates of all tasks that no other task reads from."""
-        return [str(self._paths.done(task.slug)) for task in self.plan.leaves]
+        """The aggregates of all tasks: a block that nobody reads is a result, too."""
+        return [str(self._paths.done(task.slug)) for task in self.tasks]
 
     def conflicts(self, task: str) -> InputFunction:
         """Return the input function for conflicting jobs of lower phases."""
@@ -103,6 +114,22 @@ class Rules:
     def resources(self, task: PlannedTask) -> dict[str, Any]:
         """Return the resources of a task's jobs; memory and runtime grow with the attempt."""
         return {name: _growing(name, value) for name, value in all_resources(task)}
+
+
+def _refuse_other(plan: Plan, root: Path, fingerprint: str) -> None:
+    """Refuse a plan that the Snakefile was not made for: its jobs would be others."""
+    folder = plan.folder(root)
+    if os.path.realpath(folder) != os.path.realpath(os.curdir):
+        raise InputError(
+            f"{root}: is the run directory of a pipeline in {os.path.realpath(folder)}, and "
+            f"Snakemake runs in {os.getcwd()}; give this one a run_directory of its own, or run "
+            "Snakemake there"
+        )
+    if not plan.digest.startswith(fingerprint):
+        raise InputError(
+            f"{root}: holds another plan than the Snakefile was made for, {plan.digest[:16]} and "
+            f"not {fingerprint}; `snakemake-blocks generate` makes it anew"
+        )
 
 
 def all_resources(task: PlannedTask) -> Iterator[tuple[str, Any]]:

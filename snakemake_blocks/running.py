@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from snakemake_blocks.box import Box
@@ -59,10 +60,22 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
             root=root,
             environment=_environment(options),
         )
-        state = read_status(plan, root)
+        state = replace(read_status(plan, root), ended=_how_it_ended(status, root, options))
         if asked is not pipeline:  # the whole plan comes back; what the pilot did counts in it
             Draft.of(pipeline, options).write_all(path)
         return status, state
+
+
+def _how_it_ended(status: int, root: Path, options: Options) -> str:
+    """Return what left blocks pending, as far as Snakemake tells."""
+    if status == INTERRUPTED:
+        return "the run was interrupted"
+    if RunPaths(root).drain.exists():
+        return "the run was stopped"
+    if status:
+        return f"Snakemake ended with exit status {status}, see above"
+    asked = " ".join(options.snakemake_arguments)
+    return "Snakemake did all that it was asked for" + (f" with {asked}" if asked else "")
 
 
 def _asked(pipeline: Pipeline, options: Options) -> Pipeline:
@@ -127,7 +140,7 @@ def reset_run(
     BusyError
         While anything runs in this run directory.
     """
-    with run_lock(root, root / plan.base):
+    with run_lock(root, plan.folder(root)):
         refuse_running(root)
         return reset_blocks(plan, root, task, roi=roi, only_failed=only_failed)
 

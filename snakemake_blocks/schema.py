@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from snakemake_blocks.task import RESERVED_RESOURCES, Call, Chunks, SourceChange
+from snakemake_blocks.task import RESERVED_RESOURCES, After, Call, Chunks, SourceChange
 from snakemake_blocks.tiling import Fit
 from snakemake_blocks.units import unit_name
 
@@ -187,12 +187,25 @@ Resource = Annotated[
 ]
 
 
+class AfterModel(_Model):
+    """A task to wait for."""
+
+    task: str = Field(description="Its name.")
+    whole: Flag = Field(False, description="Every block waits for all of it.")
+
+
+AfterForm = Annotated[
+    Annotated[str, Tag("<word>")] | Annotated[AfterModel, Tag("<keys>")],
+    _one_of(_text_kind, "must be the name of a task, or {task: ..., whole: true}"),
+]
+
 _INNER: dict[str, type[BaseModel]] = {
     "reads": ReadModel,
     "writes": WriteModel,
     "roi": RoiModel,
     "context": ContextModel,
     "check": CheckModel,
+    "after": AfterModel,
 }
 
 
@@ -224,7 +237,14 @@ class TaskModel(_Model):
         SourceChange.WARN, description="When the function's source changed since blocks were done."
     )
     resources: dict[ResourceName, Resource] = Field({}, description="Snakemake resources.")
-    after: list[str] = Field([], description="Upstream tasks, beside those that arrays tell.")
+    after: list[AfterForm] = Field(
+        [], description="Upstream tasks, beside those that arrays tell; whole: wait for all of it."
+    )
+
+    @property
+    def waits(self) -> list[After]:
+        """The upstream tasks that are named."""
+        return [After(u) if isinstance(u, str) else After(u.task, u.whole) for u in self.after]
 
 
 Unit = Annotated[str, AfterValidator(_unit)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from snakemake_blocks.amounts import grows
@@ -10,6 +9,7 @@ from snakemake_blocks.completion import aggregate_inputs
 from snakemake_blocks.errors import PlanError
 from snakemake_blocks.paths import index_name
 from snakemake_blocks.plan import Job, Plan, PlannedTask
+from snakemake_blocks.quoting import comment, literal
 from snakemake_blocks.rules import all_resources
 from snakemake_blocks.stopping import CONDUCTOR
 
@@ -37,7 +37,7 @@ def snakefile(plan: Plan, *, version: str) -> str:
         *_header(plan, version),
         "from snakemake_blocks.rules import Rules",
         "",
-        f"blocks = Rules({_quoted(plan.run_directory)})",
+        f"blocks = Rules({literal(plan.run_directory)}, plan={literal(plan.fingerprint)})",
         "",
         *_limits(plan),
         *_local_rules(plan),
@@ -102,18 +102,9 @@ def conda_environment(version: str) -> str:
 
 def _header(plan: Plan, version: str) -> list[str]:
     return [
-        f"{MADE_BY} {version} from {plan.name}, plan {plan.fingerprint}.",
+        f"{MADE_BY} {version} from {comment(plan.name)}, plan {plan.fingerprint}.",
         "# Do not edit; change the pipeline and generate again.",
     ]
-
-
-def _quoted(text: str) -> str:
-    """Return a literal with the quotes that snakefmt would choose: those with fewer escapes."""
-    double = json.dumps(text, ensure_ascii=False)
-    if text.count('"') <= text.count("'"):
-        return double
-    inner = double[1:-1].replace('\\"', '"').replace("'", "\\'")
-    return f"'{inner}'"
 
 
 def _limits(plan: Plan) -> list[str]:
@@ -135,14 +126,14 @@ def _local_rules(plan: Plan, *, explicit: bool = False) -> list[str]:
 
 
 def _all_rule(plan: Plan) -> list[str]:
-    targets = [f"        {_quoted(str(plan.paths.done(t.slug)))}," for t in plan.leaves]
+    targets = [f"        {literal(str(plan.paths.done(t.slug)))}," for t in plan.tasks.values()]
     return ["rule all:", "    input:", *targets, "", ""]
 
 
 def _task_rules(plan: Plan, task: PlannedTask) -> list[str]:
     root = plan.paths.task(task.slug)
-    about = f"# {task.name}: {task.num_blocks:,} blocks in {task.num_jobs:,} jobs"
-    name = _quoted(task.name)
+    about = f"# {comment(task.name)}: {task.num_blocks:,} blocks in {task.num_jobs:,} jobs"
+    name = literal(task.name)
     index = "-".join(["[0-9]+"] * task.grid.ndim)
     lines = [
         about,
@@ -194,7 +185,7 @@ def _settings(task: PlannedTask) -> list[str]:
         if grows(name, value):
             text = f"lambda wildcards, attempt: {value} * attempt"
         else:
-            text = _quoted(value) if isinstance(value, str) else repr(value)
+            text = literal(value) if isinstance(value, str) else repr(value)
         lines.append(f"        {name}={text},")
     return [*lines, "    shell:", f'        "{COMMAND}"']
 
@@ -235,20 +226,20 @@ def _explicit_job(job: Job) -> list[str]:
     inputs = []
     if job.conflicts:
         inputs += ["        conflicts=ancient(", "            ["]
-        inputs += [f"                {_quoted(path)}," for path in job.conflicts]
+        inputs += [f"                {literal(path)}," for path in job.conflicts]
         inputs += ["            ]", "        ),"]
     if job.upstream:
         inputs += ["        upstream=["]
-        inputs += [f"            {_quoted(path)}," for path in job.upstream]
+        inputs += [f"            {literal(path)}," for path in job.upstream]
         inputs += ["        ],"]
     name = f"{job.task.slug}_p{job.phase}_{index_name(job.index).replace('-', '_')}"
     return [
         f"rule {name}:",
         *(["    input:", *inputs] if inputs else []),
         "    output:",
-        f"        {_quoted(job.sentinel)},",
+        f"        {literal(job.sentinel)},",
         "    log:",
-        f"        {_quoted(job.log)},",
+        f"        {literal(job.log)},",
         *_settings(job.task),
         "",
         "",
@@ -266,7 +257,7 @@ def _explicit_aggregates(plan: Plan, task: PlannedTask) -> list[str]:
     for parts in [*nodes, (task.slug, "done.json")]:
         below = aggregate_inputs(plan.paths, task, task.aggregates, parts)
         stem = [p.removesuffix(".json") for p in parts[1:]]
-        text = "[\n" + "".join(f"            {_quoted(str(p))},\n" for p in below) + "        ],"
+        text = "[\n" + "".join(f"            {literal(str(p))},\n" for p in below) + "        ],"
         name = f"{task.slug}_done" if stem == ["done"] else f"{task.slug}_tree{stem[1]}_{stem[2]}"
         lines += _aggregate_rule(
             task,

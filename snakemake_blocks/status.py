@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
-from snakemake_blocks.dependencies import needed_blocks, needed_jobs
 from snakemake_blocks.failures import Failure, grouped, read_failures
 from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.locks import holder_of, is_alive
@@ -66,6 +65,8 @@ class TaskStatus:
         Wall time of the done blocks, summed.
     held : dict of str to int
         Pending blocks that wait for other blocks of a failed job, by job.
+    waiting : dict of str to int
+        Of the other pending blocks those that wait for an upstream task, by its name.
     """
 
     name: str
@@ -76,6 +77,7 @@ class TaskStatus:
     orphans: tuple[Index, ...] = ()
     seconds: float = 0.0
     held: dict[str, int] = field(default_factory=dict)
+    waiting: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     other_source: int = 0
     lost_sentinels: int = 0
@@ -90,6 +92,12 @@ class TaskStatus:
         """Every block is done or masked."""
         return self.counts[State.DONE] + self.counts[State.MASKED] == self.total
 
+    @property
+    def not_begun(self) -> int:
+        """Pending blocks that wait for no other task and for no failed job."""
+        others = sum(self.held.values()) + sum(self.waiting.values())
+        return self.counts[State.PENDING] - others
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
         return {
@@ -102,6 +110,8 @@ class TaskStatus:
             "lost_sentinels": self.lost_sentinels,
             "seconds": round(self.seconds, 3),
             "held": self.held,
+            "waiting": self.waiting,
+            "not_begun": self.not_begun,
             "orphaned_blocks": [list(i) for i in self.orphans],
             "failures": [
                 {
@@ -117,9 +127,18 @@ class TaskStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """Status of all tasks of a plan."""
+    """Status of all tasks of a plan.
+
+    Parameters
+    ----------
+    tasks : dict of str to TaskStatus
+        By name.
+    ended : str
+        Why blocks that could run do not, empty while something runs.
+    """
 
     tasks: dict[str, TaskStatus]
+    ended: str = ""
 
     @property
     def complete(self) -> bool:
@@ -130,6 +149,7 @@ class RunStatus:
         """Return a JSON-ready mapping."""
         return {
             "complete": self.complete,
+            "ended": self.ended,
             "tasks": {name: task.to_json() for name, task in self.tasks.items()},
         }
 
@@ -143,13 +163,25 @@ def read_status(plan: Plan, root: Path) -> RunStatus:
     paths = RunPaths(root)
     states = {name: _states(judge, task, paths) for name, task in plan.tasks.items()}
     mark_orphans(plan, states)
-    held = _all_held(plan, states)
-    return RunStatus(
-        {
-            name: _task_status(judge, task, states[name], held[name], paths)
-            for name, task in plan.tasks.items()
-        }
-    )
+    free = {name: found == CODES[State.PENDING] for name, found in states.items()}
+    held = _all_held(plan, states, free)
+    tasks = {
+        name: _task_status(judge, task, states[name], free[name], held[name], paths)
+        for name, task in plan.tasks.items()
+    }
+    return RunStatus(tasks, _why_idle(tasks, paths))
+
+
+def _why_idle(tasks: dict[str, TaskStatus], paths: RunPaths) -> str:
+    """Return why nothing more happens, empty if something does."""
+    run = holder_of(paths.lock)
+    if run is not None and is_alive(run) is not False:
+        return ""
+    if any(task.counts[State.RUNNING] for task in tasks.values()):
+        return ""
+    if paths.drain.exists():
+        return f"{paths.drain} says that none may begin; `snakemake-blocks run` removes it"
+    return "no run goes on"
 
 
 def _states(judge: Judge, task: PlannedTask, paths: RunPaths) -> NDArray[np.uint8]:
@@ -215,13 +247,12 @@ def _below_lost(
     found: set[Index] = set()
     for name in task.upstream:
         up = plan.tasks[name]
-        for index in lost[name]:
-            region = up.grid.write(index)
+        # Whoever waits for all of a task waits for each of its blocks: one of them tells.
+        for index in list(lost[name])[: 1 if name in task.whole else None]:
             found.update(
                 block
-                for block in task.grid.reading(region)
+                for block in task.blocks_below(up, index)
                 if states[block] == CODES[State.PENDING]
-                and needed_blocks(task.grid, block, up.grid).contains(index)
             )
     return found
 
@@ -243,6 +274,7 @@ def _task_status(
     judge: Judge,
     task: PlannedTask,
     states: NDArray[np.uint8],
+    free: NDArray[np.bool_],
     held: dict[str, int],
     paths: RunPaths,
 ) -> TaskStatus:
@@ -264,7 +296,18 @@ def _task_status(
         ),
         seconds=judge.seconds(task),
         held=held,
+        waiting=_waiting(judge, task, free),
     )
+
+
+def _waiting(judge: Judge, task: PlannedTask, left: NDArray[np.bool_]) -> dict[str, int]:
+    """Return how many of the blocks wait for each upstream task, the first that they wait for."""
+    found = {}
+    for name, lacking in judge.lacking(task).items() if left.any() else ():
+        if (left & lacking).any():
+            found[name] = int((left & lacking).sum())
+            left = left & ~lacking
+    return found
 
 
 def _failures(task: PlannedTask, failed: NDArray[np.bool_], paths: RunPaths) -> Iterator[Failure]:
@@ -289,11 +332,13 @@ def _has_sentinel(task: PlannedTask, name: str, paths: RunPaths) -> bool:
     return paths.sentinel(task.slug, task.phases.of(job), job).exists()
 
 
-def _all_held(plan: Plan, states: dict[str, NDArray[np.uint8]]) -> dict[str, dict[str, int]]:
+def _all_held(
+    plan: Plan, states: dict[str, NDArray[np.uint8]], free: dict[str, NDArray[np.bool_]]
+) -> dict[str, dict[str, int]]:
     """Return per task how many pending blocks a failed job holds up, by that job's name.
 
     A job that waits for a failed job does not start, also for blocks that need none of the
-    failed ones.
+    failed ones. Blocks that are held are taken out of ``free``.
     """
     found: dict[str, dict[str, int]] = {name: {} for name in plan.tasks}
     if not any((s == CODES[State.FAILED]).any() for s in states.values()):
@@ -307,8 +352,9 @@ def _all_held(plan: Plan, states: dict[str, NDArray[np.uint8]]) -> dict[str, dic
             if holder is None or job.index in blocked[name]:
                 continue
             blocked[name][job.index] = holder
-            part = states[name][_slices(task.jobs.members(job.index))]
-            waiting = int((part == CODES[State.PENDING]).sum())
+            part = free[name][_slices(task.jobs.members(job.index))]
+            waiting = int(part.sum())
+            part[...] = False
             if waiting:
                 found[name][holder] = found[name].get(holder, 0) + waiting
     return found
@@ -323,7 +369,7 @@ def _holder(
             return blocked[task.name][other]
     for name in task.upstream:
         if blocked[name]:
-            for other in needed_jobs(task.jobs, job, plan.tasks[name].jobs):
+            for other in task.needed_jobs(job, plan.tasks[name]):
                 if other in blocked[name]:
                     return blocked[name][other]
     return None

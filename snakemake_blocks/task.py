@@ -22,7 +22,7 @@ from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import SpecError, TilingError
 from snakemake_blocks.tiling import Fit, Grid
 
-__all__ = ["RESERVED_RESOURCES", "Call", "Chunks", "Read", "SourceChange", "Task", "Write"]
+__all__ = ["RESERVED_RESOURCES", "After", "Call", "Chunks", "Read", "SourceChange", "Task", "Write"]
 
 Function = Callable[..., Any] | str
 
@@ -52,6 +52,14 @@ class SourceChange(StrEnum):
 
     WARN = "warn"
     RERUN = "rerun"
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """A task to wait for; ``whole``: every block waits for all of it, whatever the block reads."""
+
+    task: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +120,9 @@ class Task:
     requires : mapping of str to int
         As in daisy 2, what one worker takes of the budgets that ``run_blockwise(...,
         resources=...)`` gives, e.g. ``{"gpu": 1}``; added to ``resources``.
-    after : sequence of str
-        Names of upstream tasks, beside ``upstream_tasks``.
+    after : sequence of str or After
+        Names of upstream tasks, beside ``upstream_tasks``. Of these a block waits for what its
+        read Roi meets; with ``After(name, whole=True)`` for every block of the task.
     present : ndarray of bool, optional
         Per block of the grid: False where it is masked.
 
@@ -158,7 +167,7 @@ class Task:
     chunks: Chunks | str = Chunks.COLOR
     source: SourceChange | str = SourceChange.WARN
     resources: Mapping[str, int | float | str] = field(default_factory=dict)
-    after: Sequence[str] = ()
+    after: Sequence[str | After] = ()
 
     def __post_init__(self) -> None:
         self._take_in_defaults()
@@ -243,6 +252,16 @@ class Task:
         if isinstance(self.check_function, tuple):
             return self.check_function
         return self.check_function, None
+
+    @property
+    def waits(self) -> tuple[After, ...]:
+        """What ``after`` says, plain names written out."""
+        return tuple(up if isinstance(up, After) else After(up) for up in self.after)
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Names of the tasks of which every block waits for all."""
+        return frozenset(up.task for up in self.waits if up.whole)
 
     @property
     def most_workers(self) -> int | None:

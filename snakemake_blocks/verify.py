@@ -51,7 +51,7 @@ def verify_run(plan: Plan, root: Path) -> Verification:
         problems = [*_records(judge, task), *_sentinels(judge, task, root)]
         chunks = 0
         if task.call is Call.ARRAYS and not problems:
-            found, chunks = _chunks(task, root / plan.base)
+            found, chunks = _chunks(task, plan.folder(root))
             problems += found
         missing += problems
         if not problems:

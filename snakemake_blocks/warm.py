@@ -303,7 +303,7 @@ def _warm_up(plan: Plan, root: Path) -> None:
         for ref in (task.function, task.check_before, task.check_after, task.init)
         if ref is not None
     ]
-    with importable_from(root / plan.base):
+    with importable_from(plan.folder(root)):
         wanted = _tried(references, RunPaths(root).functions)
         threads = count_threads()
         for one in wanted:

@@ -126,11 +126,6 @@ class TestByHand:
         plan = plan_of(line(blocks=5, blocks_per_job=2, read_write_conflict=False))
         assert [block.index for block in plan.blocks("smooth")] == [(k,) for k in range(5)]
 
-    def test_nobody_reads_from_a_leaf(self) -> None:
-        up = line("up")
-        down = [line(name, upstream_tasks=[up]) for name in ("left", "right")]
-        assert [leaf.name for leaf in plan_of(*down).leaves] == ["left", "right"]
-
     def test_many_upstream_jobs_are_waited_for_through_the_tree(self) -> None:
         up = line("up", blocks=1000, context=0, blocks_per_job=1)
         down = line("down", blocks=1, context=5000, upstream_tasks=[up])

@@ -60,7 +60,7 @@ class TestInputs:
         rules = Rules("blocks")
         assert rules.top("up") == [f"blocks/up/tree/1/{n}.json" for n in range(3)]
         assert sorted(rules.top("down")) == sorted(job.sentinel for job in planned.jobs("down"))
-        assert rules.targets == ["blocks/down/done.json"]
+        assert rules.targets == ["blocks/up/done.json", "blocks/down/done.json"]
 
     def test_patterns_match_the_jobs_and_nothing_else(self, planned: Plan) -> None:
         rules = Rules("blocks")
@@ -77,7 +77,7 @@ class TestInputs:
         (project.folder / "blocks").rename(project.folder / "pre" / "blocks")
         rules = Rules("blocks", "pre/")
         assert rules.root == "blocks"
-        assert rules.targets == ["blocks/down/done.json"]
+        assert rules.targets == ["blocks/up/done.json", "blocks/down/done.json"]
         assert rules.upstream("down")(wildcards(next(planned.jobs("down"))))[0].startswith("blocks")
 
     def test_without_a_plan_the_next_step_is_named(self, project: Project) -> None:

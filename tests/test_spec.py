@@ -683,7 +683,7 @@ class TestSchema:
         assert shipped.read_text() == text, "write it anew from spec.json_schema()"
 
     def test_every_key_is_described(self) -> None:
-        inner = ("ReadModel", "WriteModel", "RoiModel", "ContextModel", "CheckModel")
+        inner = ("ReadModel", "WriteModel", "RoiModel", "ContextModel", "CheckModel", "AfterModel")
         for model in ("TaskModel", *inner):
             for key, entry in json_schema()["$defs"][model]["properties"].items():
                 assert entry.get("description"), f"{model}.{key}"

@@ -22,6 +22,8 @@ localrules:
 
 rule all:
     input:
+        "blocks/smooth/done.json",
+        "blocks/objects/done.json",
         "blocks/count/done.json",
 
 

@@ -2,7 +2,7 @@
 # Do not edit; change the pipeline and generate again.
 from snakemake_blocks.rules import Rules
 
-blocks = Rules("blocks")
+blocks = Rules("blocks", plan="FINGERPRINT")
 
 workflow.register_resource("objects_workers", 3)
 
@@ -16,6 +16,8 @@ localrules:
 
 rule all:
     input:
+        "blocks/smooth/done.json",
+        "blocks/objects/done.json",
         "blocks/count/done.json",
 
 

@@ -1,0 +1,83 @@
+"""Arrays are the same if they lie at the same place, whatever they are called."""
+
+# faults: kind 2
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from project import Project
+
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.generating import check_pipeline, make_plan
+from snakemake_blocks.location import Names, place_of
+from snakemake_blocks.pipeline import Pipeline
+from snakemake_blocks.spec import load_pipeline
+
+
+def test_links_lead_to_one_place(tmp_path: Path) -> None:
+    (tmp_path / "real" / "in").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/in")
+    (tmp_path / "dangling").symlink_to("real/later")
+    same = [("link", "real/in"), ("link/..", "real"), ("link/x/y", "real/in/x/y")]
+    for one, other in [*same, ("dangling/a", "real/later/a")]:
+        assert place_of(tmp_path / one) == place_of(tmp_path / other)
+    assert place_of(tmp_path / "link" / ".." / "x") != place_of(tmp_path / "x")
+    names = Names(tmp_path)
+    assert names.of("link/a") == names.of("real/in/a") == names.of(f"{tmp_path}/link/a") == "link/a"
+    assert names.of("link/../in/b", "in/b") == "link/../in/b"
+
+
+def test_a_circle_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(InputError, match="its links lead in a circle"):
+        place_of(tmp_path / "a" / "x")
+
+
+def task(source: str, target: str) -> dict[str, Any]:
+    return {
+        "function": "functions:same",
+        "call": "arrays",
+        "reads": {"raw": source},
+        "writes": {"out": {"array": target, "dtype": "int64"}},
+        "roi": "s.zarr/raw",
+        "block_size": [4],
+        "conflict": False,
+    }
+
+
+@pytest.fixture
+def linked(project: Project) -> Project:
+    project.functions("def same(raw):\n    return raw\n")
+    project.array("s.zarr/raw", np.arange(8), voxel_size=[1], offset=[0])
+    (project.folder / "alias.zarr").symlink_to("out.zarr")  # not there yet
+    return project
+
+
+def test_two_writers_by_two_names_are_refused(linked: Project) -> None:
+    linked.write(("a", task("s.zarr/raw", "out.zarr/x")), ("b", task("s.zarr/raw", "alias.zarr/x")))
+    _, proof = check_pipeline("pipeline.yaml")
+    assert any("writes out.zarr/x, and so does" in text for text in proof.violations)
+
+
+def test_a_reader_by_another_name_waits(linked: Project) -> None:
+    linked.write(("a", task("s.zarr/raw", "out.zarr/x")), ("b", task("alias.zarr/x", "t.zarr/y")))
+    plan = make_plan("pipeline.yaml")
+    assert plan.tasks["b"].upstream == ("a",)
+    linked.write(("a", task("s.zarr/raw", "out.zarr/x")), ("b", task("out.zarr/x", "t.zarr/y")))
+    plain = make_plan("pipeline.yaml")
+    assert plain.tasks["b"].fingerprint == plan.tasks["b"].fingerprint
+
+
+def test_tasks_in_python_wait_likewise(linked: Project) -> None:
+    from dataclasses import replace
+
+    linked.write(("a", task("s.zarr/raw", "out.zarr/x")), ("b", task("out.zarr/x", "t.zarr/y")))
+    a, b = load_pipeline("pipeline.yaml").tasks
+    read = b.reads["raw"]
+    b = replace(b, reads={"raw": replace(read, array=replace(read.array, path="alias.zarr/x"))})
+    found = Pipeline.from_tasks([a, b], folder=Path.cwd(), run_directory=Path.cwd() / "blocks")
+    assert found.upstream["b"] == ("a",)

@@ -1,0 +1,99 @@
+"""A run directory belongs to one pipeline, wherever links lead."""
+
+# faults: kind 2
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from project import Project
+
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.generating import generate
+from snakemake_blocks.jobs import work_sentinel
+from snakemake_blocks.plan import Plan
+from snakemake_blocks.rules import Rules
+
+
+def adding(project: Project, folder: Path, number: int) -> Path:
+    """Make a project that adds a number to raw, 0 to 7; return its pipeline."""
+    folder.mkdir(exist_ok=True)
+    there = Project(folder)
+    there.functions(f"def plus(raw):\n    return raw + {number}\n")
+    there.array("s.zarr/raw", np.arange(8), voxel_size=[1], offset=[0])
+    return there.write(
+        (
+            "plus",
+            {
+                "function": "functions:plus",
+                "call": "arrays",
+                "reads": {"raw": "s.zarr/raw"},
+                "writes": {"out": {"array": "s.zarr/out", "dtype": "int64"}},
+                "roi": "s.zarr/raw",
+                "block_size": [8],
+                "conflict": False,
+            },
+        )
+    )
+
+
+def test_a_link_to_another_disk_leads_to_our_folder(project: Project, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    adding(project, scratch, 100)  # an older copy, where the parent of the link's target is
+    adding(project, project.folder, 1)
+    (scratch / "blocks").mkdir()
+    (project.folder / "blocks").symlink_to(scratch / "blocks")
+    plan, _ = generate(project.pipeline)
+    assert plan.folder(Path("blocks")).resolve() == project.folder
+    work_sentinel(Path("blocks/plus/p0/0/0.json"), attempt=1, environment={})
+    assert project.read("s.zarr/out").tolist() == list(range(1, 9))
+    assert not (scratch / "s.zarr" / "out").exists()
+    assert Rules("blocks", plan=plan.fingerprint).targets == ["blocks/plus/done.json"]
+
+
+def test_a_plain_one_can_be_moved_with_its_project(project: Project, tmp_path: Path) -> None:
+    plan, _ = generate(adding(project, project.folder, 1))
+    assert plan.base == ".."
+    moved = tmp_path / "moved"
+    shutil.copytree(project.folder, moved)
+    assert generate(moved / "pipeline.yaml")[0].to_bytes() == plan.to_bytes()
+
+
+def test_a_copy_whose_link_leads_to_the_others_state_is_refused(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adding(project, project.folder, 1)
+    (tmp_path / "state").mkdir()
+    (project.folder / "blocks").symlink_to(tmp_path / "state")
+    plan, _ = generate(project.pipeline)
+    copy = tmp_path / "copy"
+    shutil.copytree(project.folder, copy, symlinks=True)
+    before = (tmp_path / "state" / "plan.json").read_bytes()
+    with pytest.raises(InputError, match=r"is the run directory of .*/project/pipeline\.yaml"):
+        generate(copy / "pipeline.yaml")
+    assert (tmp_path / "state" / "plan.json").read_bytes() == before
+    monkeypatch.chdir(copy)
+    with pytest.raises(InputError, match="give this one a run_directory of its own"):
+        Rules("blocks", plan=plan.fingerprint)
+    shutil.rmtree(project.folder)  # it was moved, not copied
+    generate(copy / "pipeline.yaml")
+    assert Plan.load(Path("blocks")).folder(Path("blocks")).resolve() == copy
+
+
+def test_two_pipelines_of_a_folder_need_two(project: Project) -> None:
+    adding(project, project.folder, 1)
+    generate(project.pipeline)
+    shutil.copy(project.pipeline, "other.yaml")
+    with pytest.raises(InputError, match=r"is the run directory of .*pipeline\.yaml; name another"):
+        generate("other.yaml", output=Path("other.smk"))
+    Path("pipeline.yaml").unlink()  # it was renamed
+    assert generate("other.yaml", output=Path("other.smk"))[0].name == "other.yaml"
+
+
+def test_a_snakefile_of_another_plan_says_so(project: Project) -> None:
+    adding(project, project.folder, 1)
+    generate(project.pipeline)
+    with pytest.raises(InputError, match="holds another plan than the Snakefile was made for"):
+        Rules("blocks", plan="0" * 16)
