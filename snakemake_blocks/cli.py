@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,13 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
     """Show what would be made of PIPELINE; writes no state."""
     from snakemake_blocks.estimates import estimate_plan
     from snakemake_blocks.export import block_seconds
-    from snakemake_blocks.generating import check_pipeline
+    from snakemake_blocks.generating import check_pipeline, preview, to_pipeline
+    from snakemake_blocks.preview import preview_text
     from snakemake_blocks.report import plan_to_json, print_plan, print_proof
 
-    made, proof = check_pipeline(pipeline, target=target)
+    described = to_pipeline(pipeline)
+    made, proof = check_pipeline(described, target=target)
+    previews = preview(described, made) if proof.holds else {}
     # Of a plan that does not hold some numbers have no meaning, e.g. inputs from other axes.
     estimates = estimate_plan(made, block_seconds(made, pipeline.parent)) if proof.holds else {}
     if picture is not None:
@@ -96,9 +100,10 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
 
         draw_plan(made, picture)
     if as_json:
-        click.echo(json.dumps(plan_to_json(made, proof, estimates), indent=2))
+        click.echo(json.dumps(plan_to_json(made, proof, estimates, previews), indent=2))
     else:
         print_plan(made, estimates, _console())
+        click.echo(preview_text(previews))
         print_proof(made.name, proof, _console(), proved=False)
     sys.exit(2 if proof.violations else 0)
 
@@ -143,7 +148,7 @@ def generate(
 @click.option("--roi", default="", help="A pilot: only blocks needed here, begin:end per axis.")
 @click.option("--probe", is_flag=True, help="Only a few blocks per task; propose sizes of jobs.")
 @click.option("--write", is_flag=True, help="With --probe: write the sizes into PIPELINE.")
-@click.option("-n", "--dry-run", is_flag=True, help="Show what would run.")
+@click.option("-n", "--dry-run", is_flag=True, help="Tell in blocks what would run, and why.")
 @click.option("-q", "--quiet", is_flag=True, help="No output of Snakemake but errors.")
 @click.option("--target", type=click.Choice(["local", "cluster"]), default=None)
 @click.argument("snakemake_args", nargs=-1)
@@ -163,20 +168,23 @@ def run(
     from snakemake_blocks.batching import Target
     from snakemake_blocks.generating import Options
     from snakemake_blocks.launch import INTERRUPTED
+    from snakemake_blocks.preview import preview_text
     from snakemake_blocks.report import print_status, probe_text
-    from snakemake_blocks.running import exit_status, run_pipeline
+    from snakemake_blocks.running import exit_status, preview_run, run_pipeline
 
     options = Options(
         cores=cores,
         profile=profile,
         target=Target(target or ("cluster" if profile else "local")),
         roi=_box(roi),
-        dry_run=dry_run,
         quiet=quiet,
         snakemake_arguments=snakemake_args,
     )
     if (write and not probe) or (probe and roi):
         raise click.UsageError("--write goes with --probe, and --roi without it")
+    if dry_run:
+        click.echo(preview_text(preview_run(pipeline, replace(options, probe=probe))))
+        return
     if probe:
         from snakemake_blocks.probing import probe_run
 
@@ -186,11 +194,10 @@ def run(
         status, state = run_pipeline(pipeline, options)
     if status == INTERRUPTED:
         click.echo("interrupted; what is done is recorded, and the same command goes on", err=True)
-    if not dry_run:
-        print_status(state, _console())
-        if probe:
-            click.echo(probe_text(report))
-    sys.exit(exit_status(status, state, dry_run=dry_run))
+    print_status(state, _console())
+    if probe:
+        click.echo(probe_text(report))
+    sys.exit(exit_status(status, state))
 
 
 @_command("snakemake-blocks work blocks/smooth/p0/0-0/3-4.json")

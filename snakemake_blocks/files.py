@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from snakemake_blocks.errors import InputError
 
-__all__ = ["append_to", "open_file", "read_file", "read_text", "write_atomically"]
+__all__ = ["append_to", "is_writable", "open_file", "read_file", "read_text", "write_atomically"]
 
 # Far above what any file holds that is read whole, pickled functions with their data included.
 _MOST = 256 << 20
@@ -30,6 +30,11 @@ _KINDS = {
 }
 # Opening a pipe must not wait for somebody who writes to it.
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+def is_writable(folder: Path) -> bool:
+    """Tell whether files can be made in a folder."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 @contextmanager

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import create
 from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
 from snakemake_blocks.check import check_plan
 from snakemake_blocks.errors import BusyError, InputError, SpecError
-from snakemake_blocks.files import read_file, write_atomically
+from snakemake_blocks.files import is_writable, read_file, write_atomically
 from snakemake_blocks.identity import differences
 from snakemake_blocks.leftovers import unlock, unmark
 from snakemake_blocks.locks import held
@@ -25,6 +26,7 @@ from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import DamagedPlanError, Plan, PlannedTask
 from snakemake_blocks.planning import pickles, pickling_problems, plan_pipeline
+from snakemake_blocks.preview import TaskPreview, preview_tasks
 from snakemake_blocks.proof import Proof
 from snakemake_blocks.quoting import comment
 from snakemake_blocks.reasons import SOURCE_CHANGED
@@ -43,9 +45,11 @@ __all__ = [
     "load_plan",
     "make_plan",
     "prepare",
+    "preview",
     "run_lock",
     "snakefile_path",
     "to_pipeline",
+    "working_folder",
 ]
 
 Source = Pipeline | Path | str | Task | Sequence[Task]
@@ -71,8 +75,6 @@ class Options:
         A pilot: only the blocks that this region, in world units, needs.
     probe : bool
         Only a few blocks of each task, and what they need.
-    dry_run : bool
-        Show what would run.
     quiet : bool
         Only errors from Snakemake.
     snakemake_arguments : tuple of str
@@ -88,7 +90,6 @@ class Options:
     explicit: bool = False
     roi: Box | None = None
     probe: bool = False
-    dry_run: bool = False
     quiet: bool = False
     snakemake_arguments: tuple[str, ...] = ()
     python_path: tuple[str, ...] = ()
@@ -182,7 +183,9 @@ class Draft:
     plan : Plan
         The plan.
     text : str
-        The Snakefile.
+        The Snakefile, for the pipeline's folder.
+    layout : callable
+        Makes it for another one.
     old : Plan or None
         The plan in place, if any.
     in_place : bytes
@@ -192,6 +195,7 @@ class Draft:
     pipeline: Pipeline
     plan: Plan
     text: str
+    layout: Callable[..., str]
     old: Plan | None
     in_place: bytes
 
@@ -215,7 +219,8 @@ class Draft:
         if violations:
             raise SpecError([f"{pipeline.name}: {violation}" for violation in violations])
         layout = explicit_snakefile if options.explicit else snakefile
-        return cls(pipeline, plan, layout(plan, version=_version()), old, in_place)
+        text = layout(plan, version=_version())
+        return cls(pipeline, plan, text, layout, old, in_place)
 
     def write(self) -> Plan:
         """Make missing outputs and move state under the plan; the caller holds the run lock.
@@ -229,18 +234,13 @@ class Draft:
         refuse_running(root)
         if _content(RunPaths(root).plan) != self.in_place:
             raise BusyError(f"{root}: somebody else planned here just now; try again")
-        missing = {
-            array.path: (task.name, array)
-            for task in self.plan.tasks.values()
-            for array in (write.array for write in task.writes.values())
-            if not (self.pipeline.folder / array.path).exists()
-        }
+        missing = _missing_arrays(self.pipeline, self.plan)
         for line in self.changes():
             print(line, file=sys.stderr, flush=True)
         move_state(self.old, self.plan, root, pickles(self.pipeline))
-        for name in {name for name, _ in missing.values()} if self.old else ():
+        for name in missing if self.old else ():
             reset_blocks(self.plan, root, name)  # what was done is gone with the array
-        for _, array in missing.values():
+        for array in {a.path: a for arrays in missing.values() for a in arrays}.values():
             create(array, self.pipeline.folder)
         return self.plan
 
@@ -254,14 +254,51 @@ class Draft:
             elif before is not None and _source_has_changed(before, task):
                 yield f"{name}: {SOURCE_CHANGED}; earlier results do not count"
 
-    def write_all(self, path: Path) -> Plan:
-        """Do the same, and write the Snakefile to ``path``; the caller holds the run lock."""
+    def write_all(self, path: Path, folder: Path) -> Plan:
+        """Do the same, and write the Snakefile to ``path``; the caller holds the run lock.
+
+        Parameters
+        ----------
+        path : Path
+            The Snakefile.
+        folder : Path
+            Where Snakemake will run.
+        """
         plan = self.write()
-        write_atomically(path, self.text.encode())
+        text = self.text
+        if folder == self.pipeline.run_directory:
+            text = self.layout(plan, version=_version(), at=".")
+        write_atomically(path, text.encode())
         environment = path.parent / "envs" / "blocks.yaml"
         if not environment.exists():
             write_atomically(environment, conda_environment(_version()).encode())
         return plan
+
+
+def preview(pipeline: Pipeline, plan: Plan) -> dict[str, TaskPreview]:
+    """Return what a run of a plan of a pipeline would do, by task; writes nothing.
+
+    Raises
+    ------
+    InputError
+        If the run directory is another pipeline's.
+    """
+    root = pipeline.run_directory
+    old = _plan_in(root) if _content(RunPaths(root).plan) else None
+    if old is not None:
+        _refuse_other_pipeline(old, pipeline)
+    lost = _missing_arrays(pipeline, plan) if old else ()
+    return preview_tasks(plan, old, root, lost=lost)
+
+
+def _missing_arrays(pipeline: Pipeline, plan: Plan) -> dict[str, list[ArrayInfo]]:
+    """Return the arrays to be written that are not there, by task."""
+    found: dict[str, list[ArrayInfo]] = {}
+    for task in plan.tasks.values():
+        for write in task.writes.values():
+            if not (pipeline.folder / write.array.path).exists():
+                found.setdefault(task.name, []).append(write.array)
+    return found
 
 
 def _source_has_changed(before: PlannedTask, task: PlannedTask) -> bool:
@@ -374,7 +411,12 @@ def generate(
     path = snakefile_path(pipeline, output)
     draft = Draft.of(pipeline, options)
     with run_lock(pipeline.run_directory, pipeline.folder):
-        return draft.write_all(path), path
+        return draft.write_all(path, pipeline.folder), path
+
+
+def working_folder(pipeline: Pipeline) -> Path:
+    """Return where Snakemake runs: in the pipeline's folder, or if that is read-only in its own."""
+    return pipeline.folder if is_writable(pipeline.folder) else pipeline.run_directory
 
 
 def snakefile_path(pipeline: Pipeline, output: Path | None = None) -> Path:

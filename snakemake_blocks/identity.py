@@ -36,7 +36,7 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the values of nested mappings by their dotted keys."""
     found: dict[str, Any] = {}
     for key, below in value.items():
-        if isinstance(below, Mapping) and below:
+        if isinstance(below, Mapping):
             found |= _leaves(below, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = below

@@ -236,10 +236,14 @@ class Judge:
         The plan to judge against.
     root : Path
         The run directory.
+    layout : Plan, optional
+        The plan that its ledgers lie by, if that is another one: the plan to judge against may not
+        be in place yet.
     """
 
     plan: Plan
     root: Path
+    layout: Plan | None = None
     _histories: dict[tuple[str, Index], History] = field(default_factory=dict, repr=False)
     _whole: dict[str, Judgement] = field(default_factory=dict, repr=False)
 
@@ -297,9 +301,46 @@ class Judge:
         key = (task.slug, job)
         found = self._histories.get(key)
         if found is None:
-            found = History.read(self._path(task, job), task, task.jobs.members(job))
+            found = self._read(task, job)
             self._histories[key] = found
         return found
+
+    def _read(self, task: PlannedTask, job: Index) -> History:
+        """Return what is on record of a job's blocks, in whatever ledgers that is."""
+        members = task.jobs.members(job)
+        before = self.moved_from(task)
+        if before is None:
+            return History.read(self._path(task, job), task, members)
+        found = History.empty(members)
+        if before.grid.ndim != task.grid.ndim:
+            return found
+        ours = zip(first_block(task.grid), first_block(before.grid), strict=True)
+        shift = tuple(a - b for a, b in ours)
+        for other in before.jobs.jobs_of(members.shift(shift).intersect(before.grid.indices)):
+            there = before.jobs.members(other).shift([-s for s in shift])
+            region = there.intersect(task.grid.indices)
+            if not region:
+                continue
+            past = History.read(self._path(before, other), task, region)
+            found.enter(past)
+            found.seconds += past.seconds * region.intersect(members).size / region.size
+        return found
+
+    def moved_from(self, task: PlannedTask) -> PlannedTask | None:
+        """Return the task as the ledgers lie by it, None if that is as it is planned."""
+        before = self.layout.tasks.get(task.name) if self.layout else None
+        if before is None:
+            return None
+        lies = (before.jobs.batch, first_block(before.grid))
+        return None if lies == (task.jobs.batch, first_block(task.grid)) else before
+
+    def erase(self, task: PlannedTask, indices: Sequence[Index]) -> None:
+        """Take blocks for reset from now on; nothing is written."""
+        for index in indices:
+            history = self._history(task, task.job_of(index))
+            at = tuple(k - b for k, b in zip(index, history.region.begin, strict=True))
+            history.event[at], history.ended[at], history.attempts[at] = Event.RESET, True, 0
+        self._whole.clear()
 
     def _judge(self, task: PlannedTask, region: Box) -> Judgement:
         """Return the judgement on a box: what its ledgers tell, and whether that counts."""

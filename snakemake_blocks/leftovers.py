@@ -62,7 +62,8 @@ def unmark(folder: Path, root: Path) -> int:
 
 def _prefix(folder: Path, root: Path) -> str:
     """Return how Snakemake's names of files of a run directory begin."""
-    return os.path.join(os.path.relpath(root, folder), "")
+    name = os.path.relpath(root, folder)
+    return "" if name == os.curdir else os.path.join(name, "")
 
 
 def _marks(top: Path) -> Iterator[tuple[Path, str]]:

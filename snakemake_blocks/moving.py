@@ -31,7 +31,7 @@ from snakemake_blocks.paths import RunPaths, SentinelName
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.sentinel import digest_of_sentinels, read_sentinel
 
-__all__ = ["changing_state", "move_state", "refuse_running", "settle_sentinels"]
+__all__ = ["changing_state", "is_reordered", "move_state", "refuse_running", "settle_sentinels"]
 
 # Jobs of a killed Snakemake notice within a quarter of a second that it is gone.
 _PATIENCE = 3.0
@@ -135,7 +135,7 @@ def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, byte
             _note_identity(task, paths)
     judge = Judge(new, root)
     for task in new.tasks.values():
-        if _is_reordered(old, task) and (lost := disordered(task, judge)):
+        if is_reordered(old, task) and (lost := disordered(task, judge)):
             forget(task, root, lost)
             judge = Judge(new, root)
     settle_sentinels(judge, root)
@@ -182,7 +182,7 @@ def _is_moved(old: Plan | None, task: PlannedTask) -> bool:
     )
 
 
-def _is_reordered(old: Plan | None, task: PlannedTask) -> bool:
+def is_reordered(old: Plan | None, task: PlannedTask) -> bool:
     """Tell whether conflicting blocks may run in another order under the new plan."""
     if old is None or task.name not in old.tasks or not any(task.reach):
         return False

@@ -17,7 +17,7 @@ __all__ = ["RunPaths", "SentinelName", "find_run_directory", "shard", "slug"]
 _FOLDER_ENTRIES = 1000
 # File systems end names at 255 bytes; some of ours get endings.
 _LONGEST_SLUG = 120
-_RESERVED = {"functions", "masks", "envs", "all", "locks", "stop"}
+_RESERVED = {"functions", "masks", "envs", "all", "locks", "stop", "Snakefile"}
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 

@@ -66,7 +66,7 @@ def probe_run(path: Path, options: Options, *, write: bool = False) -> ProbeRepo
     """
     snakemake, state = run_pipeline(path, replace(options, probe=True))
     plan, root = load_plan(load_pipeline(path).run_directory)
-    costs = {} if options.dry_run else block_costs(plan, root)
+    costs = block_costs(plan, root)
     sizes = {name: job_size(plan.tasks[name], found) for name, found in costs.items()}
     resources = {name: _resources(plan.tasks[name], size) for name, size in sizes.items()}
     report = ProbeReport(snakemake, state, costs, sizes, resources)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,12 @@ _ELSEWHERE = (
 _NO_RECORD = "their job's sentinel is there and their records are not: the ledger was damaged"
 
 
-def reasons_of(judge: Judge, task: PlannedTask, pending: Blocks) -> dict[str, int]:
+def reasons_of(
+    judge: Judge,
+    task: PlannedTask,
+    pending: Blocks,
+    former: Mapping[int, Mapping[str, Any]] | None = None,
+) -> dict[str, int]:
     """Return why pending blocks that were done, or begun, will run: reason to number of blocks.
 
     Blocks of which nothing was ever recorded need no reason.
@@ -52,9 +57,11 @@ def reasons_of(judge: Judge, task: PlannedTask, pending: Blocks) -> dict[str, in
         One of its tasks.
     pending : ndarray of bool
         Its blocks that are to run.
+    former : mapping of int to mapping, optional
+        What fingerprints stood for, beside those that are noted in the run directory.
     """
     found: dict[str, int] = {}
-    for text, blocks in _Reasons.of(judge, task, pending).all():
+    for text, blocks in _Reasons.of(judge, task, pending, former or {}).all():
         count = int(blocks.sum())
         if count:
             found[text] = found.get(text, 0) + count
@@ -97,11 +104,18 @@ class _Reasons:
     pending: Blocks
     past: History
     now: Judgement
+    former: Mapping[int, Mapping[str, Any]]
 
     @classmethod
-    def of(cls, judge: Judge, task: PlannedTask, pending: Blocks) -> _Reasons:
+    def of(
+        cls,
+        judge: Judge,
+        task: PlannedTask,
+        pending: Blocks,
+        former: Mapping[int, Mapping[str, Any]],
+    ) -> _Reasons:
         past = judge.history(task, task.grid.indices)
-        return cls(judge, task, pending, past, judge.judge_all(task))
+        return cls(judge, task, pending, past, judge.judge_all(task), former)
 
     def all(self) -> Iterator[tuple[str, Blocks]]:
         event = np.where(self.pending, self.past.event, 0)
@@ -142,7 +156,7 @@ class _Reasons:
             left = left & ~chosen
         yield _ELSEWHERE, left
 
-    def _expected(self, fingerprint: int, identity: dict[str, Any]) -> NDArray[np.uint64]:
+    def _expected(self, fingerprint: int, identity: Mapping[str, Any]) -> NDArray[np.uint64]:
         """Return the fingerprints that whole blocks of these numbers had under an identity."""
         now = self.task.identity
         if all(identity[key] == now[key] for key in ("block_size", "roi")):
@@ -161,12 +175,14 @@ class _Reasons:
             rois.append((begins, begins + step))
         return fingerprints_at(fingerprint, rois)
 
-    def _former(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _former(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield earlier fingerprints of the task, and what they stood for."""
         folder = RunPaths(self.judge.root).identity(self.task.slug, 0).parent
-        for path in sorted(folder.glob("*.json")):
-            fingerprint = int(path.stem, 16)
-            identity = json.loads(read_file(path))
+        noted = {
+            int(path.stem, 16): json.loads(read_file(path))
+            for path in sorted(folder.glob("*.json"))
+        }
+        for fingerprint, identity in {**noted, **self.former}.items():
             if (
                 fingerprint != self.task.fingerprint
                 and len(identity["block_size"]) == self.task.grid.ndim
@@ -176,7 +192,7 @@ class _Reasons:
     def _without_record(self, blocks: Blocks) -> Blocks:
         """Return the blocks among these of whose job there is a sentinel."""
         found = np.zeros_like(blocks)
-        if blocks.any():
+        if blocks.any() and self.judge.moved_from(self.task) is None:
             for job in np.argwhere(_sentinels(self.judge, self.task)):
                 members = self.task.jobs.members(tuple(int(k) for k in job))
                 where = tuple(slice(b, e) for b, e in zip(members.begin, members.end, strict=True))

@@ -15,6 +15,7 @@ from snakemake_blocks.estimates import Estimate
 from snakemake_blocks.failures import grouped
 from snakemake_blocks.paths import index_name
 from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.preview import TaskPreview
 from snakemake_blocks.proof import Proof
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 
@@ -113,7 +114,12 @@ def print_proof(name: str, proof: Proof, console: Console, *, proved: bool = Tru
         )
 
 
-def plan_to_json(plan: Plan, proof: Proof, estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+def plan_to_json(
+    plan: Plan,
+    proof: Proof,
+    estimates: Mapping[str, Estimate],
+    previews: Mapping[str, TaskPreview],
+) -> dict[str, Any]:
     """Return the numbers of a plan, and what stands against it, as a JSON-ready mapping."""
     return {
         "name": plan.name,
@@ -131,6 +137,7 @@ def plan_to_json(plan: Plan, proof: Proof, estimates: Mapping[str, Estimate]) ->
                 "phases": task.num_phases,
                 "grid": list(task.grid.shape),
                 **(asdict(estimates[task.name]) if task.name in estimates else {}),
+                **({"run": previews[task.name].to_json()} if task.name in previews else {}),
             }
             for task in plan.tasks.values()
         },

@@ -118,8 +118,8 @@ class Rules:
 
 def _refuse_other(plan: Plan, root: Path, fingerprint: str) -> None:
     """Refuse a plan that the Snakefile was not made for: its jobs would be others."""
-    folder = plan.folder(root)
-    if os.path.realpath(folder) != os.path.realpath(os.curdir):
+    folder, here = plan.folder(root), os.path.realpath(os.curdir)
+    if here not in (os.path.realpath(folder), os.path.realpath(root)):
         raise InputError(
             f"{root}: is the run directory of a pipeline in {os.path.realpath(folder)}, and "
             f"Snakemake runs in {os.getcwd()}; give this one a run_directory of its own, or run "

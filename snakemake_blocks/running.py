@@ -16,9 +16,10 @@ from snakemake_blocks.generating import (
     Options,
     Source,
     make_plan,
+    preview,
     run_lock,
-    snakefile_path,
     to_pipeline,
+    working_folder,
 )
 from snakemake_blocks.launch import INTERRUPTED, run_snakemake
 from snakemake_blocks.locks import holder_of, is_alive
@@ -27,11 +28,19 @@ from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.pilot import pilot, probe
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
+from snakemake_blocks.preview import TaskPreview
 from snakemake_blocks.profiles import resolve_profile
 from snakemake_blocks.resetting import reset_blocks
 from snakemake_blocks.status import RunStatus, read_status
 
-__all__ = ["check_task_context", "exit_status", "reset_run", "run_pipeline", "stop_run"]
+__all__ = [
+    "check_task_context",
+    "exit_status",
+    "preview_run",
+    "reset_run",
+    "run_pipeline",
+    "stop_run",
+]
 
 
 def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
@@ -45,14 +54,13 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
         says, not what the exit status says.
     """
     pipeline = to_pipeline(source)
-    path = snakefile_path(pipeline)
     asked = _asked(pipeline, options)
     draft = Draft.of(asked, options)
-    folder = pipeline.folder
-    arguments = _arguments(options, folder, path)
     root = pipeline.run_directory
+    path, folder = root / "Snakefile", working_folder(pipeline)
+    arguments = _arguments(options, folder, path)
     with run_lock(root, folder):
-        plan = draft.write_all(path)
+        plan = draft.write_all(path, folder)
         RunPaths(root).drain.unlink(missing_ok=True)
         status = run_snakemake(
             arguments,
@@ -62,8 +70,21 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
         )
         state = replace(read_status(plan, root), ended=_how_it_ended(status, root, options))
         if asked is not pipeline:  # the whole plan comes back; what the pilot did counts in it
-            Draft.of(pipeline, options).write_all(path)
+            Draft.of(pipeline, options).write_all(path, folder)
         return status, state
+
+
+def preview_run(source: Source, options: Options) -> dict[str, TaskPreview]:
+    """Return what :func:`run_pipeline` would do, by task; writes nothing and starts nothing.
+
+    Raises
+    ------
+    SpecError, PlanError
+        As :func:`run_pipeline`.
+    """
+    pipeline = to_pipeline(source)
+    asked = _asked(pipeline, options)
+    return preview(asked, Draft.of(asked, options).plan)
 
 
 def _how_it_ended(status: int, root: Path, options: Options) -> str:
@@ -87,11 +108,9 @@ def _asked(pipeline: Pipeline, options: Options) -> Pipeline:
     return pipeline
 
 
-def exit_status(snakemake: int, state: RunStatus, *, dry_run: bool = False) -> int:
+def exit_status(snakemake: int, state: RunStatus) -> int:
     """Return the exit status of `run`: what the ledgers say, not what Snakemake says."""
     if snakemake == INTERRUPTED:
-        return snakemake
-    if dry_run:
         return snakemake
     return 0 if state.complete else 1
 
@@ -113,8 +132,6 @@ def _arguments(options: Options, folder: Path, path: Path) -> list[str]:
             arguments.append("--logger-blocks-quiet")
     elif options.quiet:
         arguments += ["--quiet", "all"]
-    if options.dry_run:
-        arguments.append("--dry-run")
     return arguments + list(options.snakemake_arguments)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from snakemake_blocks.amounts import grows
 from snakemake_blocks.completion import aggregate_inputs
@@ -31,25 +32,38 @@ _RETRIES_AND_CONDA = (
 )
 
 
-def snakefile(plan: Plan, *, version: str) -> str:
-    """Return the Snakefile of a plan: one loop over phases per task, inputs computed."""
+def snakefile(plan: Plan, *, version: str, at: str = "") -> str:
+    """Return the Snakefile of a plan: one loop over phases per task, inputs computed.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    version : str
+        Of this package.
+    at : str
+        The run directory as seen from where Snakemake runs; default: from the pipeline's folder.
+    """
+    here = replace(plan, run_directory=at or plan.run_directory)
     head = [
         *_header(plan, version),
         "from snakemake_blocks.rules import Rules",
         "",
-        f"blocks = Rules({literal(plan.run_directory)}, plan={literal(plan.fingerprint)})",
+        f"blocks = Rules({literal(here.run_directory)}, plan={literal(plan.fingerprint)})",
         "",
         *_limits(plan),
         *_local_rules(plan),
-        *_all_rule(plan),
+        *_all_rule(here),
     ]
     for task in plan.tasks.values():
-        head += _task_rules(plan, task)
+        head += _task_rules(here, task)
     return "\n".join(head).rstrip() + "\n"
 
 
-def explicit_snakefile(plan: Plan, *, version: str) -> str:
+def explicit_snakefile(plan: Plan, *, version: str, at: str = "") -> str:
     """Return the Snakefile with one literal rule per job, readable without this package.
+
+    Parameters are those of :func:`snakefile`.
 
     Raises
     ------
@@ -62,6 +76,7 @@ def explicit_snakefile(plan: Plan, *, version: str) -> str:
             f"--explicit writes one rule per job, and {jobs:,} jobs are more than "
             f"{_EXPLICIT_JOBS:,}; leave --explicit out, or use larger blocks_per_job"
         )
+    here = replace(plan, run_directory=at or plan.run_directory)
     lines = [
         *_header(plan, version),
         "import shlex",
@@ -76,12 +91,12 @@ def explicit_snakefile(plan: Plan, *, version: str) -> str:
         "",
         *_limits(plan),
         *_local_rules(plan, explicit=True),
-        *_all_rule(plan),
+        *_all_rule(here),
     ]
     for task in plan.tasks.values():
-        for job in plan.jobs(task.name):
+        for job in here.jobs(task.name):
             lines += _explicit_job(job)
-        lines += _explicit_aggregates(plan, task)
+        lines += _explicit_aggregates(here, task)
     return "\n".join(lines).rstrip() + "\n"
 
 

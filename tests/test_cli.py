@@ -121,7 +121,7 @@ class TestWrongUse:
         ("arguments", "words"),
         [
             (["plan", "no.yaml"], "no.yaml: No such file or directory"),
-            (["plan", "."], "Is a directory"),
+            (["plan", "."], "is a folder, not a file"),
             (["run", "pipeline.yaml", "--cores", "0"], "--cores"),
             (["run", "pipeline.yaml", "--profile", "no-such"], "no-such"),
             (["plan", "pipeline.yaml", "--target", "moon"], "moon"),

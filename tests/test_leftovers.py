@@ -159,6 +159,7 @@ def test_plain_snakemake_goes_on_after_a_killed_run_and_a_reset(project: Project
     while (again := project.blocks("reset", "blocks", "task")).returncode:
         assert "is run by" in again.stderr, again.stderr  # its jobs are about to notice
         assert time.monotonic() < give_up
+    assert project.blocks("generate", "pipeline.yaml").returncode == 0
     done = project.snakemake("--cores", "2")
     assert done.returncode == 0, done.stderr
     assert project.blocks("verify").returncode == 0

@@ -86,7 +86,7 @@ class TestIdentity:
     def test_a_plan_not_yet_read_from_its_file(self, scene: Scene) -> None:
         scene.functions("def f(block, x, y): pass")
         for y in (1, 2):
-            task = line(function="functions:f", params={"x": (1, 2), "y": y})
+            task = line(function="functions:f", params={"x": [1, 2], "y": y})
             scene.plan(task)
             if y == 1:
                 scene.run_all()

@@ -226,21 +226,19 @@ def state(**counts: int) -> RunStatus:
 
 
 @pytest.mark.parametrize(
-    ("snakemake", "found", "dry_run", "code"),
+    ("snakemake", "found", "code"),
     [
-        (0, state(done=3, masked=1), False, 0),
-        (1, state(done=3), False, 0),  # Snakemake's own trouble, but every block is done
-        (0, state(done=3, pending=1), False, 1),  # Snakemake was asked for less
-        (1, state(done=3, failed=1), False, 1),
-        (INTERRUPTED, state(done=3, pending=1), False, 130),
-        (0, state(pending=4), True, 0),
-        (1, state(pending=4), True, 1),
+        (0, state(done=3, masked=1), 0),
+        (1, state(done=3), 0),  # Snakemake's own trouble, but every block is done
+        (0, state(done=3, pending=1), 1),  # Snakemake was asked for less
+        (1, state(done=3, failed=1), 1),
+        (INTERRUPTED, state(done=3, pending=1), 130),
     ],
 )
 def test_the_exit_status_tells_what_the_ledgers_tell(
-    snakemake: int, found: RunStatus, dry_run: bool, code: int
+    snakemake: int, found: RunStatus, code: int
 ) -> None:
-    assert exit_status(snakemake, found, dry_run=dry_run) == code
+    assert exit_status(snakemake, found) == code
 
 
 @pytest.mark.parametrize("umask, wanted", [(0o002, 0o020), (0o022, 0)])
