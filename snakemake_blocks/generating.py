@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from snakemake_blocks.arrays import create
 from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
 from snakemake_blocks.check import check_plan
+from snakemake_blocks.creation import create
 from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.identity import differences
 from snakemake_blocks.leftovers import unlock, unmark

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import keyword
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
@@ -319,7 +321,17 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
         grid = task.grid
     except TilingError as error:
         return [("total_roi", str(error))]
-    if len(grid) == 0:
+    blocks = math.prod(-(-(axis.end - axis.begin) // axis.step) for axis in grid.axes)
+    if blocks > sys.maxsize:
+        return [
+            (
+                "write_roi",
+                f"{_text(grid.block_size)} makes {blocks:.2g} blocks of the region of "
+                f"{_text(task.write_extent.shape)}, more than can be counted; give the sizes of "
+                "blocks in world units (voxels times voxel size)",
+            )
+        ]
+    if blocks == 0:
         return [
             (
                 "total_roi",

@@ -18,7 +18,6 @@ from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import (
     block_presence,
     chunk_shape,
-    create,
     describe,
     missing_chunks,
     open_array,
@@ -26,6 +25,7 @@ from snakemake_blocks.arrays import (
     write_region,
 )
 from snakemake_blocks.box import Box
+from snakemake_blocks.creation import create
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.generating import generate
 from snakemake_blocks.jobs import work_sentinel
