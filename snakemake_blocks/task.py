@@ -435,7 +435,7 @@ def _multiple_problems(task: Task, place: str, array: ArrayInfo) -> list[tuple[s
                 "total_roi",
                 f"the region to write, {_text(begin)} to {_text(end)}, cuts voxels of {array.path}"
                 f" ({place}) with offset {_text(array.offset)} and voxel size "
-                f"{_text(array.voxel_size)}",
+                f"{_text(array.voxel_size)}; make it whole voxels",
             )
         )
     return found
