@@ -137,12 +137,13 @@ class Place:
             return f"set unit: {finer} in pipeline.yaml, at the top, and give all sizes in it"
         sizes = self.in_voxels[0] or (1,) * len(self.voxel_size)
         offset = self.in_voxels[1] or (0,) * len(self.offset)
-        rest = "" if self.in_voxels[0] else ", and take its attribute units away"
+        rest = " (they come before OME-Zarr metadata)" if self.in_voxels[0] else ""
+        if any(self.units) and not self.in_voxels[0]:
+            rest = ", and take its attribute units away"
         rest += ", take unit out of pipeline.yaml" if unit else ""
         return (
             f"count in voxels: store the attributes voxel_size: {list(sizes)} and offset: "
-            f"{list(offset)} in this array (they come before OME-Zarr metadata){rest}, and give "
-            "all sizes in voxels"
+            f"{list(offset)} in this array{rest}, and give all sizes in voxels"
         )
 
     def _is_handy(self, unit: str, names: Sequence[str]) -> bool:

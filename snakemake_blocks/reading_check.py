@@ -48,6 +48,12 @@ def _check_read(s: Subject, key: str, read: Read, reach: Box) -> None:
         s.refuse(key, f"{array.path} is missing and no task writes it; make it first")
         return
     sources = [w.grid.extent.intersect(array.roi) for w in waited] if writers else [array.roi]
+    if read.fill is not None and not reach.meets(array.roi):
+        s.warn(
+            key,
+            f"nothing of {array.path} is read, only the fill: it covers {as_span(array.roi)}, "
+            f"blocks read {as_span(reach)}; look at offset and unit of both",
+        )
     gap = first_gap(s.task, wanted, sources, s.task.grid.reading)
     if gap is None:
         by = f"written by {', '.join(w.name for w in waited)}" if writers else "existing data"
