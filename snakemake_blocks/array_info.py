@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class ArrayInfo:
         Physical unit per spatial axis, empty strings where unknown.
     exists : bool
         False for an array that has still to be created.
+    origin : ArrayInfo, optional
+        The existing array from which one to be created takes voxel size and units.
     """
 
     path: str
@@ -47,6 +49,7 @@ class ArrayInfo:
     chunks: Index
     units: tuple[str, ...] = ()
     exists: bool = True
+    origin: ArrayInfo | None = field(default=None, compare=False, repr=False)
 
     @property
     def ndim(self) -> int:
@@ -83,10 +86,10 @@ class ArrayInfo:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping, the inverse of :meth:`from_json`.
 
-        ``exists`` is left out: it holds at the moment of planning, not in the plan.
+        ``exists`` and ``origin`` are left out: they hold at the moment of planning.
         """
         data = asdict(self)
-        del data["exists"]
+        del data["exists"], data["origin"]
         return data
 
     @classmethod

@@ -1,8 +1,7 @@
-"""Arrays on disk: what they are, making missing ones, reading and writing regions.
+"""Arrays on disk: what they are, reading and writing regions.
 
-funlib.persistence makes the new arrays. Metadata and regions are read straight through zarr:
-importing funlib.persistence takes seconds per process (dask, pandas, xarray), and slicing through
-dask four times as long as through zarr (measured).
+Straight through zarr: importing funlib.persistence takes seconds per process (dask, pandas,
+xarray), and slicing through dask four times as long as through zarr (measured).
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.multiscales import add_level, level_of
+from snakemake_blocks.multiscales import level_of
 from snakemake_blocks.places import Place
 from snakemake_blocks.task import Read
 from snakemake_blocks.tiling import Grid
@@ -30,7 +27,6 @@ from snakemake_blocks.tiling import Grid
 __all__ = [
     "block_presence",
     "chunk_shape",
-    "create",
     "describe",
     "missing_chunks",
     "obstacle_to",
@@ -156,58 +152,6 @@ def chunk_shape(block: Sequence[int], *, itemsize: int) -> Index:
     return tuple(chunk)
 
 
-def create(array: ArrayInfo, folder: Path) -> None:
-    """Make an array that a task declares to write and that does not exist yet.
-
-    Raises
-    ------
-    InputError
-        If something that is no array is in the way.
-    """
-    from funlib.geometry import Coordinate
-    from funlib.persistence import prepare_ds
-
-    where = folder / array.path
-    obstacle = obstacle_to(array.path, folder)
-    if obstacle:
-        raise InputError(obstacle)
-    names = [f"c{i}" for i in range(len(array.channels))]
-    names += ["tzyx"[-array.ndim :][a] if array.ndim <= 4 else f"d{a}" for a in range(array.ndim)]
-    zarr_format = _format_of_store(where)
-    temporary = where.with_name(f".{where.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    prepare_ds(
-        str(temporary),
-        shape=array.full_shape,
-        offset=Coordinate(array.offset),
-        voxel_size=Coordinate(array.voxel_size),
-        axis_names=names,
-        units=list(array.units) or [""] * array.ndim,
-        types=["channel"] * len(array.channels) + ["space"] * array.ndim,
-        chunk_shape=array.chunks,
-        dtype=np.dtype(array.dtype),
-        mode="w-",
-        zarr_format=zarr_format,
-    )
-    add_level(array, folder, zarr_format=zarr_format)
-    temporary.rename(where)  # seen with its attributes or not at all
-
-
-def _format_of_store(path: Path) -> int:
-    """Return the Zarr format of the store around ``path``; a new store becomes a group of v3."""
-    import zarr
-
-    for parent in path.parents:
-        if (parent / ".zgroup").exists():
-            return 2
-        if (parent / "zarr.json").exists():
-            return 3
-        if parent.suffix == ".zarr":
-            zarr.open_group(str(parent), mode="a", zarr_format=3)
-            return 3
-    return 3
-
-
 def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
     """Return the zarr array that a plan names.
 
@@ -254,9 +198,7 @@ def missing_chunks(array: ArrayInfo, folder: Path, regions: Iterable[Box]) -> tu
         voxels = array.voxels(region).intersect(Box.from_shape(array.shape))
         if voxels:
             full = Box((0,) * lead + voxels.begin, array.channels + voxels.end)
-            low = (b // c for b, c in zip(full.begin, array.chunks, strict=True))
-            high = (-(-e // c) for e, c in zip(full.end, array.chunks, strict=True))
-            wanted.update(Box(tuple(low), tuple(high)))
+            wanted.update(_chunks(array, full))
     keys = (data.metadata.encode_chunk_key(chunk) for chunk in sorted(wanted))
     lost = [key for key in keys if not (folder / array.path / key).exists()]
     return lost, len(wanted)
@@ -277,13 +219,14 @@ def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
     Raises
     ------
     InputError
-        If the region reaches outside of the array and no fill is declared.
+        If the region reaches outside of the array and no fill is declared, or a chunk cannot be
+        read.
     """
     array = read.array
     wanted = array.voxels(region)
     inside = wanted.intersect(Box.from_shape(array.shape))
     if inside == wanted:
-        return np.asarray(data[_slices(array, inside)])
+        return _values(data, array, inside)
     if read.fill is None:
         raise InputError(
             f"{array.path}: read {list(region.begin)} to {list(region.end)} reaches outside of "
@@ -292,8 +235,43 @@ def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
     out = np.full(array.channels + wanted.shape, read.fill, dtype=array.dtype)
     if inside:
         place = inside.shift([-b for b in wanted.begin])
-        out[_slices(array, place)] = data[_slices(array, inside)]
+        out[_slices(array, place)] = _values(data, array, inside)
     return out
+
+
+def _values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
+    """Return what is stored, or say which chunk cannot be read."""
+    try:
+        return np.asarray(data[_slices(array, voxels)])
+    except MemoryError:
+        raise
+    except Exception as error:  # what damaged chunks raise is anybody's guess
+        raise InputError(
+            f"{array.path}: {_unreadable(data, array, voxels)} cannot be read "
+            f"({type(error).__name__}: {error}); restore it, or have it made anew"
+        ) from error
+
+
+def _unreadable(data: Any, array: ArrayInfo, voxels: Box) -> str:
+    """Return the first chunk (or shard) in some voxels whose reading fails, by its key."""
+    lead = (0,) * len(array.channels)
+    full = Box(lead + voxels.begin, array.channels + voxels.end)
+    for chunk in _chunks(array, full):
+        begin = tuple(k * c for k, c in zip(chunk, array.chunks, strict=True))
+        end = tuple(b + c for b, c in zip(begin, array.chunks, strict=True))
+        part = Box(begin, end).intersect(full)
+        try:
+            data[tuple(slice(b, e) for b, e in zip(part.begin, part.end, strict=True))]
+        except Exception:  # this is the one; the caller raises
+            return f"chunk {data.metadata.encode_chunk_key(chunk)}"
+    return "a chunk"
+
+
+def _chunks(array: ArrayInfo, voxels: Box) -> Box:
+    """Return the indices of the chunks (or shards) that some voxels, of all axes, lie in."""
+    low = (b // c for b, c in zip(voxels.begin, array.chunks, strict=True))
+    high = (-(-e // c) for e, c in zip(voxels.end, array.chunks, strict=True))
+    return Box(tuple(low), tuple(high))
 
 
 def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any]) -> None:
@@ -339,7 +317,7 @@ def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool
     for blocks in _portions(mask, grid):
         region = grid.write(blocks.begin).union(grid.write(tuple(e - 1 for e in blocks.end)))
         voxels = mask.voxels(region).intersect(Box.from_shape(mask.shape))
-        found = data[_slices(mask, voxels)] != 0
+        found = _values(data, mask, voxels) != 0
         found = np.any(found, axis=tuple(range(len(mask.channels))))
         for axis in range(grid.ndim):
             low, high = _voxels_of_blocks(mask, grid, blocks, axis)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snakemake_blocks.arrays import create
+from snakemake_blocks.creation import create
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.generating import Options, check_pipeline
 from snakemake_blocks.launch import INTERRUPTED

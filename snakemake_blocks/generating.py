@@ -12,10 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from snakemake_blocks.array_info import ArrayInfo
-from snakemake_blocks.arrays import create
 from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
 from snakemake_blocks.check import check_plan
+from snakemake_blocks.creation import create
 from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.files import is_writable, read_file, write_atomically
 from snakemake_blocks.identity import differences

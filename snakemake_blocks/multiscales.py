@@ -1,4 +1,4 @@
-"""OME-Zarr: where a level of a multiscale image lies in the world; listing a level that is made.
+"""OME-Zarr: where a level of a multiscale image lies in the world.
 
 Versions 0.4 (Zarr format 2) and 0.5 (Zarr format 3) are understood, as yaozarrs models them. It is
 imported only where there are such metadata.
@@ -11,9 +11,7 @@ translation is taken as the level's own corner.
 
 from __future__ import annotations
 
-import json
 import posixpath
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +19,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.units import conversion, exact, unit_name
+from snakemake_blocks.stores import attributes_of
+from snakemake_blocks.units import rounded, stored
 
-__all__ = ["Level", "add_level", "level_of"]
-
-_SPATIAL = "zyx"
-_LEVEL = re.compile(r"(s|scale)?\d+")
-_LEADING = {0: (), 1: (("c", "channel"),), 2: (("t", "time"), ("c", "channel"))}
+__all__ = ["Level", "images_of", "level_in", "level_of", "omero_of", "paths_of_levels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +32,31 @@ class Level:
 
     Parameters
     ----------
+    names : tuple of str
+        Of the axes of the array.
     types : tuple of str
-        ``space``, ``time`` or ``channel`` per axis of the array; empty where none is given.
+        ``space``, ``time`` or ``channel`` per axis; empty where none is given.
     scale, corner : tuple of Fraction
-        Size of a voxel and begin of the first one, per axis, in ``units``.
+        Size of a voxel and begin of the first one, per axis, in ``units``; all digits stored.
     units : tuple of str
         As stored, empty where none is given.
+    first : Level, optional
+        The finest level of the image, None for itself.
     """
 
+    names: tuple[str, ...]
     types: tuple[str, ...]
     scale: tuple[Fraction, ...]
     corner: tuple[Fraction, ...]
     units: tuple[str, ...]
+    first: Level | None = None
+
+    def in_voxels(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return voxel size and corner per axis, counted in voxels of the finest level."""
+        first = self.first or self
+        pairs = list(zip(self.scale, self.corner, first.scale, first.corner, strict=True))
+        sizes = tuple(max(1, round(s / s0)) if s0 else 1 for s, _, s0, _ in pairs)
+        return sizes, tuple(round((c - c0) / s0) if s0 else 0 for _, c, s0, c0 in pairs)
 
 
 def level_of(path: str, folder: Path) -> Level | None:
@@ -60,46 +67,43 @@ def level_of(path: str, folder: Path) -> Level | None:
     InputError
         If the metadata are of another version, or wrong.
     """
+    found = _found(path, folder)
+    return found[1] if found else None
+
+
+def omero_of(path: str, folder: Path) -> Mapping[str, Any]:
+    """Return how the image of an array shows and names its channels, nothing if it does not say."""
+    found = _found(path, folder)
+    attributes = found[0] if found else {}
+    ome = attributes.get("ome")
+    omero = (ome if isinstance(ome, dict) else attributes).get("omero")
+    return omero if isinstance(omero, dict) else {}
+
+
+def _found(path: str, folder: Path) -> tuple[Mapping[str, Any], Level] | None:
+    """Return the attributes of the group that names an array as a level, and that level."""
     for parent in Path(path).parents:
-        attributes = _attributes(folder / parent)
+        attributes = attributes_of(folder / parent)
         if attributes is None:
             return None
-        found = _entry(attributes, posixpath.relpath(path, parent), f"{path}: {parent}")
+        found = level_in(attributes, posixpath.relpath(path, parent), f"{path}: {parent}")
         if found is not None:
-            return found
+            return attributes, found
     return None
 
 
-def _attributes(group: Path) -> Mapping[str, Any] | None:
-    """Return the attributes of a group, None if there is no group."""
-    for name in ("zarr.json", ".zattrs", ".zgroup"):
-        try:
-            data = json.loads((group / name).read_bytes())
-        except OSError:
-            continue
-        except ValueError:
-            return None
-        if not isinstance(data, dict):
-            return None
-        if name == ".zgroup":
-            return {}
-        found = data.get("attributes", {}) if name == "zarr.json" else data
-        return found if isinstance(found, dict) else {}
-    return None
-
-
-def _entries(attributes: Mapping[str, Any]) -> tuple[list[Any], bool]:
+def images_of(attributes: Mapping[str, Any]) -> tuple[list[Any], bool]:
     """Return the images of a group, and whether its metadata have the form of version 0.5."""
     ome = attributes.get("ome")
     found = (ome if isinstance(ome, dict) else attributes).get("multiscales")
     return found if isinstance(found, list) else [], isinstance(ome, dict)
 
 
-def _entry(attributes: Mapping[str, Any], name: str, place: str) -> Level | None:
+def level_in(attributes: Mapping[str, Any], name: str, place: str) -> Level | None:
     """Return the level that a group's attributes give an array of this name below it."""
-    entries, is_new = _entries(attributes)
+    entries, is_new = images_of(attributes)
     for entry in entries:
-        paths = _paths(entry)
+        paths = paths_of_levels(entry)
         if name not in paths:
             continue
         version = str((attributes["ome"] if is_new else entry).get("version", "0.4"))
@@ -114,7 +118,8 @@ def _entry(attributes: Mapping[str, Any], name: str, place: str) -> Level | None
     return None
 
 
-def _paths(entry: Any) -> list[str]:
+def paths_of_levels(entry: Any) -> list[str]:
+    """Return the paths of the levels that an entry of ``multiscales`` names."""
     datasets = entry.get("datasets") if isinstance(entry, dict) else None
     return [
         posixpath.normpath(str(d.get("path"))) if isinstance(d, dict) else ""
@@ -142,16 +147,29 @@ def _validated(entry: Mapping[str, Any], place: str, *, is_new: bool) -> Any:
 
 
 def _level(image: Any, number: int) -> Level:
+    first = _placed(image, 0, None)
+    return first if number == 0 else _placed(image, number, first)
+
+
+def _placed(image: Any, number: int, first: Level | None) -> Level:
+    """Return one level; ``first`` is the finest, None for itself."""
     common = _transform(image.coordinateTransformations, len(image.axes))
     levels = [_transform(d.coordinateTransformations, len(image.axes)) for d in image.datasets]
     (scale, shift), (first_scale, first_shift) = (_after(levels[n], common) for n in (number, 0))
     centred = zip(scale, shift, first_scale, first_shift, strict=True)
     return Level(
+        names=tuple(axis.name for axis in image.axes),
         types=tuple(axis.type or "" for axis in image.axes),
         scale=scale,
-        corner=tuple(t0 if t - t0 == (s - s0) / 2 else t for s, t, s0, t0 in centred),
+        corner=tuple(t0 if _is_centred(t - t0, s - s0) else t for s, t, s0, t0 in centred),
         units=tuple(getattr(axis, "unit", None) or "" for axis in image.axes),
+        first=first,
     )
+
+
+def _is_centred(shift: Fraction, growth: Fraction) -> bool:
+    """Tell whether a level is shifted by half a voxel, but for how floats are rounded."""
+    return rounded(shift, digits=12) == rounded(growth / 2, digits=12)
 
 
 _Transform = tuple[tuple[Fraction, ...], tuple[Fraction, ...]]
@@ -162,123 +180,12 @@ def _transform(transformations: Sequence[Any] | None, ndim: int) -> _Transform:
     scale, shift = (Fraction(1),) * ndim, (Fraction(0),) * ndim
     for one in transformations or ():
         if one.type == "scale":
-            scale = tuple(map(exact, one.scale))
+            scale = tuple(map(stored, one.scale))
         elif one.type == "translation":
-            shift = tuple(map(exact, one.translation))
+            shift = tuple(map(stored, one.translation))
     return scale, shift
 
 
 def _after(first: _Transform, then: _Transform) -> _Transform:
     pairs = list(zip(first[0], first[1], then[0], then[1], strict=True))
     return tuple(s * s2 for s, _, s2, _ in pairs), tuple(t * s2 + t2 for _, t, s2, t2 in pairs)
-
-
-def add_level(array: ArrayInfo, folder: Path, *, zarr_format: int) -> None:
-    """List an array that is about to be made in the OME-Zarr metadata of its group.
-
-    Arrays called like a level (``0``, ``s0`` or ``scale0``) in an image, or in a store
-    ``*.ome.zarr``, become levels of the image that their group is, by version 0.4 in Zarr format 2
-    and 0.5 in 3. Where they do not fit, because of their axes, because there is a level of this
-    voxel size, or because the metadata are not understood, these stay as they are.
-
-    Parameters
-    ----------
-    array : ArrayInfo
-        What will be made.
-    folder : Path
-        The pipeline's folder.
-    zarr_format : int
-        Of the store.
-    """
-    import zarr
-
-    where, _, name = array.path.rpartition("/")
-    attributes = _attributes(folder / where) or {}
-    entries, is_new = _entries(attributes)
-    is_ome = bool(entries) or any(part.endswith(".ome.zarr") for part in where.split("/"))
-    if not is_ome or not _LEVEL.fullmatch(name):
-        return
-    image = _with_level(attributes, array, name)
-    if image is None:
-        return
-    group = zarr.open_group(str(folder / where), mode="a", zarr_format=2 if zarr_format == 2 else 3)
-    image = {"name": posixpath.basename(where).removesuffix(".ome.zarr"), **image}
-    if is_new or (not entries and zarr_format == 3):
-        ome = {"version": "0.5", **attributes.get("ome", {})}
-        group.attrs["ome"] = {**ome, "multiscales": [image, *entries[1:]]}
-    else:
-        group.attrs["multiscales"] = [{"version": "0.4", **image}, *entries[1:]]
-
-
-def _with_level(
-    attributes: Mapping[str, Any], array: ArrayInfo, name: str
-) -> dict[str, Any] | None:
-    """Return the image of a group with one level more, fine ones first; None if it does not fit."""
-    entries, _ = _entries(attributes)
-    image = dict(entries[0]) if entries and isinstance(entries[0], dict) else {}
-    if not 2 <= array.ndim <= 3 or len(array.channels) not in _LEADING:
-        return None
-    axes = _axes(array)
-    try:
-        levels = {p: _entry(attributes, p, name) for p in _paths(image) if p != name}
-    except InputError:
-        return None
-    known = {p: level for p, level in levels.items() if level is not None}
-    if entries and not known and name not in _paths(image):
-        return None
-    mine = _as_level(array, None)
-    if known:
-        like, axes = next(iter(known.values())), image["axes"]
-        if like.types != tuple(axis["type"] for axis in _axes(array)):
-            return None
-        mine = _as_level(array, like)
-    if any(level.scale == mine.scale for level in known.values()):
-        return None
-    known[name] = mine
-    names = sorted(known, key=lambda p: known[p].scale)
-    first = known[names[0]]
-    others = {k: v for k, v in image.items() if k != "coordinateTransformations"}
-    return {**others, "axes": axes, "datasets": [_dataset(p, known[p], first) for p in names]}
-
-
-def _as_level(array: ArrayInfo, like: Level | None) -> Level:
-    """Return the place of an array, in the units and with the channels of an image's level."""
-    lead = len(array.channels)
-    units = array.units or ("",) * array.ndim
-    factors = [Fraction(1)] * array.ndim
-    scale, corner = (Fraction(1),) * lead, (Fraction(0),) * lead
-    if like is not None:
-        scale, corner = like.scale[:lead], like.corner[:lead]
-        names = [[unit_name(u) for u in x] for x in (units, like.units[lead:])]
-        factors = [
-            conversion(u, v) if u and v else Fraction(1) for u, v in zip(*names, strict=True)
-        ]
-    return Level(
-        types=(),
-        scale=scale + tuple(v * f for v, f in zip(array.voxel_size, factors, strict=True)),
-        corner=corner + tuple(o * f for o, f in zip(array.offset, factors, strict=True)),
-        units=(),
-    )
-
-
-def _axes(array: ArrayInfo) -> list[dict[str, str]]:
-    axes = [{"name": name, "type": kind} for name, kind in _LEADING[len(array.channels)]]
-    units = array.units or ("",) * array.ndim
-    for name, unit in zip(_SPATIAL[-array.ndim :], units, strict=True):
-        axes.append({"name": name, "type": "space", **({"unit": unit} if unit else {})})
-    return axes
-
-
-def _dataset(name: str, level: Level, first: Level) -> dict[str, Any]:
-    """Return the entry of a level; its translation means the centre of its first voxel."""
-    shift = [
-        c + (s - s0) / 2 if c == c0 else c
-        for s, c, s0, c0 in zip(level.scale, level.corner, first.scale, first.corner, strict=True)
-    ]
-    return {
-        "path": name,
-        "coordinateTransformations": [
-            {"type": "scale", "scale": [float(s) for s in level.scale]},
-            {"type": "translation", "translation": [float(t) for t in shift]},
-        ],
-    }

@@ -14,12 +14,14 @@ from typing import Any
 from snakemake_blocks.box import Index
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.multiscales import Level
-from snakemake_blocks.units import conversion, exact, unit_name, whole_unit
+from snakemake_blocks.units import conversion, exact, rounded, unit_name, whole_unit
 
 __all__ = ["Place"]
 
 # Sums of coordinates up to this stay exact everywhere, floats included; as in pipeline.yaml.
 _LARGEST = 2**53
+# Sizes of blocks are multiples of voxel sizes: a unit in which these are longer helps nobody.
+_LONGEST = 10**5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,15 @@ class Place:
         Per spatial axis; these come last in the array.
     units : tuple of str
         Per spatial axis, as stored, empty where none is given.
+    in_voxels : tuple of (tuple of int, tuple of int), optional
+        Voxel size and offset counted in voxels, of the finest level where there are levels.
     """
 
     path: str
     offset: tuple[Fraction, ...]
     voxel_size: tuple[Fraction, ...]
     units: tuple[str, ...]
+    in_voxels: tuple[Index, Index] = ((), ())
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], ndim: int, path: str) -> Place:
@@ -74,7 +79,14 @@ class Place:
             )
         spatial = [a for a, kind in enumerate(level.types) if kind == "space"]
         count = _count_spatial(spatial, ndim, path)
-        return cls(path, level.corner[-count:], level.scale[-count:], level.units[-count:])
+        sizes, offset = level.in_voxels()
+        return cls(
+            path,
+            tuple(Fraction(rounded(c)) for c in level.corner[-count:]),
+            tuple(Fraction(rounded(s)) for s in level.scale[-count:]),
+            level.units[-count:],
+            (sizes[-count:], offset[-count:]),
+        )
 
     def world(self, key: str, *, unit: str = "") -> Index:
         """Return ``offset`` or ``voxel_size`` in world units.
@@ -102,7 +114,7 @@ class Place:
         if any(n.denominator != 1 for n in numbers):
             raise InputError(
                 f"{self.path}: {key} {_decimals(stored)}{self._in_units()} is not whole"
-                f"{f' in {unit}' if unit else ''}; world units are integers, {self._advice()}"
+                f"{f' in {unit}' if unit else ''}; world units are integers, {self._advice(unit)}"
             )
         if any(abs(n) > _LARGEST for n in numbers):
             raise InputError(
@@ -115,18 +127,35 @@ class Place:
         known = dict.fromkeys(u for u in self.units if u)
         return f" {', '.join(known)}" if known else ""
 
-    def _advice(self) -> str:
+    def _advice(self, unit: str) -> str:
+        """Return what to do: a unit if there is a handy one, else to count in voxels."""
         names = [unit_name(u) for u in self.units]
         finer = ""
         if all(names):
             finer = whole_unit(zip(self.offset + self.voxel_size, names * 2, strict=True))
-        if finer:
-            return f"set unit: {finer} in pipeline.yaml, at the top"
-        return "store it in a smaller unit (nm for um)"
+        if finer and self._is_handy(finer, names):
+            return f"set unit: {finer} in pipeline.yaml, at the top, and give all sizes in it"
+        sizes = self.in_voxels[0] or (1,) * len(self.voxel_size)
+        offset = self.in_voxels[1] or (0,) * len(self.offset)
+        rest = " (they come before OME-Zarr metadata)" if self.in_voxels[0] else ""
+        if any(self.units) and not self.in_voxels[0]:
+            rest = ", and take its attribute units away"
+        rest += ", take unit out of pipeline.yaml" if unit else ""
+        return (
+            f"count in voxels: store the attributes voxel_size: {list(sizes)} and offset: "
+            f"{list(offset)} in this array{rest}, and give all sizes in voxels"
+        )
+
+    def _is_handy(self, unit: str, names: Sequence[str]) -> bool:
+        pairs = zip(self.voxel_size, names, strict=True)
+        if any(size * conversion(name, unit) > _LONGEST for size, name in pairs):
+            return False
+        pairs = zip(self.offset, names, strict=True)
+        return all(abs(offset) * conversion(name, unit) <= _LARGEST for offset, name in pairs)
 
 
 def _decimals(numbers: Sequence[Fraction]) -> str:
-    return "[" + ", ".join(f"{float(n):.15g}" for n in numbers) + "]"
+    return "[" + ", ".join(f"{rounded(n):.15g}" for n in numbers) + "]"
 
 
 def _count_spatial(spatial: Sequence[int], ndim: int, path: str) -> int:

@@ -10,7 +10,7 @@ from snakemake_blocks.gaps import first_gap
 from snakemake_blocks.meetings import as_span, as_text, path_of, paths_of, writers_of
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.proof import Subject
-from snakemake_blocks.task import Call
+from snakemake_blocks.task import Call, Read
 from snakemake_blocks.tiling import Fit
 
 __all__ = ["check_after", "check_reading"]
@@ -34,17 +34,27 @@ def check_reading(s: Subject) -> None:
         if path_of(array) in s.in_place:
             _check_in_place(s, key, array)
         else:
-            _check_read(s, key, array, reach)
+            _check_read(s, key, read, reach)
 
 
-def _check_read(s: Subject, key: str, array: ArrayInfo, reach: Box) -> None:
+def _check_read(s: Subject, key: str, read: Read, reach: Box) -> None:
+    array = read.array
+    wanted = reach.intersect(s.roi)
+    if read.fill is not None:  # it stands for all outside of the array, inside of the roi too
+        wanted = wanted.intersect(array.roi)
     writers = writers_of(s.plan, array)
     waited = [w for w in writers if w.name in s.task.upstream]
     if not writers and not array.exists:
         s.refuse(key, f"{array.path} is missing and no task writes it; make it first")
         return
     sources = [w.grid.extent.intersect(array.roi) for w in waited] if writers else [array.roi]
-    gap = first_gap(s.task, reach.intersect(s.roi), sources, s.task.grid.reading)
+    if read.fill is not None and not reach.meets(array.roi):
+        s.warn(
+            key,
+            f"nothing of {array.path} is read, only the fill: it covers {as_span(array.roi)}, "
+            f"blocks read {as_span(reach)}; look at offset and unit of both",
+        )
+    gap = first_gap(s.task, wanted, sources, s.task.grid.reading)
     if gap is None:
         by = f"written by {', '.join(w.name for w in waited)}" if writers else "existing data"
         s.prove(f"all that it reads of {array.path} inside its roi is {by}")

@@ -415,9 +415,17 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
         grid = task.grid
     except TilingError as error:
         return [("total_roi", str(error))]
-    if math.prod(map(len, grid.axes)) > _MOST_BLOCKS:
-        return [("total_roi", f"has more than {_MOST_BLOCKS:,} blocks; use larger ones")]
-    if len(grid) == 0:
+    blocks = math.prod(-(-(axis.end - axis.begin) // axis.step) for axis in grid.axes)
+    if blocks > _MOST_BLOCKS:
+        return [
+            (
+                "write_roi",
+                f"{_text(grid.block_size)} makes {blocks:.2g} blocks of the region of "
+                f"{_text(task.write_extent.shape)}, more than can be planned ({_MOST_BLOCKS:.0e}); "
+                "give the sizes of blocks in world units (voxels times voxel size)",
+            )
+        ]
+    if blocks == 0:
         return [
             (
                 "total_roi",
@@ -525,7 +533,7 @@ def _multiple_problems(task: Task, place: str, array: ArrayInfo) -> list[tuple[s
                 "total_roi",
                 f"the region to write, {_text(begin)} to {_text(end)}, cuts voxels of {array.path}"
                 f" ({place}) with offset {_text(array.offset)} and voxel size "
-                f"{_text(array.voxel_size)}",
+                f"{_text(array.voxel_size)}; make it whole voxels",
             )
         )
     return found

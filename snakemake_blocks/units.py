@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["conversion", "unit_name", "whole_unit"]
+__all__ = ["conversion", "exact", "rounded", "stored", "unit_name", "whole_unit"]
 
 _PREFIXES = {
     "yotta": ("Y", 24), "zetta": ("Z", 21), "exa": ("E", 18), "peta": ("P", 15), "tera": ("T", 12),
@@ -45,6 +46,16 @@ def unit_name(text: str) -> str:
 def exact(number: Any) -> Fraction:
     """Return the decimal number that a float stands for; floats keep 15 digits of one."""
     return Fraction(format(number, ".15g") if isinstance(number, float) else str(number))
+
+
+def stored(number: Any) -> Fraction:
+    """Return the decimal number as it is written, all digits of a float."""
+    return Fraction(repr(float(number)) if isinstance(number, float) else str(number))
+
+
+def rounded(number: Fraction, *, digits: int = 15) -> Decimal:
+    """Return a number with so many digits, for which no float is too small or too large."""
+    return Context(prec=digits).divide(Decimal(number.numerator), Decimal(number.denominator))
 
 
 def conversion(unit: str, into: str) -> Fraction:

@@ -18,7 +18,6 @@ from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import (
     block_presence,
     chunk_shape,
-    create,
     describe,
     missing_chunks,
     open_array,
@@ -26,11 +25,13 @@ from snakemake_blocks.arrays import (
     write_region,
 )
 from snakemake_blocks.box import Box
+from snakemake_blocks.creation import create
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.generating import generate
 from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.task import Read
+from snakemake_blocks.tiling import Fit, Grid
 
 SPACE = ["space", "space"]
 
@@ -283,6 +284,42 @@ class TestReadRegion:
             InputError, match=r"read \[-9, 4\] to \[9, 18\] reaches outside of the "
         ):
             read_region(data, Read(array), array.roi.grow((3, 0), (0, 0)))
+
+
+class TestDamagedChunks:
+    # faults: kind 13
+
+    @pytest.mark.parametrize(
+        ("zarr_format", "shards", "key"),
+        [(2, None, "1.3.2"), (3, None, "c/1/3/2"), (3, (1, 4, 6), "c/1/1/1")],
+    )
+    def test_are_named_with_their_array(
+        self, project: Project, zarr_format: int, shards: Any, key: str
+    ) -> None:
+        values = np.random.default_rng(1).random((2, 8, 12))
+        how = {"chunks": (1, 2, 3), "shards": shards, "zarr_format": zarr_format}
+        project.array("s.zarr/a", values, voxel_size=[1, 1], **how)
+        array = describe("s.zarr/a", project.folder)
+        assert array is not None
+        (project.folder / "s.zarr/a" / key).write_bytes(b"damaged")
+        data = open_array(array, project.folder, writable=False)
+        read = Read(array, 0)
+        good = Box((0, 0), (4, 12))
+        np.testing.assert_array_equal(read_region(data, read, good), values[:, :4])
+        for region in (array.roi, array.roi.grow((3, 0), (0, 1)), Box((7, 8), (8, 9))):
+            with pytest.raises(InputError, match=rf"^s\.zarr/a: chunk {key} cannot be read \("):
+                read_region(data, read, region)
+
+    def test_of_a_mask_are_named_too(self, project: Project) -> None:
+        project.array("m.zarr/mask", np.ones((4, 4), np.uint8), chunks=(2, 2))
+        (project.folder / "m.zarr/mask/c/0/1").write_bytes(b"damaged")
+        array = describe("m.zarr/mask", project.folder)
+        assert array is not None
+        grid = Grid.from_write_extent(
+            array.roi, block_size=(2, 2), lower=(0, 0), upper=(0, 0), fit=Fit.VALID
+        )
+        with pytest.raises(InputError, match=r"^m\.zarr/mask: chunk c/0/1 cannot be read"):
+            block_presence(array, grid, project.folder)
 
 
 class TestWriteRegion:

@@ -282,8 +282,29 @@ def test_blocks_that_wait_on_one_side_only_are_found() -> None:
 def test_only_that_counts_as_written_which_lies_in_the_array() -> None:
     small = array("x", (60,), chunks=(20,))
     up = task("up", Box((0,), (60,)), (40,), fit="overhang", writes={"x": small})
+    down = task("down", Box((0,), (80,)), (20,), reads={"x": Read(small)})
+    outside, unwritten = proof_of(up, down).violations
+    assert "tasks.down.reads.x: (60) to (80) is read" in outside
+    assert "tasks.down.reads.x: (60) to (80) of x is read" in unwritten
+
+
+# faults: kind 7
+def test_a_fill_stands_for_all_outside_of_an_array() -> None:
+    small = array("x", (60,), chunks=(20,))
+    up = task("up", Box((0,), (60,)), (20,), writes={"x": small})
     down = task("down", Box((0,), (80,)), (20,), reads={"x": Read(small, 0)})
-    assert "tasks.down.reads.x: (60) to (80) of x is read" in only(proof_of(up, down).violations)
+    assert proof_of(up, down).violations == ()
+    part = task("up", Box((0,), (40,)), (20,), writes={"x": small})
+    assert "tasks.down.reads.x: (40) to (60) of x is read" in only(proof_of(part, down).violations)
+
+
+def test_a_task_that_reads_nothing_but_the_fill_is_told() -> None:
+    far = array("x", (60,), offset=(500,))
+    proof = proof_of(task("t", Box((0,), (80,)), (20,), reads={"x": Read(far, 0)}))
+    assert proof.warnings[-1] == (
+        "tasks.t.reads.x: nothing of x is read, only the fill: it covers (500) to (560), blocks "
+        "read (0) to (80); look at offset and unit of both"
+    )
 
 
 def test_blocks_outside_of_an_array_do_not_meet_in_it() -> None:
@@ -296,8 +317,8 @@ def test_blocks_outside_of_an_array_do_not_meet_in_it() -> None:
 
 def test_a_missing_region_of_the_input_is_found() -> None:
     small = array("sample.zarr/raw", (512, 400))
-    proof = proof_of(*demo(smooth={"reads": {"raw": Read(small, 0)}}))
-    assert only(proof.violations) == (
+    proof = proof_of(*demo(smooth={"reads": {"raw": Read(small)}}))
+    assert proof.violations[1] == (
         "tasks.smooth.reads.raw: (0, 400) to (512, 512) of sample.zarr/raw is read by block "
         "(0, 5), but the array covers (0, 0) to (512, 400) only; make the roi, (0, 0) to "
         "(512, 512), smaller"
@@ -639,7 +660,12 @@ def misplaced(plan: Plan, tasks: dict[str, Task]) -> Iterator[str]:
             if writers:
                 waited = [u for u in writers if u.name in t.upstream]
                 there &= {v for u in waited for v in inside(u.grid.extent, r.array)}
-            if any(not set(r.array.voxels(read.intersect(roi))) <= there for read in reads):
+            read_roi = [read.intersect(roi) for read in reads]
+            if r.fill is not None:
+                wanted = [set(inside(read, r.array)) for read in read_roi]
+            else:
+                wanted = [set(r.array.voxels(read)) for read in read_roi]
+            if any(not voxels <= there for voxels in wanted):
                 yield f"{name}.reads.{key}"
         for up in t.upstream:
             shared = {name_of(r.array) for r in t.reads.values()} & {

@@ -15,7 +15,8 @@ from project import Project
 from yaozarrs import v04, v05
 
 from snakemake_blocks.array_info import ArrayInfo
-from snakemake_blocks.arrays import create, describe
+from snakemake_blocks.arrays import describe
+from snakemake_blocks.creation import create
 from snakemake_blocks.errors import InputError
 
 VERSIONS = pytest.mark.parametrize("version", ["0.4", "0.5"])

@@ -281,7 +281,8 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     "a fractional voxel size": (
         {"reads": {"raw": "s.zarr/fraction"}},
         "reads.raw: s.zarr/fraction: voxel_size [0.5, 2] is not whole; world units are integers, "
-        "store it in a smaller unit (nm for um)",
+        "count in voxels: store the attributes voxel_size: [1, 1] and offset: [0, 0] in this "
+        "array, and give all sizes in voxels",
     ),
     "no voxel size": (
         {"reads": {"raw": "s.zarr/zero"}},

@@ -247,7 +247,7 @@ class TestRefusals:
             (
                 {"reads": {"raw": Read(array(voxel_size=(2,), offset=(1,)))}},
                 "total_roi: the region to write, (4) to (25), cuts voxels of sample.zarr/raw "
-                "(reads.raw) with offset (1) and voxel size (2)",
+                "(reads.raw) with offset (1) and voxel size (2); make it whole voxels",
             ),
         ],
     )
