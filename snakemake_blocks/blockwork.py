@@ -20,8 +20,12 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.failures import BlockFailedError
 from snakemake_blocks.functions import FunctionRef, importable_from, load
 from snakemake_blocks.ledger import Measurement
+from snakemake_blocks.notes import note_once
+from snakemake_blocks.paths import index_name, slug
 from snakemake_blocks.plan import PlannedTask
+from snakemake_blocks.stored import Stored
 from snakemake_blocks.task import Call
+from snakemake_blocks.values import as_values
 
 __all__ = ["Meter", "Work", "lower_phase_only"]
 
@@ -81,12 +85,17 @@ class Work:
         Folder of pickled functions.
     given : mapping of FunctionRef to callable
         Functions that are at hand, and need not be loaded.
+    notes : Path, optional
+        Folder of what is said once per task; without it, once per worker.
     """
 
     task: PlannedTask
     folder: Path
     functions: Path
     given: Mapping[FunctionRef, Callable[..., Any]] = field(default_factory=dict)
+    notes: Path | None = None
+    absent: int = field(default=0, init=False)
+    """Which chunks the last block has left out."""
     _call: Callable[..., Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
     _after: Callable[..., Any] | None = field(init=False, repr=False)
@@ -94,10 +103,13 @@ class Work:
         default_factory=contextlib.ExitStack, init=False, repr=False
     )
     _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _stored: Stored = field(init=False, repr=False)
+    _noted: set[str] = field(default_factory=set, init=False, repr=False)
 
     def set_up(self) -> None:
         """Import the user's functions, build a class, open declared arrays: once per worker."""
         self._close.enter_context(importable_from(self.folder))
+        self._stored = Stored([w.array for w in self.task.writes.values()], self.folder)
         self._before = self._load(self.task.check_before)
         self._after = self._load(self.task.check_after)
         init = self._load(self.task.init)
@@ -147,7 +159,10 @@ class Work:
 
     def is_done(self, block: Block) -> bool:
         """Ask the check before the block; false without one."""
-        return self._before is not None and bool(self._before(block))
+        if self._before is None or not self._before(block):
+            return False
+        self._settle(block)
+        return True
 
     def process(self, block: Block) -> None:
         """Put one block through the function and the check after it.
@@ -168,7 +183,12 @@ class Work:
         if self._after is not None and not self._after(block):
             name = self.task.check_after.name if self.task.check_after else ""
             raise BlockFailedError(f"the check {name} after the block says that it is not done")
+        self._settle(block)
         block.status = BlockStatus.SUCCESS
+
+    def _settle(self, block: Block) -> None:
+        """Wait until what a block wrote is on disk, and note what it left out."""
+        self.absent = self._stored.settle(Box.from_roi(block.write_roi))
 
     def _on_arrays(
         self, function: Callable[..., Any], params: dict[str, Any]
@@ -199,8 +219,6 @@ class Work:
 
     def _store(self, block: Block, region: Box, result: Any) -> None:
         """Write the results, cropped to the write Roi where they cover the read Roi."""
-        import numpy as np
-
         writes = self.task.writes
         if not isinstance(result, dict):
             if len(writes) != 1:
@@ -215,8 +233,8 @@ class Work:
             )
         target = Box.from_roi(block.write_roi)
         for name, write in writes.items():
-            values = np.asarray(result[name])
             array = write.array
+            values = as_values(result[name], f"{self.task.function.name}: {name}")
             for box in (region, target):
                 if values.shape == array.channels + array.voxels(box).shape:
                     break
@@ -229,7 +247,16 @@ class Work:
             inside = array.voxels(target).shift([-b for b in array.voxels(box).begin])
             lead = (slice(None),) * len(array.channels)
             crop = lead + tuple(slice(b, e) for b, e in zip(inside.begin, inside.end, strict=True))
-            write_region(self._arrays[f"writes.{name}"], array, target, values[crop])
+            cut = write_region(self._arrays[f"writes.{name}"], array, target, values[crop])
+            if cut and name not in self._noted:
+                self._noted.add(name)
+                note_once(
+                    self.notes,
+                    f"fractions.{slug(name)}.{self.task.fingerprint:016x}",
+                    f"{array.path}: {array.dtype} cuts fractions off what the function returns, "
+                    f"e.g. {cut} in block {index_name(block.index)}; round or scale in the "
+                    "function, or write a float type",
+                )
 
 
 def _initialise(init: Callable[..., Any], task: str) -> None:
@@ -245,7 +272,7 @@ def _initialise(init: Callable[..., Any], task: str) -> None:
 
 
 def lower_phase_only(
-    data: Any, array: Any, region: Box, keep: list[Box], fill: float | None
+    data: Any, array: Any, region: Box, keep: list[Box], fill: int | float | None
 ) -> Any:
     """Return ``data`` with everything outside of the boxes ``keep`` replaced by the fill.
 

@@ -25,7 +25,7 @@ from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.planning import pickles, plan_pipeline
 from snakemake_blocks.proof import Proof
-from snakemake_blocks.resetting import reset_blocks
+from snakemake_blocks.resetting import missing_lines, reset_blocks, reset_missing
 from snakemake_blocks.snakefile import MADE_BY, conda_environment, explicit_snakefile, snakefile
 from snakemake_blocks.sources import facts_of, missing_function
 from snakemake_blocks.spec import load_pipeline
@@ -230,6 +230,8 @@ class Draft:
             reset_blocks(self.plan, root, name)  # what was done is gone with the array
         for _, array in missing.values():
             create(array, self.pipeline.folder)
+        for line in missing_lines(reset_missing(self.plan, root, self.pipeline.folder)):
+            print(line, file=sys.stderr, flush=True)
         return self.plan
 
     def changes(self) -> Iterator[str]:

@@ -193,7 +193,7 @@ def _identity(
                 "dtype": r.array.dtype,
                 "offset": list(r.array.offset),
                 "voxel_size": list(r.array.voxel_size),
-                "fill": r.fill,
+                "fill": _as_recorded(r.fill),
             }
             for n, r in task.reads.items()
         },
@@ -209,6 +209,11 @@ def _identity(
         "after": list(upstream),
         **({"source": facts.source} if task.source is SourceChange.RERUN else {}),
     }
+
+
+def _as_recorded(fill: int | float | None) -> int | float | None:
+    """Return a fill as identities always named it: a float, where that is the same number."""
+    return float(fill) if fill is not None and float(fill) == fill else fill
 
 
 def _refuse_deep(tasks: Mapping[str, PlannedTask]) -> None:

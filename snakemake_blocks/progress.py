@@ -137,7 +137,8 @@ class Tracker:
         records = np.frombuffer(data[:whole], dtype).copy()
         records["index"] -= np.asarray(first_block(task.grid), np.int32)
         inside = np.all((records["index"] >= 0) & (records["index"] < states.shape), axis=1)
-        records = records[inside & (records["event"] != Event.BUDGET)]
+        no_state = np.isin(records["event"], (Event.BUDGET, Event.EMPTY))
+        records = records[inside & ~no_state]
         event = records["event"].copy()
         event[(event == Event.RELEASED) | (event == Event.RESET)] = 0
         states[tuple(records["index"].T)] = event
