@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import pytest
 from project import Project, stamps
 
 from snakemake_blocks.box import Box
-from snakemake_blocks.generating import generate
+from snakemake_blocks.generating import generate, make_plan
 from snakemake_blocks.jobs import work_sentinel
-from snakemake_blocks.ledger import Event, first_block, read_records, write_records
+from snakemake_blocks.ledger import Event, Ledger, first_block, read_records, write_records
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.resetting import reset_blocks
@@ -257,6 +258,32 @@ class TestOwnWrites:
         assert len(project.records("sparse", Event.SKIPPED)) == 9
         assert len(project.records("sparse", Event.EMPTY)) == 9
 
+    def test_a_worker_that_dies_before_its_result(
+        self, project: Project, zarr_format: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has noted what it left out, and not that it is done: the attempt has failed."""
+        self.plan(project, zarr_format, retries=1, blocks_per_job=9)
+        append = Ledger.append
+
+        def killed(ledger: Ledger, event: Event, *args: Any, **more: Any) -> None:
+            if event is Event.DONE and not Path("killed").exists():
+                Path("killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            append(ledger, event, *args, **more)
+
+        monkeypatch.setattr(Ledger, "append", killed)
+        (project.folder / "functions.py").write_text(
+            (project.folder / "functions.py").read_text().replace("7 *", "0 *")
+        )
+        run()
+        (failed,) = project.records("sparse", Event.FAILED)
+        job = next(iter(Plan.load(ROOT).jobs("sparse")))
+        path = RunPaths(ROOT).ledger("sparse", job.index)
+        events = [Event(r["event"]) for r in read_records(path, (0, 0)) if (*r["index"],) == failed]
+        first = [Event.STARTED, Event.EMPTY]
+        assert events == [*first, Event.FAILED, *first, Event.DONE]
+        assert verify().missing == ()
+
     def test_an_array_that_is_gone(self, project: Project, zarr_format: int) -> None:
         self.plan(project, zarr_format)
         run()
@@ -357,3 +384,52 @@ class TestFractions:
             project.cli("status", "blocks").output
         )
         assert not project.read("s.zarr/out").any()
+
+
+class TestWholeNumbers:
+    @pytest.mark.parametrize(
+        ("dtype", "fill"),
+        [("uint64", 2**64 - 1), ("int64", -(2**63)), ("int64", 9007199254740993), ("uint8", 255.0)],
+    )
+    def test_a_fill_is_read_as_it_was_written(
+        self, project: Project, dtype: str, fill: int
+    ) -> None:
+        """Outside of what is read, and in what a task sees of its own output."""
+        project.array("s.zarr/raw", np.zeros(4, dtype))
+        project.functions("def keep(raw, own): return {'out': raw[:4], 'seen': own[:4]}")
+        reads = {"raw": {"array": "s.zarr/raw", "fill": fill}}
+        task: dict[str, Any] = {
+            "function": "functions:keep",
+            "call": "arrays",
+            "reads": {**reads, "own": {"array": "s.zarr/out", "fill": fill}},
+            "writes": {
+                name: {"array": f"s.zarr/{name}", "dtype": dtype} for name in ("out", "seen")
+            },
+            "roi": "s.zarr/raw",
+            "block_size": [4],
+            "context": 2,
+        }
+        project.write(("keep", task))
+        generate(project.pipeline)
+        run()
+        assert project.read("s.zarr/out").tolist() == [int(fill), int(fill), 0, 0]
+        assert project.read("s.zarr/seen").tolist() == [int(fill)] * 4
+
+    def test_earlier_results_count_on(self, project: Project) -> None:
+        """A fill of 0 was 0.0 in all fingerprints."""
+        project.array("s.zarr/raw", RAW, chunks=(8, 8))
+        project.functions("def keep(raw): return raw")
+        found = []
+        for fill in (0, 0.0, 2**53 + 1):
+            task: dict[str, Any] = {
+                "function": "functions:keep",
+                "call": "arrays",
+                "reads": {"raw": {"array": "s.zarr/raw", "fill": fill}},
+                "writes": {"out": {"array": "s.zarr/out", "dtype": "int64"}},
+                "roi": "s.zarr/raw",
+                "block_size": [8, 8],
+            }
+            project.write(("keep", task))
+            identity = make_plan(project.pipeline).tasks["keep"].identity
+            found.append(identity["reads"]["raw"]["fill"])
+        assert [repr(f) for f in found] == ["0.0", "0.0", "9007199254740993"]
