@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from snakemake_blocks.arrays import open_array
 from snakemake_blocks.completion import sentinel_of
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.judgement import Judge, Progress
@@ -87,6 +88,8 @@ def _chunks(judge: Judge, task: PlannedTask, folder: Path) -> tuple[list[str], i
     problems: list[str] = []
     count = 0
     try:
+        for write in task.writes.values():
+            open_array(write.array, folder, writable=False)  # is it what was planned?
         for loss in losses_of(judge, task, folder):
             count += loss.wanted
             if loss.keys:
