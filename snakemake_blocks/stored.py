@@ -163,14 +163,14 @@ class Stored:
 
 
 def _synced(path: str) -> bool:
-    """Wait until a file is on disk; false if there is none, or nothing in it."""
+    """Wait until a file is on disk; false if there is none. An empty one is never left out."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         os.fsync(handle)
-        return os.fstat(handle).st_size > 0
+        return True
     finally:
         os.close(handle)
 

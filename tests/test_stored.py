@@ -195,6 +195,14 @@ class TestLosses:
 
 
 class TestSettle:
+    def test_an_empty_file_is_not_left_out(self, project: Project) -> None:
+        """No store writes one, and none can read it: it is missing from the beginning."""
+        project.array("s.zarr/a", np.ones(4), chunks=(2,))
+        (project.folder / "s.zarr/a/c/1").write_bytes(b"")
+        array = described(project)
+        assert Stored([array], project.folder).settle(array.roi) == 0
+        assert lost_in(array, project.folder) == (["c/1"], 2)
+
     def test_files_and_names_are_on_disk(
         self, project: Project, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -318,6 +318,17 @@ class TestMadeAnew:
             new = stamps(chain.records(task))
             assert {k for k in old if old[k] != new[k]} == {(0, 0), (1, 1)}
 
+    @pytest.mark.e2e
+    def test_run_says_so_and_does_them(self, chain: Project) -> None:
+        before = stamps(chain.records("zero"))
+        chunks(chain, "doubled")[4].unlink()
+        done = chain.blocks("run", "pipeline.yaml", "--cores", "2")
+        assert done.returncode == 0, done.stderr
+        assert "double: 1 chunks that done blocks have written are missing; 1 b" in done.stderr
+        np.testing.assert_array_equal(chain.read("s.zarr/doubled"), RAW * 2)
+        after = stamps(chain.records("zero"))
+        assert {k for k in before if before[k] != after[k]} == {(1, 1)}
+
     def test_nothing_is_gone(self, chain: Project) -> None:
         before = stamps(chain.records("zero"))
         result = chain.cli("reset", "blocks", "zero", "--missing")
