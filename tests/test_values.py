@@ -67,12 +67,12 @@ def _by_float(value: Any, number: Fraction | float, kind: np.dtype[Any]) -> str:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[np.ndarray[Any, Any], str]:
-    source = np.dtype(draw(st.sampled_from(TYPES)))
+    source: np.dtype[Any] = np.dtype(draw(st.sampled_from(TYPES)))
     plain = st.sampled_from([*EDGES, *ODD])
-    values = []
+    values: list[Any] = []
     for _ in range(draw(st.integers(0, 4))):
         if source.kind in "iub":
-            limits = np.iinfo(source) if source.kind != "b" else None
+            limits: Any = np.iinfo(source) if source.kind != "b" else None
             low, high = (int(limits.min), int(limits.max)) if limits else (0, 1)
             inside = [n for n in EDGES if low <= n <= high]
             values.append(draw(st.sampled_from(inside) | st.integers(low, high)))
