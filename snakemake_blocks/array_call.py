@@ -22,6 +22,7 @@ from snakemake_blocks.box import Box
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.task import Read
+from snakemake_blocks.values import as_values
 
 __all__ = ["ArrayCall", "lower_phase_only", "takes"]
 
@@ -80,7 +81,13 @@ class ArrayCall:
         returned = self._named(self.function(**inputs, **more, **self.params))
         target = Box.from_roi(block.write_roi)
         return {
-            name: self._cropped(name, np.asarray(returned[name]), write.array, region, target)
+            name: self._cropped(
+                name,
+                as_values(returned[name], f"{self.task.function.name}: {name}"),
+                write.array,
+                region,
+                target,
+            )
             for name, write in self.task.writes.items()
         }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from snakemake_blocks.multiscales import level_of
 from snakemake_blocks.places import Place
 from snakemake_blocks.task import Read
 from snakemake_blocks.tiling import Grid
+from snakemake_blocks.values import fitted
 
 __all__ = [
     "block_presence",
     "chunk_shape",
     "describe",
-    "missing_chunks",
     "obstacle_to",
     "open_array",
     "read_region",
@@ -179,31 +179,6 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
     return found
 
 
-def missing_chunks(array: ArrayInfo, folder: Path, regions: Iterable[Box]) -> tuple[list[str], int]:
-    """Return the keys of chunks (or shards) that are not stored, and how many were looked for.
-
-    Parameters
-    ----------
-    array : ArrayInfo
-        The array.
-    folder : Path
-        The pipeline's folder.
-    regions : iterable of Box
-        What was written, in world units.
-    """
-    data = open_array(array, folder, writable=False)
-    lead = len(array.channels)
-    wanted: set[Index] = set()
-    for region in regions:
-        voxels = array.voxels(region).intersect(Box.from_shape(array.shape))
-        if voxels:
-            full = Box((0,) * lead + voxels.begin, array.channels + voxels.end)
-            wanted.update(_chunks(array, full))
-    keys = (data.metadata.encode_chunk_key(chunk) for chunk in sorted(wanted))
-    lost = [key for key in keys if not (folder / array.path / key).exists()]
-    return lost, len(wanted)
-
-
 def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
     """Return the voxels of a region, channels first; ``fill`` outside of the array.
 
@@ -274,32 +249,26 @@ def _chunks(array: ArrayInfo, voxels: Box) -> Box:
     return Box(tuple(low), tuple(high))
 
 
-def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any]) -> None:
+def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any]) -> str:
     """Write voxels to a region, channels first; what lies outside of the array is dropped.
+
+    Returns
+    -------
+    str
+        Of what the array's type cut off fractions, empty if of nothing.
 
     Raises
     ------
     InputError
-        If a whole-number array cannot hold the values: numpy would wrap them around in silence.
+        If the array's type cannot hold the values.
     """
-    _refuse_overflow(array, values)
+    found, cut = fitted(values, array.dtype, array.path)
     wanted = array.voxels(region)
     inside = wanted.intersect(Box.from_shape(array.shape))
     if inside:
         place = inside.shift([-b for b in wanted.begin])
-        data[_slices(array, inside)] = values[_slices(array, place)]
-
-
-def _refuse_overflow(array: ArrayInfo, values: NDArray[Any]) -> None:
-    dtype = np.dtype(array.dtype)
-    if dtype.kind not in "iu" or np.can_cast(values.dtype, dtype) or not values.size:
-        return
-    low, high, limits = values.min(), values.max(), np.iinfo(dtype)
-    if not (limits.min <= low and high <= limits.max):  # NaN is neither
-        raise InputError(
-            f"{array.path}: values from {low:g} to {high:g} do not fit into {dtype}; scale them in "
-            "the function, or write another dtype"
-        )
+        data[_slices(array, inside)] = found[_slices(array, place)]
+    return cut
 
 
 def _slices(array: ArrayInfo, voxels: Box) -> tuple[slice, ...]:

@@ -23,7 +23,10 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.failures import BlockFailedError
 from snakemake_blocks.functions import FunctionRef, importable_from, load
 from snakemake_blocks.ledger import Measurement
+from snakemake_blocks.notes import note_once
+from snakemake_blocks.paths import index_name, slug
 from snakemake_blocks.plan import PlannedTask
+from snakemake_blocks.stored import Stored
 from snakemake_blocks.task import Call
 
 __all__ = ["Meter", "Work"]
@@ -89,6 +92,8 @@ class Work:
         Whether results will be stored; arrays to write need not be there otherwise.
     guard : callable
         Called before each store; raises, or does not return, if that is not ours any more.
+    notes : Path, optional
+        Folder of what is said once per task; without it, once per worker.
     """
 
     task: PlannedTask
@@ -97,6 +102,9 @@ class Work:
     given: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     stores: bool = True
     guard: Callable[[], None] = lambda: None
+    notes: Path | None = None
+    absent: int = field(default=0, init=False)
+    """Which chunks the last block has left out."""
     _call: Callable[..., Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
     _after: Callable[..., Any] | None = field(init=False, repr=False)
@@ -105,10 +113,13 @@ class Work:
     )
     _arrays: ArrayCall | None = field(default=None, init=False, repr=False)
     _outputs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _stored: Stored = field(init=False, repr=False)
+    _noted: set[str] = field(default_factory=set, init=False, repr=False)
 
     def set_up(self) -> None:
         """Import the user's functions, build a class, open declared arrays: once per worker."""
         self._close.enter_context(importable_from(self.folder))
+        self._stored = Stored([w.array for w in self.task.writes.values()], self.folder)
         self._before = self._load("check_before")
         self._after = self._load("check_after")
         init = self._load("init")
@@ -177,7 +188,10 @@ class Work:
 
     def is_done(self, block: Block) -> bool:
         """Ask the check before the block; false without one."""
-        return self._before is not None and bool(self._before(block))
+        if self._before is None or not self._before(block):
+            return False
+        self._settle(block)
+        return True
 
     def process(self, block: Block) -> None:
         """Put one block through the function and the check after it.
@@ -197,7 +211,12 @@ class Work:
         if self._after is not None and not self._after(block):
             name = self.task.check_after.name if self.task.check_after else ""
             raise BlockFailedError(f"the check {name} after the block says that it is not done")
+        self._settle(block)
         block.status = BlockStatus.SUCCESS
+
+    def _settle(self, block: Block) -> None:
+        """Wait until what a block wrote is on disk, and note what it left out."""
+        self.absent = self._stored.settle(Box.from_roi(block.write_roi))
 
     def compute(self, block: Block, visible: Sequence[Box]) -> dict[str, NDArray[Any]]:
         """Return what the function of a ``call: arrays`` task makes of a block; store nothing.
@@ -229,7 +248,21 @@ class Work:
         target = Box.from_roi(block.write_roi)
         for name, write in self.task.writes.items():
             self.guard()
-            write_region(self._outputs[name], write.array, target, results[name])
+            cut = write_region(self._outputs[name], write.array, target, results[name])
+            if cut and name not in self._noted:
+                self._noted.add(name)
+                self._note_fractions(name, cut, block)
+
+    def _note_fractions(self, name: str, cut: str, block: Block) -> None:
+        """Say once per task that an array's type cuts off fractions."""
+        array = self.task.writes[name].array
+        note_once(
+            self.notes,
+            f"fractions.{slug(name)}.{self.task.fingerprint:016x}",
+            f"{array.path}: {array.dtype} cuts fractions off what the function returns, "
+            f"e.g. {cut} in block {index_name(block.index)}; round or scale in the "
+            "function, or write a float type",
+        )
 
 
 def _refuse_failed(block: Block) -> None:

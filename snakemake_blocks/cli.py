@@ -302,15 +302,26 @@ def stop(run_directory: Path) -> None:
 
 @_command("snakemake-blocks reset blocks smooth --roi 0:128,0:256")
 @click.argument("run_directory", type=_EXISTING)
-@click.argument("task")
+@click.argument("task", default="")
 @click.option("--roi", default="", help="Only blocks that write here: begin:end per axis.")
 @click.option("--failed", is_flag=True, help="Only failed blocks.")
-def reset(run_directory: Path, task: str, roi: str, failed: bool) -> None:
+@click.option(
+    "--missing", is_flag=True, help="Only done blocks whose chunks are gone; without TASK, of all."
+)
+def reset(run_directory: Path, task: str, roi: str, failed: bool, missing: bool) -> None:
     """Forget results of TASK so that they run again, what depends on them included."""
     from snakemake_blocks.generating import load_plan
-    from snakemake_blocks.running import reset_run
+    from snakemake_blocks.running import reset_lost, reset_run
 
+    if missing and (roi or failed):
+        raise click.UsageError("--missing chooses the blocks; leave out --roi and --failed")
+    if not (missing or task):
+        raise click.UsageError("name a TASK; only --missing goes without")
     made, root = load_plan(run_directory)
+    if missing:
+        for line in reset_lost(made, root, task) or ["no chunk of a done block is missing"]:
+            click.echo(line)
+        return
     count = reset_run(made, root, task, roi=_box(roi), only_failed=failed)
     click.echo(f"{task}: {count:,} blocks reset; the next run does them, and what reads them")
 

@@ -241,4 +241,5 @@ class _Sampler:
 def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     if one.dtype.kind in "biu":
         return float(np.mean(one != other))
-    return float(np.abs(one.astype(float) - other.astype(float)).max(initial=0.0))
+    wide = np.result_type(one, other, np.float64)
+    return float(np.abs(one.astype(wide) - other.astype(wide)).max(initial=0.0))

@@ -24,6 +24,7 @@ from snakemake_blocks.sources import call_problems, missing_function
 from snakemake_blocks.task import Call, Read, Task, Write
 from snakemake_blocks.tiling import Fit, Grid
 from snakemake_blocks.units import conversion, unit_name
+from snakemake_blocks.values import holds
 
 __all__ = ["UNKNOWN_FUNCTION", "Describer"]
 
@@ -324,8 +325,8 @@ class _TaskDescriber:
             array = self.all.array(path, f"tasks.{self.name}.reads.{name}")
             if array is not None:
                 found[name] = Read(array, fill)
-                if fill is not None and not _holds(array.dtype, fill):
-                    self._say(f"reads.{name}.fill", f"{array.dtype} of {path} cannot hold {fill:g}")
+                if fill is not None and not holds(array.dtype, fill):
+                    self._say(f"reads.{name}.fill", f"{array.dtype} of {path} cannot hold {fill}")
         return found
 
     def _roi(self) -> Box | None:
@@ -527,14 +528,3 @@ def _dtype(name: str) -> str | None:
     except (TypeError, ValueError, SyntaxError):
         return None
     return str(found) if found.kind in "biufc" else None
-
-
-def _holds(dtype: str, fill: float) -> bool:
-    """Tell whether an array of a type can hold a value exactly (floats: nearly)."""
-    kind = np.dtype(dtype)
-    if kind.kind == "b":
-        return fill in (0, 1)
-    if kind.kind not in "iu":
-        return True
-    limits = np.iinfo(kind)
-    return bool(math.isfinite(fill) and fill == int(fill) and limits.min <= fill <= limits.max)

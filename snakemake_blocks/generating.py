@@ -30,7 +30,7 @@ from snakemake_blocks.preview import TaskPreview, preview_tasks
 from snakemake_blocks.proof import Proof
 from snakemake_blocks.quoting import comment
 from snakemake_blocks.reasons import SOURCE_CHANGED
-from snakemake_blocks.resetting import reset_blocks
+from snakemake_blocks.resetting import missing_lines, reset_blocks, reset_missing
 from snakemake_blocks.snakefile import MADE_BY, conda_environment, explicit_snakefile, snakefile
 from snakemake_blocks.sources import facts_of, missing_function
 from snakemake_blocks.spec import load_pipeline
@@ -242,6 +242,8 @@ class Draft:
             reset_blocks(self.plan, root, name)  # what was done is gone with the array
         for array in {a.path: a for arrays in missing.values() for a in arrays}.values():
             create(array, self.pipeline.folder)
+        for line in missing_lines(reset_missing(self.plan, root, self.pipeline.folder)):
+            print(line, file=sys.stderr, flush=True)
         return self.plan
 
     def changes(self) -> Iterator[str]:
@@ -288,7 +290,7 @@ def preview(pipeline: Pipeline, plan: Plan) -> dict[str, TaskPreview]:
     if old is not None:
         _refuse_other_pipeline(old, pipeline)
     lost = _missing_arrays(pipeline, plan) if old else ()
-    return preview_tasks(plan, old, root, lost=lost)
+    return preview_tasks(plan, old, root, pipeline.folder, lost=lost)
 
 
 def _missing_arrays(pipeline: Pipeline, plan: Plan) -> dict[str, list[ArrayInfo]]:

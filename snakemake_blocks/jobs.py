@@ -385,7 +385,12 @@ def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
         queue = _queue(run, judgement, ledger)
         context = WorkerContext(
             task=job.task,
-            work=Work(job.task, job.plan.folder(run.root), paths.functions.absolute()),
+            work=Work(
+                job.task,
+                job.plan.folder(run.root),
+                paths.functions.absolute(),
+                notes=paths.notes(job.task.slug).absolute(),
+            ),
             ledger=ledger,
             lock=run.lock,
             pulse=Pulse(),

@@ -120,6 +120,8 @@ class History:
         Attempts since the last new budget and the last end, under the present fingerprint.
     ended : ndarray of bool
         A result or a reset was ever recorded.
+    absent : ndarray of uint64
+        Which chunks the last result has left out, see :mod:`snakemake_blocks.stored`.
     seconds : float
         Wall time of all done attempts.
     foreign : bool
@@ -136,6 +138,7 @@ class History:
     source: NDArray[np.uint32]
     attempts: NDArray[np.int32]
     ended: NDArray[np.bool_]
+    absent: U64
     seconds: float = 0.0
     foreign: bool = False
     end: int = 0
@@ -153,6 +156,7 @@ class History:
             source=np.zeros(shape, np.uint32),
             attempts=np.zeros(shape, np.int32),
             ended=np.zeros(shape, np.bool_),
+            absent=np.zeros(shape, np.uint64),
         )
 
     @classmethod
@@ -179,7 +183,8 @@ class History:
         # A ledger may carry records of other jobs' blocks after a change of batch shape.
         mine = np.all((place >= 0) & (place < self.region.shape), axis=1)
         self.foreign |= not mine.all()
-        order = np.flatnonzero(mine & (records["event"] != Event.BUDGET))
+        self._take_empty(records, np.flatnonzero(mine), scratch)
+        order = np.flatnonzero(mine & ~np.isin(records["event"], (Event.BUDGET, Event.EMPTY)))
         at = _flat(place[order], self.region.shape)
         event, fingerprint = records["event"][order], records["fingerprint"][order]
 
@@ -204,6 +209,17 @@ class History:
         np.add.at(self.attempts.ravel(), at[recent & (event == Event.STARTED)], 1)
         np.subtract.at(self.attempts.ravel(), at[recent & (event == Event.RELEASED)], 1)
 
+    def _take_empty(
+        self, records: NDArray[np.void], mine: NDArray[np.int64], scratch: NDArray[np.int64]
+    ) -> None:
+        """Take in what results left out; all that is no result begins without a note of it."""
+        kept = np.isin(records["event"][mine], (Event.BUDGET, Event.DONE, Event.SKIPPED))
+        rows = mine[~kept]
+        at = _flat(records["index"][rows] - np.asarray(self.region.begin), self.region.shape)
+        last = _last_of_each(at, scratch)
+        noted = records["event"][rows[last]] == Event.EMPTY
+        self.absent.ravel()[at[last]] = np.where(noted, records["stamp"][rows[last]], np.uint64(0))
+
     def enter(self, other: History) -> None:
         """Copy what the history of another box tells of this one's blocks."""
         both = self.region.intersect(other.region)
@@ -211,8 +227,9 @@ class History:
             return
         here = _slices(both.shift([-b for b in self.region.begin]))
         there = _slices(both.shift([-b for b in other.region.begin]))
-        for name in ("event", "fingerprint", "seen", "stamp", "source", "attempts", "ended"):
-            getattr(self, name)[here] = getattr(other, name)[there]
+        for kept in fields(self):
+            if isinstance(mine := getattr(self, kept.name), np.ndarray):
+                mine[here] = getattr(other, kept.name)[there]
 
 
 def _last_of_each(at: NDArray[np.int64], scratch: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -55,6 +55,7 @@ class Event(IntEnum):
     RELEASED = 5  # the attempt was taken back without blame
     RESET = 6  # earlier results are forgotten
     BUDGET = 7  # a new budget of attempts opens for all blocks of the job
+    EMPTY = 8  # which chunks the result that is recorded next has left out; ends no attempt
 
 
 class Measurement(NamedTuple):

@@ -154,6 +154,10 @@ class RunPaths:
         """Output of a job."""
         return self.root / task_slug / "logs" / f"{job_name(index)}.log"
 
+    def notes(self, task_slug: str) -> Path:
+        """Folder of what is said once of a task, a line per file."""
+        return self.root / task_slug / "notes"
+
     def done(self, task_slug: str) -> Path:
         """Aggregate of a whole task."""
         return self.root / task_slug / "done.json"

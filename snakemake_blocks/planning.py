@@ -205,7 +205,7 @@ def _identity(task: Task, grid: Grid, upstream: tuple[str, ...]) -> dict[str, An
                 "dtype": r.array.dtype,
                 "offset": list(r.array.offset),
                 "voxel_size": list(r.array.voxel_size),
-                "fill": r.fill,
+                "fill": _as_recorded(r.fill),
             }
             for n, r in task.reads.items()
         },
@@ -221,6 +221,11 @@ def _identity(task: Task, grid: Grid, upstream: tuple[str, ...]) -> dict[str, An
         "after": list(upstream),
         **({"whole": sorted(task.whole)} if task.whole else {}),
     }
+
+
+def _as_recorded(fill: int | float | None) -> int | float | None:
+    """Return a fill as identities always named it: a float, where that is the same number."""
+    return float(fill) if fill is not None and float(fill) == fill else fill
 
 
 def _refuse_deep(tasks: Mapping[str, PlannedTask]) -> None:

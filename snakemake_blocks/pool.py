@@ -321,6 +321,7 @@ class Pool:
         ledger = self.context.ledger
         numbers = {tuple(row["index"].tolist()): int(row["number"]) for row in member.batch}
         records = read_records(ledger.path, ledger.first, start=member.ledger_end)
+        records = records[records["event"] != Event.EMPTY]
         return {
             numbers[index]: Event(int(record["event"]))
             for record in records[records["pid"] == member.pid]

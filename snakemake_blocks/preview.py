@@ -12,6 +12,7 @@ from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.moving import is_reordered
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.reasons import reasons_of
+from snakemake_blocks.resetting import find_missing
 
 __all__ = ["TaskPreview", "preview_tasks", "preview_text"]
 
@@ -51,7 +52,7 @@ class TaskPreview:
 
 
 def preview_tasks(
-    plan: Plan, old: Plan | None, root: Path, *, lost: Collection[str] = ()
+    plan: Plan, old: Plan | None, root: Path, folder: Path, *, lost: Collection[str] = ()
 ) -> dict[str, TaskPreview]:
     """Return what a run of a plan would do, by task.
 
@@ -65,6 +66,8 @@ def preview_tasks(
         The plan in place, if any: it tells where records lie.
     root : Path
         The run directory; may not be there yet.
+    folder : Path
+        The pipeline's folder.
     lost : collection of str
         Tasks of which an array is gone, and all results with it.
     """
@@ -74,6 +77,8 @@ def preview_tasks(
     for task in plan.tasks.values():
         if is_reordered(old, task) and (late := disordered(task, judge)):
             judge.erase(task, late)
+    for name, (_, indices) in find_missing(judge, folder).items():
+        judge.erase(plan.tasks[name], indices)
     return {name: _preview(judge, old, task) for name, task in plan.tasks.items()}
 
 

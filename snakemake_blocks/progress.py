@@ -152,7 +152,8 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
 def _enter(records: NDArray[np.void], states: NDArray[np.uint8]) -> None:
     """Enter what records say of the blocks of a task; of a block the last one counts."""
     inside = np.all((records["index"] >= 0) & (records["index"] < states.shape), axis=1)
-    records = records[inside & (records["event"] != Event.BUDGET)]
+    no_state = np.isin(records["event"], (Event.BUDGET, Event.EMPTY))
+    records = records[inside & ~no_state]
     event = records["event"].copy()
     event[(event == Event.RELEASED) | (event == Event.RESET)] = 0
     states[tuple(records["index"].T)] = event

@@ -31,7 +31,7 @@ __all__ = ["blocks_of_other_source", "jobs_without_sentinel", "reasons_of"]
 Blocks = NDArray[np.bool_]
 
 SOURCE_CHANGED = "the source of the function changed"
-_RESET = "they were reset, or the array that they write was made anew"
+_RESET = "they were reset, or what they wrote is gone"
 _CUT_OFF = "they were begun and not ended, their worker or job was killed"
 _ELSEWHERE = (
     "their results are of other regions: the roi ended elsewhere, or the tiling was another"

@@ -217,6 +217,8 @@ def _print_task(task: TaskStatus, console: Console, ended: str) -> None:
             "another; they count (`source: rerun` or `snakemake-blocks reset` makes them anew)",
             "yellow",
         )
+    for note in task.notes:
+        say(f"{name}: {note}", "yellow")
     for reason, count in task.reasons.items():
         say(f"{name}: {count:,} blocks will run again: {reason}")
     if task.lost_sentinels:

@@ -5,6 +5,7 @@ Downstream tasks need no record: their blocks have seen stamps that are then gon
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.forgetting import forget, latest_first
 from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.moving import changing_state, settle_sentinels
+from snakemake_blocks.notes import drop_notes
+from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.stored import Loss, losses
 
-__all__ = ["reset_blocks"]
+__all__ = ["find_missing", "losses_of", "missing_lines", "reset_blocks", "reset_missing"]
 
 
 def reset_blocks(
@@ -51,16 +55,127 @@ def reset_blocks(
     BusyError
         While a job runs.
     """
-    if name not in plan.tasks:
-        raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
-    task = plan.tasks[name]
+    task = _known(plan, name)
     if roi is not None and roi.ndim != task.grid.ndim:
         raise InputError(f"--roi has {roi.ndim} axes, task {name} has {task.grid.ndim}")
     with changing_state(root):
         indices = _chosen(task, Judge(plan, root), roi, only_failed=only_failed)
         forget(task, root, indices)
         settle_sentinels(Judge(plan, root), root)
+    if roi is None and not only_failed:
+        drop_notes(RunPaths(root).notes(task.slug))
     return len(indices)
+
+
+def losses_of(judge: Judge, task: PlannedTask, folder: Path) -> Iterator[Loss]:
+    """Yield what the done blocks of a task have written and is not there, array by array.
+
+    Raises
+    ------
+    InputError
+        If an array is gone.
+    """
+    return losses(
+        [write.array for write in task.writes.values()],
+        task.grid,
+        folder,
+        done=judge.judge_all(task).done,
+        absent=judge.history(task, task.grid.indices).absent,
+    )
+
+
+def reset_missing(
+    plan: Plan, root: Path, folder: Path, *, name: str = ""
+) -> dict[str, tuple[int, int]]:
+    """Forget results of which chunks are gone from the store; the caller holds the run lock.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan in place.
+    root : Path
+        The run directory.
+    folder : Path
+        The pipeline's folder.
+    name : str
+        Only of this task.
+
+    Returns
+    -------
+    dict of str to (int, int)
+        Per task with any: chunks that are missing, and blocks that were reset.
+
+    Raises
+    ------
+    InputError
+        If there is no such task, or an array is gone.
+    BusyError
+        While a job runs.
+    """
+    if name:
+        _known(plan, name)
+    found = find_missing(Judge(plan, root), folder, name=name)
+    if found:
+        with changing_state(root):
+            for task_name, (_, indices) in found.items():
+                forget(plan.tasks[task_name], root, indices)
+            settle_sentinels(Judge(plan, root), root)
+    return {task: (count, len(indices)) for task, (count, indices) in found.items()}
+
+
+def find_missing(
+    judge: Judge, folder: Path, *, name: str = ""
+) -> dict[str, tuple[int, list[Index]]]:
+    """Return per task how many chunks are gone, and the blocks to be done anew, latest first.
+
+    Parameters
+    ----------
+    judge : Judge
+        Of the run directory.
+    folder : Path
+        The pipeline's folder.
+    name : str
+        Only of this task.
+
+    Raises
+    ------
+    InputError
+        If an array is gone.
+    """
+    plan = judge.plan
+    found: dict[str, tuple[int, list[Index]]] = {}
+    for task in [plan.tasks[name]] if name else plan.tasks.values():
+        if not judge.judge_all(task).done.any():
+            continue
+        lost = list(losses_of(judge, task, folder))
+        chosen = np.any([loss.blocks for loss in lost], axis=0) if lost else np.zeros(1, bool)
+        if chosen.any():
+            indices = _with_later(task, judge, chosen)
+            found[task.name] = sum(len(loss.keys) for loss in lost), indices
+    return found
+
+
+def missing_lines(found: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    """Yield a line per task of what :func:`reset_missing` found."""
+    for name, (chunks, blocks) in found.items():
+        yield (
+            f"{name}: {chunks:,} chunks that done blocks have written are missing; {blocks:,} "
+            "blocks will run again, and what reads them"
+        )
+
+
+def _known(plan: Plan, name: str) -> PlannedTask:
+    if name not in plan.tasks:
+        raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
+    return plan.tasks[name]
+
+
+def _with_later(task: PlannedTask, judge: Judge, chosen: NDArray[np.bool_]) -> list[Index]:
+    """Return blocks to reset with those that have read their output, if anything is on record."""
+    _add_later_neighbours(task, chosen)
+    judgement = judge.judge_all(task)
+    chosen &= (judgement.progress >= Progress.STARTED) | judgement.stale
+    return latest_first(task, np.argwhere(chosen))
 
 
 def _chosen(task: PlannedTask, judge: Judge, roi: Box | None, *, only_failed: bool) -> list[Index]:
@@ -71,10 +186,8 @@ def _chosen(task: PlannedTask, judge: Judge, roi: Box | None, *, only_failed: bo
     chosen[tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))] = True
     if only_failed:
         chosen &= np.isin(judgement.progress, (Progress.FAILED, Progress.STARTED))
-    else:
-        _add_later_neighbours(task, chosen)
-    chosen &= (judgement.progress >= Progress.STARTED) | judgement.stale
-    return latest_first(task, np.argwhere(chosen))
+        return latest_first(task, np.argwhere(chosen))
+    return _with_later(task, judge, chosen)
 
 
 def _add_later_neighbours(task: PlannedTask, chosen: NDArray[np.bool_]) -> None:

@@ -30,13 +30,14 @@ from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.preview import TaskPreview
 from snakemake_blocks.profiles import resolve_profile
-from snakemake_blocks.resetting import reset_blocks
+from snakemake_blocks.resetting import missing_lines, reset_blocks, reset_missing
 from snakemake_blocks.status import RunStatus, read_status
 
 __all__ = [
     "check_task_context",
     "exit_status",
     "preview_run",
+    "reset_lost",
     "reset_run",
     "run_pipeline",
     "stop_run",
@@ -145,6 +146,20 @@ def stop_run(root: Path) -> str:
         os.kill(holder.pid, signal.SIGTERM)
         return f"{root}: {holder} was told to stop; running blocks finish"
     return f"{root}: running blocks finish; stop Snakemake there ({holder}) with SIGTERM"
+
+
+def reset_lost(plan: Plan, root: Path, task: str = "") -> list[str]:
+    """Forget results whose chunks are gone, of one task or all; return a line per task with any.
+
+    Raises
+    ------
+    BusyError
+        While anything runs in this run directory.
+    """
+    folder = plan.folder(root)
+    with run_lock(root, folder):
+        refuse_running(root)
+        return list(missing_lines(reset_missing(plan, root, folder, name=task)))
 
 
 def reset_run(

@@ -63,6 +63,13 @@ def _scalar_kind(value: Any) -> str:
     return {int: "<whole>", float: "<number>", str: "<word>"}.get(type(value), "<other>")
 
 
+def _fill_kind(value: Any) -> str:
+    """Tell whole numbers, which stay so however large, from others."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "<other>"
+    return "<whole>" if isinstance(value, int) else "<number>"
+
+
 def _resource_name(name: str) -> str:
     if name in RESERVED_RESOURCES:
         raise PydanticCustomError("taken", "cannot be the name of a resource; choose another")
@@ -97,11 +104,19 @@ Positive = Annotated[int, Field(ge=1, le=_LARGEST, strict=True)]
 Natural = Annotated[int, Field(ge=0, le=_LARGEST, strict=True)]
 Integer = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST, strict=True)]
 Number = Annotated[float, Field(strict=True)]
+# What an array of whole numbers can hold at all.
+Whole = Annotated[int, Field(ge=-(2**63), le=2**64 - 1, strict=True)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 Sizes = Annotated[
     Annotated[Natural, Tag("<number>")] | Annotated[list[Natural], Tag("<list>")],
     _one_of(_number_kind, _SIZES),
+]
+
+
+Fill = Annotated[
+    Annotated[Whole, Tag("<whole>")] | Annotated[Number, Tag("<number>")],
+    _one_of(_fill_kind, "must be a number"),
 ]
 
 
@@ -113,7 +128,7 @@ class ReadModel(_Model):
     """An array that is read."""
 
     array: ArrayPath = Field(description="Path of the array, relative to this file.")
-    fill: Number | None = Field(None, description="Value outside of the array; none: an error.")
+    fill: Fill | None = Field(None, description="Value outside of the array; none: an error.")
 
 
 class WriteModel(_Model):

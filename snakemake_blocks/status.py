@@ -15,6 +15,7 @@ from snakemake_blocks.box import Box, Index
 from snakemake_blocks.failures import Failure, grouped, read_failures
 from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.locks import holder_of, is_alive
+from snakemake_blocks.notes import read_notes
 from snakemake_blocks.paths import RunPaths, index_name
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.reasons import blocks_of_other_source, jobs_without_sentinel, reasons_of
@@ -57,6 +58,8 @@ class TaskStatus:
         Blocks among the done ones whose results another source of the function made.
     lost_sentinels : int
         Jobs of which every block is done and no sentinel says so; the next run writes it.
+    notes : tuple of str
+        What workers had to say once of the task, e.g. that fractions are cut off.
     failures : tuple of Failure
         The last failure of every failed block, and failed set-ups.
     orphans : tuple of tuple of int
@@ -81,6 +84,7 @@ class TaskStatus:
     reasons: dict[str, int] = field(default_factory=dict)
     other_source: int = 0
     lost_sentinels: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -108,6 +112,7 @@ class TaskStatus:
             "reasons": self.reasons,
             "other_source": self.other_source,
             "lost_sentinels": self.lost_sentinels,
+            "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
             "held": self.held,
             "waiting": self.waiting,
@@ -290,6 +295,7 @@ def _task_status(
         reasons=reasons_of(judge, task, pending),
         other_source=blocks_of_other_source(judge, task),
         lost_sentinels=jobs_without_sentinel(judge, task),
+        notes=tuple(read_notes(paths.notes(task.slug), task.fingerprint)),
         failures=tuple(_failures(task, failed, paths)),
         orphans=tuple(
             tuple(int(k) for k in i) for i in np.argwhere(states == CODES[State.ORPHANED])

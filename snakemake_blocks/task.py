@@ -67,7 +67,7 @@ class Read:
     """An array that a task reads; outside of it ``fill`` is read, or nothing without one."""
 
     array: ArrayInfo
-    fill: float | None = None
+    fill: int | float | None = None
 
 
 @dataclass(frozen=True, slots=True)

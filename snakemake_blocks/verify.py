@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from snakemake_blocks.arrays import missing_chunks
-from snakemake_blocks.box import Box
+from snakemake_blocks.arrays import open_array
 from snakemake_blocks.completion import sentinel_of
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.files import read_file
 from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
-from snakemake_blocks.task import Call
+from snakemake_blocks.resetting import losses_of
 
 __all__ = ["Verification", "verify_run"]
 
@@ -41,18 +41,16 @@ class Verification:
 def verify_run(plan: Plan, root: Path) -> Verification:
     """Compare planned blocks with records, sentinels with records, and chunks with the store.
 
-    Chunks are asked for where our worker writes them (``call: arrays``); it writes all of them,
-    those that hold only the fill value included.
+    Chunks are asked for where blocks are done that write a declared array: all of them, but for
+    those that were not there either when the block ended.
     """
     judge = Judge(plan, root)
     missing: list[str] = []
     proved: list[str] = []
     for task in plan.tasks.values():
         problems = [*_records(judge, task), *_sentinels(judge, task, root)]
-        chunks = 0
-        if task.call is Call.ARRAYS and not problems:
-            found, chunks = _chunks(task, plan.folder(root))
-            problems += found
+        found, chunks = _chunks(judge, task, plan.folder(root))
+        problems += found
         missing += problems
         if not problems:
             text = f"{task.name}: {task.num_blocks:,} blocks planned, all with a counting record"
@@ -87,30 +85,21 @@ def _sentinels(judge: Judge, task: PlannedTask, root: Path) -> Iterator[str]:
             yield f"{path}: does not agree with the ledger"
 
 
-def _chunks(task: PlannedTask, folder: Path) -> tuple[list[str], int]:
+def _chunks(judge: Judge, task: PlannedTask, folder: Path) -> tuple[list[str], int]:
     problems: list[str] = []
     count = 0
-    for write in task.writes.values():
-        array = write.array
-        written = (task.grid.write(index) for index in _present(task))
-        lost, seen = missing_chunks(array, folder, _regions(task, written))
-        count += seen
-        if lost:
-            more = f" and {len(lost) - _LISTED:,} more" if len(lost) > _LISTED else ""
-            problems.append(
-                f"{task.name}: {len(lost):,} of {seen:,} chunks of {array.path} are missing: "
-                f"{', '.join(lost[:_LISTED])}{more}; "
-                "`snakemake-blocks reset` has the blocks made anew"
-            )
+    try:
+        for write in task.writes.values():
+            open_array(write.array, folder, writable=False)  # is it what was planned?
+        for loss in losses_of(judge, task, folder):
+            count += loss.wanted
+            if loss.keys:
+                more = f" and {len(loss.keys) - _LISTED:,} more" if len(loss.keys) > _LISTED else ""
+                problems.append(
+                    f"{task.name}: {len(loss.keys):,} of {loss.wanted:,} chunks of "
+                    f"{loss.array.path} are missing: {', '.join(loss.keys[:_LISTED])}{more}; "
+                    "`snakemake-blocks run` (or `reset --missing` before it) makes the blocks anew"
+                )
+    except InputError as error:
+        problems.append(f"{task.name}: {error}")
     return problems, count
-
-
-def _present(task: PlannedTask) -> Iterator[tuple[int, ...]]:
-    if task.jobs.present is None:
-        return iter(task.grid)
-    return (tuple(int(k) for k in i) for i in np.argwhere(task.jobs.present))
-
-
-def _regions(task: PlannedTask, written: Iterator[Box]) -> Iterator[Box]:
-    """Return the regions that were written: one where nothing is masked, else block by block."""
-    return iter([task.grid.extent]) if task.jobs.present is None else written

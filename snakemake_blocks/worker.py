@@ -363,6 +363,8 @@ class _Source:
         cost = self._meter.end()
         result = event is Event.DONE or event is Event.SKIPPED
         stamp = int.from_bytes(os.urandom(8), "little") or 1 if result else 0
+        if result and self._context.work.absent:
+            self._append(Event.EMPTY, item, time.monotonic(), stamp=self._context.work.absent)
         self._append(event, item, time.monotonic(), stamp=stamp, cost=cost)
 
     def _append(self, event: Event, item: Item, now: float, **more: object) -> None:

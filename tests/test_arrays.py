@@ -19,7 +19,6 @@ from snakemake_blocks.arrays import (
     block_presence,
     chunk_shape,
     describe,
-    missing_chunks,
     open_array,
     read_region,
     write_region,
@@ -360,30 +359,6 @@ class TestWriteRegion:
             ):
                 write_region(data, array, array.roi, np.array(values))
             assert project.read("s.zarr/a").tolist() == [9, 9]
-
-
-class TestMissingChunks:
-    @pytest.mark.parametrize("zarr_format", [2, 3])
-    def test_chunks_of_fill_values_are_stored_too(self, project: Project, zarr_format: int) -> None:
-        project.array("s.zarr/other", np.zeros(3), zarr_format=zarr_format)
-        create(to_be_made(), project.folder)
-        array = describe("s.zarr/a", project.folder)
-        assert array is not None
-        lost, looked_for = missing_chunks(array, project.folder, [array.roi])
-        assert (len(lost), looked_for) == (6, 6)
-        data = open_array(array, project.folder, writable=True)
-        write_region(data, array, array.roi, np.zeros((3, 6, 8), np.float32))
-        assert missing_chunks(array, project.folder, [array.roi]) == ([], 6)
-        upper = Box((-8, 4), (0, 20))
-        assert missing_chunks(array, project.folder, [upper]) == ([], 2)
-
-    def test_shards_count_once(self, project: Project) -> None:
-        project.array("s.zarr/a", np.ones((16, 16)), chunks=(2, 2), shards=(8, 8))
-        array = describe("s.zarr/a", project.folder)
-        assert array is not None
-        assert missing_chunks(array, project.folder, [array.roi]) == ([], 4)
-        (project.folder / "s.zarr/a/c/1/0").unlink()
-        assert missing_chunks(array, project.folder, [array.roi]) == (["c/1/0"], 4)
 
 
 class TestBlockPresence:

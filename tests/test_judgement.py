@@ -215,8 +215,14 @@ class Model:
 
     def last(self, block: Index) -> tuple[Event | None, bool, Any, int]:
         """Return the last event that says something of the block."""
-        own = [entry for entry in self.log[block] if entry[0] is not Event.BUDGET]
+        own = [entry for entry in self.log[block] if entry[0] not in (Event.BUDGET, Event.EMPTY)]
         return own[-1] if own else (None, False, None, 0)
+
+    def absent(self, block: Index) -> int:
+        """Return what the last result left out: said in its attempt, before it."""
+        ends = (Event.BUDGET, Event.DONE, Event.SKIPPED)
+        own = [entry for entry in self.log[block] if entry[0] not in ends]
+        return own[-1][3] if own and own[-1][0] is Event.EMPTY else 0
 
     def present(self, block: Index) -> bool:
         return self.task.jobs.present is None or bool(self.task.jobs.present[block])
@@ -316,14 +322,17 @@ class TestLaws:
             name = data.draw(st.sampled_from(list(models)))
             block = data.draw(st.sampled_from(list(models[name].log)))
             event, fits = data.draw(events), data.draw(st.integers(0, 5)) > 0
-            stamp = data.draw(st.integers(1, 3)) if event in (E.DONE, E.SKIPPED) else 0
+            stamped = event in (E.DONE, E.SKIPPED, E.EMPTY)
+            stamp = data.draw(st.integers(1, 3)) if stamped else 0
             more = {} if fits else {"fingerprint": 3}
             Writer(plan, root, name)(event, block, stamp=stamp, **more)
             models[name].append(event, block, fits=fits, stamp=stamp)
         judge = Judge(plan, root)
         for name, model in models.items():
             found = judge.judge_all(plan.tasks[name])
+            absent = judge.history(plan.tasks[name], plan.tasks[name].grid.indices).absent
             for block in model.log:
+                assert absent[block] == model.absent(block)
                 assert found.progress[block] == model.progress(block)
                 assert found.attempts[block] == model.attempts(block)
                 assert found.stamp[block] == model.stamp(block)

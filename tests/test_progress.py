@@ -10,6 +10,7 @@ import pytest
 from faults import SIZE, Scene, line
 
 from snakemake_blocks import progress
+from snakemake_blocks.ledger import Event, Ledger, first_block
 from snakemake_blocks.progress import Count, ProgressView, Tracker
 
 
@@ -48,6 +49,16 @@ class TestTracker:
         assert tracker.poll() == {"up": Count(total=4), "down": Count(total=4)}
         scene.run("up", (1,))
         assert tracker.poll() == {"up": Count(total=4, done=2), "down": Count(total=4)}
+
+    def test_what_a_block_left_out_is_no_state(self, scene: Scene) -> None:
+        tracker = Tracker(scene.in_place, scene.root)
+        scene.run("up", (1,))
+        job = scene.job("up", (0,))
+        ledger = Ledger(scene.ledger("up"), first_block(job.task.grid))
+        for event in (Event.STARTED, Event.EMPTY):
+            ledger.append(event, (0,), fingerprint=job.task.fingerprint, stamp=3)
+        ledger.close()
+        assert tracker.poll()["up"] == Count(total=4, done=2, running=1)
 
     def test_what_a_failed_block_makes_impossible_is_counted(self, scene: Scene) -> None:
         """The second block of `up` is read by the first three of `down`."""

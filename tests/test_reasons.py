@@ -49,9 +49,7 @@ class TestInputs:
         chain(scene, blocks_per_job=1)
         scene.run_all()
         reset_blocks(scene.in_place, scene.root, "up", only_failed=False)
-        assert reasons(scene, "up") == {
-            "they were reset, or the array that they write was made anew": 6
-        }
+        assert reasons(scene, "up") == {"they were reset, or what they wrote is gone": 6}
         assert reasons(scene, "down") == {"what they read from up is to be done again": 6}
         assert reasons(scene, "last") == {"what they read from down is to be done again": 6}
 

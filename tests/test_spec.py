@@ -297,6 +297,10 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
         {"reads": {"raw": {"array": "s.zarr/raw", "fill": 300}}},
         "reads.raw.fill: uint8 of s.zarr/raw cannot hold 300",
     ),
+    "a fill above all whole numbers": (
+        {"reads": {"raw": {"array": "s.zarr/raw", "fill": 2**64}}},
+        "reads.raw.fill: must be at most 18446744073709551615, got 18446744073709551616",
+    ),
     "a block of half voxels": (
         {
             "reads": {"raw": {"array": "s.zarr/coarse", "fill": 0}},
