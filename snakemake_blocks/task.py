@@ -444,7 +444,7 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
 
 
 # Numbers of blocks, and of what lies between them, stay below 2**63.
-_MOST_BLOCKS = 10**15
+_MOST_BLOCKS = 2**62
 
 
 def _numbering_problems(grid: Grid) -> list[tuple[str, str]]:

@@ -168,4 +168,4 @@ def test_more_blocks_than_can_be_counted_are_refused(project: Project, axes: int
     assert "tasks.same." in text
     if axes > 1:
         assert "tasks.same.block_size: (1" in text
-        assert "more than can be planned (1e+15); give the sizes of blocks in world units" in text
+        assert "more than can be planned (5e+18); give the sizes of blocks in world units" in text

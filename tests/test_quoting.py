@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -40,10 +41,13 @@ def test_a_comment_stays_one(text: str) -> None:
 @pytest.mark.parametrize("layout", [snakefile, explicit_snakefile])
 def test_no_name_is_code(text: str, layout: object) -> None:
     """With a hostile name the Snakefile has the lines that it has with a plain one."""
-    resources = {"queue": text}
-    hostile = layout(plan_of(line(text, resources=resources)), version="1")  # type: ignore[operator]
+    # Control characters in resources are refused before that.
+    value = "".join(c for c in text if c.isprintable())
+    resources = {"queue": value}
+    made = replace(plan_of(line(text, resources=resources)), name=text)
+    hostile = layout(made, version="1")  # type: ignore[operator]
     plain = layout(plan_of(line("plain", resources=resources)), version="1")  # type: ignore[operator]
     lines = hostile.splitlines()
     assert len(lines) == len(plain.splitlines()) == hostile.count("\n")
     (queue,) = {row.strip() for row in lines if row.strip().startswith("queue=")}
-    assert ast.literal_eval(queue.removeprefix("queue=").removesuffix(",")) == text
+    assert ast.literal_eval(queue.removeprefix("queue=").removesuffix(",")) == value

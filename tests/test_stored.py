@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from project import Project
 
 from snakemake_blocks.array_info import ArrayInfo
-from snakemake_blocks.arrays import create, describe, open_array, write_region
+from snakemake_blocks.arrays import describe, open_array, write_region
 from snakemake_blocks.box import Box
+from snakemake_blocks.creation import create
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.stored import ChunkKeys, Stored, chunks_of, losses
 from snakemake_blocks.tiling import Axis, Grid
