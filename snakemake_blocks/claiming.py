@@ -24,7 +24,7 @@ from snakemake_blocks.jobs import (
     run_job,
 )
 from snakemake_blocks.ledger import Event, first_block, read_records
-from snakemake_blocks.locks import Watch
+from snakemake_blocks.locks import Watch, is_taken
 from snakemake_blocks.paths import RunPaths, find_run_directory, index_name
 from snakemake_blocks.plan import Job, Plan, PlannedTask
 from snakemake_blocks.sentinel import read_sentinel
@@ -244,7 +244,7 @@ class _Claimer:
     def _others_work(self) -> bool:
         """Tell whether somebody has a job in hand that could make one of ours ready."""
         lock = self._paths.lock
-        if lock.exists() and not self._watch.is_dead(lock):
+        if is_taken(lock, self._watch):
             return True
         names = self._upstream(self._task)
         return any(self._is_taken(job) for name in names for job in self._plan.jobs(name))
@@ -252,7 +252,7 @@ class _Claimer:
     def _is_taken(self, job: Job) -> bool:
         """Tell whether somebody who may be alive has a job in hand."""
         path = self._paths.job_lock(job.task.slug, job.index)
-        return path.exists() and not self._watch.is_dead(path)
+        return is_taken(path, self._watch)
 
     def _upstream(self, task: PlannedTask) -> set[str]:
         """Return the task and all that it depends on."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from snakemake_blocks.block import cantor_index
 from snakemake_blocks.blockwork import Work
 from snakemake_blocks.box import Index
-from snakemake_blocks.errors import InputError
-from snakemake_blocks.locks import held
+from snakemake_blocks.errors import BusyError, InputError
+from snakemake_blocks.jobs import neighbours
+from snakemake_blocks.locks import Watch, held, holder_of, is_taken
 from snakemake_blocks.paths import RunPaths
-from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.plan import Job, Plan, PlannedTask
 from snakemake_blocks.task import Call
 
 __all__ = ["find_block", "run_one_block"]
@@ -60,6 +61,8 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
     ------
     InputError
         If there is no such block, or its task is a worker loop.
+    BusyError
+        If its job, one that conflicts with it, or the state as a whole is in somebody's hands.
     """
     if name not in plan.tasks:
         raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
@@ -70,6 +73,7 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
     paths = RunPaths(root)
     lock = paths.job_lock(task.slug, task.job_of(index))
     with held(lock, os.environ, what=f"the job of block {block}") as mine:
+        _refuse_neighbours(Job(plan, task, task.job_of(index)), paths)
         work = Work(
             task, plan.folder(root), paths.functions.absolute(), guard=lambda: mine.confirm()
         )
@@ -85,3 +89,14 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
             raise
         finally:
             work.tear_down()
+
+
+def _refuse_neighbours(job: Job, paths: RunPaths) -> None:
+    """Refuse while somebody is at work who would read or write what the block does.
+
+    Whoever begins later sees the lock of the block's job, and waits.
+    """
+    others = {f"job {n.name}": paths.job_lock(n.task.slug, n.index) for n in neighbours(job)}
+    for what, lock in {"the state": paths.moving, **others}.items():
+        if is_taken(lock, Watch()):
+            raise BusyError(f"{what} is in hand of {holder_of(lock)}; wait for it")

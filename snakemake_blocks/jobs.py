@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from snakemake_blocks.failures import Failure, append_failure, read_failures
 from snakemake_blocks.files import read_file
 from snakemake_blocks.judgement import Judge, Judgement, Progress
 from snakemake_blocks.ledger import Event, Ledger, first_block, source_mark
-from snakemake_blocks.locks import TIMING, Holder, Lock, Watch, holder_of
+from snakemake_blocks.locks import TIMING, Holder, Lock, Watch, holder_of, is_taken
 from snakemake_blocks.paths import RunPaths, SentinelName, find_run_directory, index_name
 from snakemake_blocks.plan import Job, Plan
 from snakemake_blocks.pool import Outcome, Pool
@@ -43,6 +43,7 @@ __all__ = [
     "NotReadyError",
     "PlanChangedError",
     "job_summary",
+    "neighbours",
     "run_job",
     "work_sentinel",
 ]
@@ -236,11 +237,13 @@ def run_job(
 
 
 def _acquire(run: _Run) -> None:
-    """Take the job's lock at a time when nobody changes the state between jobs.
+    """Take the job's lock at a time when nobody is at what it stands on.
 
-    Who does so looks for locks of jobs after it has taken its own, and the other way round.
+    That is who changes the state between jobs, and who has a conflicting job of a lower phase in
+    hand, which may be done: `block` runs blocks of it. All take their own lock first and look for
+    others then; to wait, this one lets go, for a job of a lower phase holds its lock as it waits.
     """
-    moving, path = Watch(), run.paths.moving
+    watch = Watch()
     while True:
         run.lock.acquire(
             patience=run.patience,
@@ -248,10 +251,30 @@ def _acquire(run: _Run) -> None:
             stop=run.stops.reason,
             watch=run.watch,
         )
-        if not path.exists() or moving.is_dead(path):
+        why = _hindrance(run, watch)
+        if not why:
             return
         run.lock.release()
-        run.wait(f"{run.root}: {holder_of(path)} changes its state")
+        run.wait(why)
+
+
+def _hindrance(run: _Run, watch: Watch) -> str:
+    """Return who has to end before the job may begin, empty if nobody has."""
+    moving = run.paths.moving
+    if is_taken(moving, watch):
+        return f"{run.root}: {holder_of(moving)} changes its state"
+    for other in neighbours(run.job):
+        lock = run.paths.job_lock(other.task.slug, other.index)
+        if other.phase < run.job.phase and is_taken(lock, watch):
+            return f"job {run.job.name}: its neighbour {other.name} is in hand of {holder_of(lock)}"
+    return ""
+
+
+def neighbours(job: Job) -> Iterator[Job]:
+    """Yield the jobs that conflict with a job."""
+    for other in job.task.phases.conflicting(job.index):
+        if other != job.index and job.task.phases.of(other) >= 0:
+            yield Job(job.plan, job.task, other)
 
 
 def _end_leftovers(lock: Lock) -> None:
@@ -359,21 +382,18 @@ def _refuse_disorder(run: _Run, judge: Judge) -> None:
     looks for the other after it has taken its own lock, so one of them sees the other.
     """
     task, watch = run.job.task, Watch()
-    for other in task.phases.conflicting(run.job.index):
-        phase = task.phases.of(other)
-        if other == run.job.index or phase < 0:
-            continue
-        neighbour = Job(run.job.plan, task, other)
+    for neighbour in neighbours(run.job):
+        phase, index = neighbour.phase, neighbour.index
         if phase < run.job.phase:
-            path = run.paths.sentinel(task.slug, phase, other)
-            told = is_sentinel_of(task, index_name(other), read_sentinel(path))
+            path = run.paths.sentinel(task.slug, phase, index)
+            told = is_sentinel_of(task, index_name(index), read_sentinel(path))
             if not told and sentinel_of(neighbour, judge) is None:
                 raise NotReadyError(
                     f"job {run.job.name}: its neighbour {neighbour.name} has to be done first; "
                     "`snakemake-blocks run` keeps the order"
                 )
-        lock = run.paths.job_lock(task.slug, other)
-        while phase > run.job.phase and lock.exists() and not watch.is_dead(lock):
+        lock = run.paths.job_lock(task.slug, index)
+        while phase > run.job.phase and is_taken(lock, watch):
             run.wait(f"job {run.job.name}: its neighbour {neighbour.name} still runs")
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "held",
     "holder_of",
     "is_alive",
+    "is_taken",
     "not_a_lock",
 ]
 
@@ -169,6 +170,11 @@ class Watch:
             since = now
         self._seen[str(path)] = (*key, since)
         return now - since >= TIMING.standstill, holder
+
+
+def is_taken(path: Path, watch: Watch) -> bool:
+    """Tell whether somebody who may be alive holds the lock at a path."""
+    return path.exists() and not watch.is_dead(path)
 
 
 @dataclass(slots=True)

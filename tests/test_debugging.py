@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import os
 import pdb
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +150,63 @@ def test_a_real_debugger(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         run(scene, "0", debugger=True)
     assert "42" in out.getvalue()
+
+
+# faults: point 9
+class TestNeighbours:
+    """Blocks that read each other's output are in nobody else's hands meanwhile."""
+
+    def plan(self, scene: Scene) -> list[int]:
+        """Plan four jobs in conflict with their neighbours; return their phases."""
+        scene.plan(line(shape=(4,), context=5, blocks_per_job=1))
+        task = scene.in_place.tasks["task"]
+        return [task.phases.of((k,)) for k in range(4)]
+
+    @pytest.mark.parametrize("neighbour", [1, 3])
+    def test_a_neighbour_in_hand_refuses(self, scene: Scene, neighbour: int) -> None:
+        self.plan(scene)
+        lock = scene.paths.job_lock("task", (neighbour,))
+        with (
+            held(lock, os.environ, what="job"),
+            pytest.raises(BusyError, match=rf"job task/{neighbour} is in hand of process \d+"),
+        ):
+            run(scene, "2")
+        assert scene.called == []
+
+    def test_others_in_hand_do_not(self, scene: Scene) -> None:
+        self.plan(scene)
+        with held(scene.paths.job_lock("task", (0,)), os.environ, what="job"):
+            run(scene, "2")
+        assert scene.called == ["2"]
+
+    def test_who_changes_the_state_refuses(self, scene: Scene) -> None:
+        self.plan(scene)
+        with (
+            held(scene.paths.moving, os.environ, what="state"),
+            pytest.raises(BusyError, match="the state is in hand of"),
+        ):
+            run(scene, "2")
+
+    def test_a_job_waits_for_a_block_of_a_done_neighbour(self, scene: Scene) -> None:
+        """And lets go of its own lock meanwhile, so that no two wait for each other."""
+        phases = self.plan(scene)
+        late = max(range(1, 3), key=lambda k: phases[k])
+        early = next(k for k in (late - 1, late + 1) if phases[k] < phases[late])
+        for k in sorted(range(4), key=lambda k: phases[k]):
+            if k != late:
+                scene.run(index=(k,))
+        path, mine = (scene.paths.job_lock("task", (k,)) for k in (early, late))
+        done: list[bool] = []
+        with held(path, os.environ, what="block"):
+            thread = threading.Thread(
+                target=lambda: done.append(scene.run(index=(late,)).complete)
+            )
+            thread.start()
+            give_up = time.monotonic() + 30
+            seen = set[bool]()
+            while len(seen) < 2 and time.monotonic() < give_up:
+                seen.add(mine.exists())
+                time.sleep(0.001)
+            assert done == [] and scene.called.count(str(late)) == 0
+        thread.join(60)
+        assert done == [True]
