@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.location import lost_link
 from snakemake_blocks.multiscales import level_of
 from snakemake_blocks.places import Place
 from snakemake_blocks.task import Read
@@ -113,6 +114,8 @@ def obstacle_to(path: str, folder: Path) -> str:
     """Return what is in the way of an array to be made, empty if nothing is."""
     if (folder / path).exists():
         return f"{path}: something that is no array is there; move it, or write to another path"
+    if lost := lost_link(folder / path):
+        return f"{path}: {lost}"
     for parent in Path(path).parents:
         where = folder / parent
         if where.is_file():

@@ -111,14 +111,20 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
 @_command("snakemake-blocks check pipeline.yaml")
 @click.argument("pipeline", type=_EXISTING)
 @click.option("--target", type=click.Choice(["local", "cluster"]), default="local")
-def check(pipeline: Path, target: str) -> None:
+@click.option("--import", "imports", is_flag=True, help="Import the functions, too.")
+def check(pipeline: Path, target: str, imports: bool) -> None:
     """Prove that PIPELINE misses no voxel and that no two jobs meet; exit status 2 if not."""
-    from snakemake_blocks.generating import check_pipeline
+    from snakemake_blocks.generating import check_pipeline, to_pipeline
     from snakemake_blocks.report import print_proof
+    from snakemake_blocks.running import import_problems
 
-    made, proof = check_pipeline(pipeline, target=target)
+    described = to_pipeline(pipeline)
+    made, proof = check_pipeline(described, target=target)
     print_proof(made.name, proof, _console())
-    sys.exit(2 if proof.violations else 0)
+    problems = import_problems(described) if imports else []
+    for line in problems:
+        click.echo(f"{made.name}: {line}", err=True)
+    sys.exit(2 if proof.violations or problems else 0)
 
 
 @_command("snakemake-blocks generate pipeline.yaml -o Snakefile && snakemake --cores 4")

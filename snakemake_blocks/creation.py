@@ -8,6 +8,7 @@ the groups say of it: who is killed before leaves what the next one makes anew.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import obstacle_to
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.images import axis_names, is_ome, list_level
+from snakemake_blocks.location import dangling_link, make_target
 from snakemake_blocks.stores import Group, arrays_in, enter, groups_around, groups_in
 
 __all__ = ["create"]
@@ -51,6 +53,9 @@ def create(array: ArrayInfo, folder: Path) -> None:
     if obstacle:
         raise InputError(obstacle)
     where = folder / array.path
+    if dangling_link(where) == where:
+        where = Path(os.path.realpath(where))
+    make_target(where)
     groups = groups_around(where)
     temporary = where.with_name(f".{where.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)

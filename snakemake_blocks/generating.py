@@ -20,6 +20,7 @@ from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.files import is_writable, read_file, write_atomically
 from snakemake_blocks.identity import differences
 from snakemake_blocks.leftovers import unlock, unmark
+from snakemake_blocks.location import lost_link, make_target
 from snakemake_blocks.locks import held
 from snakemake_blocks.moving import move_state, refuse_running
 from snakemake_blocks.paths import RunPaths
@@ -365,6 +366,8 @@ def _run_directory_problems(pipeline: Pipeline) -> list[str]:
     root, place = pipeline.run_directory, f"{pipeline.name}: run_directory"
     if pipeline.folder.resolve().is_relative_to(root.resolve()):
         return [f"{place}: {root} holds the pipeline itself; name a folder of its own"]
+    if lost := lost_link(root):
+        return [f"{place}: {lost}"]
     name = os.path.relpath(root, pipeline.folder)
     wrong = sorted({c for c in name if c in '{}"\\*?[]$`' or not c.isprintable()})
     if wrong:
@@ -443,6 +446,7 @@ def run_lock(root: Path, folder: Path) -> Iterator[None]:
 
     It is done at once: who takes the lock of a dead run over is the only one to know of it.
     """
+    make_target(root)
     with held(RunPaths(root).lock, os.environ, what=f"run directory {root}") as lock:
         if lock.taken_over_from is not None:
             unlock(folder, root)

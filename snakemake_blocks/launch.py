@@ -12,12 +12,21 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.import_check import ImportCheck, questions
 from snakemake_blocks.internals import call_sigterm_in_thread
 from snakemake_blocks.leftovers import unlock
 from snakemake_blocks.paths import RunPaths
+from snakemake_blocks.plan import Plan
 from snakemake_blocks.processes import die_with_parent, group_lives
 
-__all__ = ["INTERRUPTED", "be_snakemake", "run_snakemake", "start_warm_host"]
+__all__ = [
+    "INTERRUPTED",
+    "be_snakemake",
+    "run_snakemake",
+    "start_import_check",
+    "start_warm_host",
+]
 
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status of what was stopped from outside."""
@@ -29,12 +38,31 @@ _INTERRUPT_PATIENCE = 60.0
 _START = "from snakemake_blocks.launch import be_snakemake; be_snakemake()"
 
 
+def start_import_check(
+    plan: Plan, folder: Path, *, environment: Mapping[str, str] | None = None
+) -> ImportCheck | None:
+    """Start to import the functions of a plan in another process; None if there are none."""
+    asked = questions(plan)
+    if not asked:
+        return None
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snakemake_blocks.import_check"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=dict(environment or os.environ),
+        process_group=0,
+    )
+    return ImportCheck(process, asked, folder.absolute())
+
+
 def run_snakemake(
     arguments: Sequence[str],
     *,
     folder: Path,
     root: Path,
     environment: Mapping[str, str] | None = None,
+    check: ImportCheck | None = None,
 ) -> int:
     """Run Snakemake in ``folder`` and return its exit status, 130 if it was interrupted.
 
@@ -53,6 +81,13 @@ def run_snakemake(
         it means: end in time.
     environment : mapping, optional
         Its environment; default: ours.
+    check : ImportCheck, optional
+        Imports the functions meanwhile; if it fails, Snakemake is ended.
+
+    Raises
+    ------
+    InputError
+        If functions cannot be imported, with all of them.
     """
     command = [sys.executable, "-c", _START, str(os.getpid()), *arguments]
     process = subprocess.Popen(
@@ -80,11 +115,24 @@ def run_snakemake(
         if signal.getsignal(number) is not signal.SIG_IGN
     ]
     gone = False
+    problems: list[str] = []
+
+    def end_if_wrong(check: ImportCheck) -> None:
+        if (found := check.problems()) and process.poll() is None:
+            problems.extend(found)
+            _signal_group(process.pid, signal.SIGINT)
+
+    checking = threading.Thread(target=end_if_wrong, args=(check,), daemon=True)
+    if check is not None:
+        checking.start()
     try:
         status = process.wait()
         gone = _wait_for_group(process.pid)
     finally:
         end.cancel()
+        if check is not None:
+            check.cancel()
+            checking.join()
         for number, handler in before:
             signal.signal(number, handler)
         if not gone:
@@ -92,6 +140,8 @@ def run_snakemake(
             process.wait()
     if status < 0:
         unlock(folder, root)  # it could not do so, and is known to be dead
+    if problems:
+        raise InputError("\n".join(problems))
     if status and (received or status in (-signal.SIGINT, -signal.SIGTERM)):
         return INTERRUPTED
     return 128 - status if status < 0 else status

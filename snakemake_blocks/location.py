@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake_blocks.errors import InputError
 
-__all__ = ["Names", "Place", "place_of"]
+__all__ = ["Names", "Place", "dangling_link", "lost_link", "make_target", "place_of"]
 
 Place = tuple[int, int, tuple[str, ...]]
 """Device and inode of the deepest folder that exists, and the names below it."""
@@ -34,6 +34,31 @@ def place_of(path: Path) -> Place:
             if error.errno != errno.ELOOP:
                 raise
             raise InputError(f"{path}: its links lead in a circle; remove one") from None
+
+
+def dangling_link(path: Path) -> Path | None:
+    """Return the link on the way to a path that leads to nothing, None if there is none."""
+    for part in (path, *path.parents):
+        if part.exists():
+            return None
+        if part.is_symlink():
+            return part
+    return None
+
+
+def lost_link(path: Path) -> str:
+    """Return why a link on the way to a path leads nowhere; empty if what it names can be made."""
+    link = dangling_link(path)
+    if link is None or os.path.isdir(os.path.dirname(os.path.realpath(link))):
+        return ""
+    return f"{link} is a link to {os.path.realpath(link)}, which is not there; mount or make it"
+
+
+def make_target(path: Path) -> None:
+    """Make the folder that a link on the way to a path names and that is not there yet."""
+    link = dangling_link(path)
+    if link is not None:
+        os.mkdir(os.path.realpath(link))
 
 
 class Names:

@@ -21,7 +21,8 @@ from snakemake_blocks.generating import (
     to_pipeline,
     working_folder,
 )
-from snakemake_blocks.launch import INTERRUPTED, run_snakemake
+from snakemake_blocks.import_check import ImportCheck
+from snakemake_blocks.launch import INTERRUPTED, run_snakemake, start_import_check
 from snakemake_blocks.locks import holder_of, is_alive
 from snakemake_blocks.moving import refuse_running
 from snakemake_blocks.paths import RunPaths
@@ -36,6 +37,7 @@ from snakemake_blocks.status import RunStatus, read_status
 __all__ = [
     "check_task_context",
     "exit_status",
+    "import_problems",
     "preview_run",
     "reset_lost",
     "reset_run",
@@ -68,11 +70,30 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
             folder=folder,
             root=root,
             environment=_environment(options),
+            check=_import_check(plan, pipeline.folder, options),
         )
         state = replace(read_status(plan, root), ended=_how_it_ended(status, root, options))
         if asked is not pipeline:  # the whole plan comes back; what the pilot did counts in it
             Draft.of(pipeline, options).write_all(path, folder)
         return status, state
+
+
+def _import_check(plan: Plan, folder: Path, options: Options) -> ImportCheck | None:
+    """Return who imports the functions while Snakemake starts, where jobs run on this host.
+
+    The host that submits to a cluster may lack what its nodes have.
+    """
+    elsewhere = {"--executor", "-e", "--profile"} & set(options.snakemake_arguments)
+    if options.profile or elsewhere:
+        return None
+    return start_import_check(plan, folder, environment=_environment(options))
+
+
+def import_problems(source: Source) -> list[str]:
+    """Return which functions of a pipeline cannot be imported here, a line each."""
+    pipeline = to_pipeline(source)
+    check = start_import_check(make_plan(pipeline), pipeline.folder)
+    return check.problems() if check is not None else []
 
 
 def preview_run(source: Source, options: Options) -> dict[str, TaskPreview]:

@@ -198,9 +198,7 @@ class TestNeighbours:
         path, mine = (scene.paths.job_lock("task", (k,)) for k in (early, late))
         done: list[bool] = []
         with held(path, os.environ, what="block"):
-            thread = threading.Thread(
-                target=lambda: done.append(scene.run(index=(late,)).complete)
-            )
+            thread = threading.Thread(target=lambda: done.append(scene.run(index=(late,)).complete))
             thread.start()
             give_up = time.monotonic() + 30
             seen = set[bool]()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from project import Project
 
-from snakemake_blocks.errors import InputError
+from snakemake_blocks.errors import InputError, SpecError
 from snakemake_blocks.generating import generate
 from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.plan import Plan
@@ -97,3 +97,40 @@ def test_a_snakefile_of_another_plan_says_so(project: Project) -> None:
     generate(project.pipeline)
     with pytest.raises(InputError, match="holds another plan than the Snakefile was made for"):
         Rules("blocks", plan="0" * 16)
+
+
+# faults: kind 2
+class TestDanglingLinks:
+    """What a link names is made where its folder is there; else that it is not is said."""
+
+    @pytest.fixture
+    def writing(self, project: Project) -> Project:
+        """Return a project that writes into a store which is not there yet."""
+        pipeline = adding(project, project.folder, 1)
+        pipeline.write_text(pipeline.read_text().replace("s.zarr/out", "out.zarr/plus"))
+        return project
+
+    @pytest.mark.parametrize("link", ["out.zarr", "out.zarr/plus"])
+    def test_an_array_is_made_where_it_leads(
+        self, writing: Project, tmp_path: Path, link: str
+    ) -> None:
+        target = tmp_path / "scratch"
+        target.mkdir()
+        (writing.folder / link).parent.mkdir(exist_ok=True)
+        (writing.folder / link).symlink_to(target / "made.zarr")
+        generate(writing.pipeline)
+        assert (target / "made.zarr").is_dir() and (writing.folder / link).is_symlink()
+        assert writing.read("out.zarr/plus").shape == (8,)
+
+    def test_a_run_directory_is_made_where_it_leads(self, writing: Project, tmp_path: Path) -> None:
+        (writing.folder / "blocks").symlink_to(tmp_path / "scratch")
+        generate(writing.pipeline)
+        assert (tmp_path / "scratch" / "plan.json").exists()
+
+    @pytest.mark.parametrize("link", ["out.zarr", "blocks"])
+    def test_what_is_not_mounted_is_refused(self, writing: Project, link: str) -> None:
+        before = writing.files()
+        (writing.folder / link).symlink_to("/no/such/mount/place")
+        with pytest.raises(SpecError, match="is a link to /no/such/mount/place, which is not th"):
+            generate(writing.pipeline)
+        assert writing.files() == before | {Path(link)}

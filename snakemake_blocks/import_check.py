@@ -1,0 +1,92 @@
+"""Whether the functions of a plan can be imported: asked of another process, as a worker would.
+
+Planning reads sources and imports nothing. Importing tells the rest: a library that is missing
+here, a module that raises. What it prints, starts or leaves behind stays in that process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from subprocess import Popen
+
+from snakemake_blocks.functions import FunctionRef, importable_from, load
+from snakemake_blocks.plan import Plan
+from snakemake_blocks.processes import end_tree
+
+__all__ = ["ImportCheck", "questions"]
+
+
+def questions(plan: Plan) -> list[tuple[str, str]]:
+    """Return place and name of every function that is imported, ``tasks.NAME.key`` first."""
+    found: dict[str, str] = {}
+    for task in plan.tasks.values():
+        for key, ref in _functions(task.function, task.check_before, task.check_after, task.init):
+            if ref is not None and not ref.pickle:
+                found.setdefault(ref.name, f"tasks.{task.name}.{key}")
+    return [(place, name) for name, place in found.items()]
+
+
+def _functions(*refs: FunctionRef | None) -> Iterator[tuple[str, FunctionRef | None]]:
+    keys = ("function", "check", "check.after", "init_callback_fn")
+    yield from zip(keys, refs, strict=True)
+
+
+class ImportCheck:
+    """A process that imports functions, while others go on.
+
+    Parameters
+    ----------
+    process : Popen
+        It runs this module, with pipes to its standard input and output.
+    asked : sequence of (str, str)
+        As :func:`questions`.
+    folder : Path
+        The pipeline's folder.
+    """
+
+    def __init__(
+        self, process: Popen[bytes], asked: Sequence[tuple[str, str]], folder: Path
+    ) -> None:
+        self._process = process
+        self._question = json.dumps([str(folder), *asked]).encode()
+        self._asked = asked
+
+    def problems(self) -> list[str]:
+        """Wait for the end, and return what cannot be imported, a line each."""
+        told, _ = self._process.communicate(self._question)
+        if self._process.returncode < 0 or not told:
+            place, name = self._asked[0]
+            how = f"ended with status {self._process.returncode}"
+            return [f"{place}: {name}: the process that imports the functions {how}"]
+        found: list[str] = json.loads(told)
+        return found
+
+    def cancel(self) -> None:
+        """End the process, and so :meth:`problems` in another thread."""
+        if self._process.poll() is None:
+            end_tree(self._process.pid)
+
+
+def _answer() -> None:
+    """Read folder and questions, import, and write what went wrong, in the other process."""
+    folder, *asked = json.load(sys.stdin)
+    answer, sys.stdout = sys.stdout, sys.stderr  # modules may print
+    found = []
+    with importable_from(Path(folder)):
+        for place, name in asked:
+            try:
+                load(FunctionRef(name), Path(folder))
+            except BaseException as error:
+                last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                at = f" ({Path(where.filename).name}, line {where.lineno})"
+                found.append(f"{place}: {name} cannot be imported: {last}{at}")
+    json.dump(found, answer)
+
+
+if __name__ == "__main__":
+    _answer()
