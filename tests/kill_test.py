@@ -1,15 +1,19 @@
 """Kill processes of real runs at random, and prove that nothing was lost, doubled or mixed up.
 
     python tests/kill_test.py --kills 100
+    python tests/kill_test.py --kills 200 --jobs short    # many jobs of milliseconds
+    python tests/kill_test.py --kills 200 --jobs long     # few, of many blocks
 
 A chain of two tasks runs over and over; its blocks read what their neighbours write, so that
-conflicting ones must never overlap. While it runs, a worker, a supervisor, Snakemake, `run` or all
-of them get SIGKILL, SIGTERM or SIGINT, at any time. After every chain:
+conflicting ones must never overlap. While it runs, a worker, a supervisor, the host that forks
+them, Snakemake, `run` or all of them get SIGKILL, SIGTERM or SIGINT, at any time. After every chain:
 
 - the arrays equal those of an undisturbed, serial computation byte for byte;
 - no block with a counting record has run again;
 - no two conflicting blocks were at work at the same time;
 - `verify` finds nothing missing, and no process is left.
+
+While a run goes on, something has to be recorded every half minute: else it hangs.
 """
 
 from __future__ import annotations
@@ -39,9 +43,17 @@ from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.verify import verify_run
 
-SIDE, BLOCK, CONTEXT = 60, 10, 5
+BLOCK, CONTEXT = 10, 5
+HANG_SECONDS = 30.0
 MARK = "BLOCKS_KILL_TEST"
-VICTIMS = ("worker", "worker", "supervisor", "supervisor", "snakemake", "run", "group")
+VICTIMS = ("worker", "worker", "supervisor", "supervisor", "host", "snakemake", "run", "group")
+BATCHES = ("[1, 1]", "[2, 2]", "[3, 2]", "[6, 6]")
+# Side of the image, mean seconds of a block, and blocks per job.
+JOBS = {
+    "mixed": (60, 0.04, BATCHES),
+    "short": (120, 0.002, ("[1, 1]",)),
+    "long": (60, 0.2, ("[3, 3]", "[6, 6]")),
+}
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 PIPELINE = """
@@ -108,7 +120,7 @@ def label(smoothed, block, seconds):
 
 def expected(raw: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     """Return what an undisturbed, serial run computes: the whole image at once."""
-    n = SIDE
+    n = len(raw)
     padded = np.pad(raw, 5)
     smoothed = sum(padded[5 + i : 5 + i + n, 5 + j : 5 + j + n] for i in range(-5, 6)
                    for j in range(-5, 6))  # fmt: skip
@@ -128,21 +140,25 @@ class KillTest:
         Where to work.
     seed : int
         Of the random choices; the outcome depends on timing as well.
-    seconds : float
-        Mean time of a block.
+    jobs : str
+        Which jobs, a key of :data:`JOBS`.
+    seconds : float or None
+        Mean time of a block; default: by the jobs.
     executors : tuple of str
         Snakemake's executors; each run takes one of them.
     """
 
     folder: Path
     seed: int = 0
-    seconds: float = 0.04
+    jobs: str = "mixed"
+    seconds: float | None = None
     cores: int = 2
     executors: tuple[str, ...] = ("blocks", "local")
     verbose: bool = True
     kills: Counter[str] = field(default_factory=Counter)
     chains: int = 0
     runs: int = 0
+    longest: float = 0.0
     _chance: random.Random = field(init=False)
     _mark: str = field(init=False)
     _run: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -179,7 +195,8 @@ class KillTest:
         """Begin anew, with other data; return these."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        raw = np.random.default_rng(self._chance.randrange(2**32)).integers(0, 99, (SIDE, SIDE))
+        side = JOBS[self.jobs][0]
+        raw = np.random.default_rng(self._chance.randrange(2**32)).integers(0, 99, (side, side))
         group = zarr.open_group(self.folder / "s.zarr", mode="a")
         group.create_array("raw", shape=raw.shape, chunks=(BLOCK, BLOCK), dtype="int64")[:] = raw
         (self.folder / "functions.py").write_text(FUNCTIONS)
@@ -189,11 +206,11 @@ class KillTest:
     def _write_pipeline(self) -> None:
         """Write pipeline.yaml, with another batch shape each time."""
         text = PIPELINE.format(
-            seconds=self.seconds,
+            seconds=JOBS[self.jobs][1] if self.seconds is None else self.seconds,
             block=BLOCK,
             context=CONTEXT,
             workers=self._chance.choice([1, 2]),
-            batch=self._chance.choice(["[1, 1]", "[2, 2]", "[3, 2]", "[6, 6]"]),
+            batch=self._chance.choice(JOBS[self.jobs][2]),
         )
         (self.folder / "pipeline.yaml").write_text(text)
 
@@ -201,7 +218,12 @@ class KillTest:
         while True:
             self._start()
             kills = self.kills.total()
+            watched = self._recorded(), time.monotonic()
             while self._run is not None and self._run.poll() is None:
+                if (recorded := self._recorded()) != watched[0]:
+                    watched = recorded, time.monotonic()
+                self.longest = max(self.longest, time.monotonic() - watched[1])
+                assert self.longest < HANG_SECONDS, "nothing is recorded any more: the run hangs"
                 if self.kills.total() < most:
                     self._wait_for_the_moment()
                     self._kill()
@@ -210,7 +232,7 @@ class KillTest:
             assert self._run is not None
             status = self._run.returncode
             self._await_end()
-            self._say(f"run ended with {status}, {len(self._done())} of 72 blocks done")
+            self._say(f"run ended with {status}, {len(self._done())} blocks done")
             if status == 0:
                 return
             undisturbed = kills == self.kills.total()
@@ -218,6 +240,14 @@ class KillTest:
             assert not undisturbed, f"a run that nobody disturbed ended with {status}:\n{output}"
             if self._chance.random() < 0.3:
                 self._write_pipeline()
+
+    def _recorded(self) -> int:
+        """Return how many bytes all ledgers have together."""
+        total = 0
+        for path in self.root.glob("*/ledger/*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     def _start(self) -> None:
         self.runs += 1
@@ -385,7 +415,8 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--seconds", type=float, default=0.04, help="mean time of a block")
+    parser.add_argument("--jobs", choices=JOBS, default="mixed")
+    parser.add_argument("--seconds", type=float, default=None, help="mean time of a block")
     parser.add_argument(
         "--executor", choices=KillTest.executors, help="default: now this, now that"
     )
@@ -395,13 +426,18 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="blocks-kill-")) / "chain"
     # What a shell starts in the background ignores it, and what that starts, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    test = KillTest(folder, seed=seed, seconds=arguments.seconds)
+    test = KillTest(folder, seed=seed, jobs=arguments.jobs, seconds=arguments.seconds)
+    if arguments.jobs == "short":
+        test.executors = ("blocks",)  # the other one starts a Python for each
     if arguments.executor:
         test.executors = (arguments.executor,)
     test.go(arguments.kills)
     for kind, count in sorted(test.kills.items()):
         print(f"{count:4} {kind}")
-    print(f"{test.kills.total()} kills in {test.runs} runs of {test.chains} chains: all proved")
+    print(
+        f"{test.kills.total()} kills in {test.runs} runs of {test.chains} chains: all proved; "
+        f"nothing was recorded for {test.longest:.1f} s at most"
+    )
     shutil.rmtree(folder.parent)
 
 

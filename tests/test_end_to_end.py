@@ -168,7 +168,8 @@ class TestPilot:
         assert (counts["spread"]["done"], counts["spread"]["pending"]) == (2, 6)
         assert counts["spread"]["masked"] == 0, "the whole plan is in place again"
 
-        whole = project.snakemake("--cores", "2")  # no `run` is needed to go on
+        # No `run` is needed to go on.
+        whole = project.snakemake("--snakefile", "blocks/Snakefile", "--cores", "2")
         assert whole.returncode == 0, whole.stderr
         assert project.read("s.zarr/spread")[::4].tolist() == expected(8)
         for name, before in (("double", up), ("spread", down)):
@@ -344,6 +345,7 @@ class TestOmeZarr:
         made: Any = dict(zarr.open_group(project.folder / "out.ome.zarr", mode="r").attrs)
         (listed,) = made.get("ome", made)["multiscales"]
         transforms = [d["coordinateTransformations"] for d in listed["datasets"]]
-        assert [t[0]["scale"] for t in transforms] == [[290, 260, 260], [290, 520, 520]]
-        assert [t[1]["translation"] for t in transforms] == [[2900, -1300, 0], [2900, -1170, 130]]
-        assert {a["unit"] for a in listed["axes"]} == {"nanometer"}
+        # In the unit of the image that it was made from, whatever the pipeline counts in.
+        assert [t[0]["scale"] for t in transforms] == [[0.29, 0.26, 0.26], [0.29, 0.52, 0.52]]
+        assert [t[1]["translation"] for t in transforms] == [[2.9, -1.3, 0], [2.9, -1.17, 0.13]]
+        assert {a["unit"] for a in listed["axes"]} == {"micrometer"}

@@ -314,7 +314,8 @@ class TestBookkeeping:
         sentinel = RunPaths(ROOT).sentinel("task", 0, (1,))
         content = sentinel.read_bytes()
         sentinel.unlink()
-        assert "Nothing to be done" in slow.snakemake("--cores", "1").stderr
+        found = slow.snakemake("--snakefile", "blocks/Snakefile", "--cores", "1")
+        assert "Nothing to be done" in found.stderr
         assert slow.blocks("verify").returncode == 1
         finish(slow, before)
         assert sentinel.read_bytes() == content
