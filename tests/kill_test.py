@@ -6,7 +6,8 @@
 
 A chain of two tasks runs over and over; its blocks read what their neighbours write, so that
 conflicting ones must never overlap. While it runs, a worker, a supervisor, the host that forks
-them, Snakemake, `run` or all of them get SIGKILL, SIGTERM or SIGINT, at any time. After every chain:
+them, Snakemake, `run` or all of them get SIGKILL, SIGTERM or SIGINT, at any time. After every
+chain:
 
 - the arrays equal those of an undisturbed, serial computation byte for byte;
 - no block with a counting record has run again;
