@@ -385,10 +385,16 @@ def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
         queue = _queue(run, judgement, ledger)
         context = WorkerContext(
             task=job.task,
-            work=Work(job.task, job.plan.folder(run.root), paths.functions.absolute()),
+            work=Work(
+                job.task,
+                job.plan.folder(run.root),
+                paths.functions.absolute(),
+                logs=paths.logs(job.task.slug).absolute(),
+            ),
             ledger=ledger,
             lock=run.lock,
             pulse=Pulse(),
+            slots=paths.slots(job.task.slug),
             failures=paths.failures(job.task.slug, job.index),
             log=str(paths.log(job.task.slug, job.index)),
         )
