@@ -11,6 +11,8 @@ import pytest
 from faults import Scene, line
 
 from snakemake_blocks.bench import Bench
+from snakemake_blocks.jobs import run_job
+from snakemake_blocks.plan import Job
 from snakemake_blocks.slots import Slot, take_slot
 
 
@@ -42,7 +44,9 @@ def test_where_files_cannot_be_locked(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     before = len(os.listdir("/proc/self/fd"))
-    assert [take_slot(tmp_path, taken) for taken in ((), {0}, {0, 1})] == [Slot(k) for k in range(3)]
+    assert [take_slot(tmp_path, taken) for taken in ((), {0}, {0, 1})] == [
+        Slot(k) for k in range(3)
+    ]
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -105,16 +109,17 @@ class TestWorkers:
     ) -> None:
         scene.functions(ENVIRONMENT + '    def f(block): note(block, told["worker_id"])\n')
         more = {"init_callback_fn": "functions:init", "blocks_per_job": 1}
-        scene.plan(line(function="functions:f", **more))
+        plan = scene.plan(line(function="functions:f", **more))
+        jobs = [Job(plan, plan.tasks["task"], (k,)) for k in range(2)]
+        bench.output = str(scene.folder / "log.txt")
         folder = scene.paths.slots("task")
         other = take_slot(folder, ())
-        assert scene.run(index=(0,), bench=bench).complete
+        assert run_job(jobs[0], scene.root, attempt=1, environment={}, bench=bench).complete
         other.release()
-        bench.output = str(scene.folder / "log.txt")
-        assert scene.run(index=(1,), bench=bench).complete
+        assert run_job(jobs[1], scene.root, attempt=1, environment={}, bench=bench).complete
         assert [call[2] for call in scene.calls] == ["1", "1"]
         assert len({call[1] for call in scene.calls}) == 1
-        assert [take_slot(folder, ()).number, take_slot(folder, {0}).number] == [0, 2]
+        assert take_slot(folder, {0}).number == 2, "the worker waits, and has its number"
         bench.close()
         assert take_slot(folder, {0}).number == 1
 
