@@ -28,6 +28,7 @@ from snakemake_blocks.block import Block, BlockStatus
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.failures import BlockFailedError, ScriptError, failure_of
 from snakemake_blocks.processes import MARK
+from snakemake_blocks.surroundings import Surroundings
 
 __all__ = ["Client", "remove_pipes", "serving"]
 
@@ -332,6 +333,7 @@ class _PipeSource:
     """Client side of the pipes, in a script."""
 
     def __init__(self, folder: Path) -> None:
+        self._surroundings = Surroundings()
         self._session = secrets.token_hex(8)
         try:
             self._lock = open(folder / "script", "w")  # noqa: SIM115
@@ -367,6 +369,7 @@ class _PipeSource:
         reply: dict[str, Any] = {}
         while reply.get("session") != self._session:  # an answer to a script that died
             reply = json.loads(self._replies.readline())
+        self._surroundings.note()
         data = reply["block"]
         if data is None:
             self._ended = True
@@ -384,6 +387,7 @@ class _PipeSource:
 
     def finish(self, error: BaseException | None) -> None:
         """Say how the block in hand ended."""
+        self._surroundings.restore()
         told = None
         if error is not None:
             failure = failure_of(error, (), 0, "")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from faults import Scene, line
 
+from snakemake_blocks import bench, pool
 from snakemake_blocks.client import Client
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.processes import process_start
@@ -552,6 +553,36 @@ class TestMisuse:
         )
         assert scene.run().complete
         assert {call[2] for call in scene.calls} == {"InputError"}
+
+    @pytest.mark.parametrize("spoil", ["os.chdir('/')", "os.close(1)", "os.environ.clear()"])
+    def test_what_a_script_changes_is_put_right(self, scene: Scene, spoil: str) -> None:
+        body = (
+            f"os.fstat(1); note(block, os.getcwd()); block.index[0] == 1 and {spoil}; "
+            "1 / (block.index[0] - 4)"
+        )
+        script(scene, body)
+        result = scene.run()
+        assert (result.done, result.failed) == (5, 1)
+        assert {call[2] for call in scene.calls} == {str(scene.folder)}
+        assert len({call[1] for call in scene.calls}) == 1
+
+    @pytest.mark.parametrize("start", [loop, script])
+    def test_one_that_does_not_end_after_its_last_block_is_ended(
+        self, scene: Scene, start: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in (bench, pool):
+            monkeypatch.setattr(module, "CLOSING_SECONDS", 0.5)
+        body = """note(block, os.getpid())
+        import threading, time
+        threading.Thread(target=time.sleep, args=(600,)).start()"""
+        if start is loop:
+            body = body.replace("\n", "\n        ")
+        start(scene, body)
+        began = time.monotonic()
+        assert scene.run().complete
+        assert time.monotonic() - began < 10
+        assert Counter(scene.called) == EVERY
+        assert all(process_start(int(call[1])) is None for call in scene.calls)
 
     def test_exceptions_of_a_script_that_have_no_text(self, scene: Scene) -> None:
         body = r"raise Exception('\udcff' * 1_000_000) if block.index[0] else Hostile()"

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,6 +99,27 @@ class TestWorkers:
         assert scene.run().complete
         assert {call[2] for call in scene.calls} == {"0"}
         assert len({call[1] for call in scene.calls}) == 4
+
+    def test_of_several_jobs_have_numbers_of_their_own(self, scene: Scene) -> None:
+        scene.functions(
+            ENVIRONMENT
+            + """
+    def f(block):
+        import time
+        note(block, told["worker_id"])
+        while len(open(os.environ["CALLS"]).readlines()) < 6: time.sleep(0.01)
+    """
+        )
+        more = {"init_callback_fn": "functions:init", "blocks_per_job": 2, "workers": 2}
+        scene.plan(line(function="functions:f", shape=(6,), timeout=20, **more))
+        code = "import sys, pathlib; from snakemake_blocks.jobs import work_sentinel as w; "
+        code += "sys.exit(w(pathlib.Path(sys.argv[1]), attempt=1, environment={}))"
+        jobs = [
+            subprocess.Popen([sys.executable, "-c", code, scene.sentinel(index=(k,))])
+            for k in range(3)
+        ]
+        assert [job.wait() for job in jobs] == [0, 0, 0]
+        assert sorted(call[2] for call in scene.calls) == list("012345")
 
     @pytest.fixture
     def bench(self) -> Iterator[Bench]:
