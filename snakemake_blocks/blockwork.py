@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ __all__ = ["Meter", "Work"]
 
 # Reading /proc costs as much as a tiny block; bytes are measured for longer ones.
 _WORTH_MEASURING = 0.005
+# What a call returns that has only been prepared.
+_UNRUN = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 # getrusage gives KiB, on macOS bytes.
 _PEAK_UNIT = 1024 if sys.platform == "darwin" else 1
 
@@ -255,7 +258,7 @@ def _refuse_failed(block: Block) -> None:
 
 def _refuse_unrun(result: Any) -> Any:
     """Return what a function returned, unless that says that nothing of it has run."""
-    if inspect.isgenerator(result) or inspect.isasyncgen(result) or inspect.iscoroutine(result):
+    if isinstance(result, _UNRUN):
         what = type(result).__name__.replace("_", " ")
         raise BlockFailedError(
             f"{result.__qualname__} returned a {what}, so nothing of it has run; "
