@@ -23,6 +23,7 @@ from snakemake_blocks.locks import Lease
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.processes import end_tree, has_ended
 from snakemake_blocks.queueing import Batch, batch_dtype
+from snakemake_blocks.slots import Slot, take_slot
 from snakemake_blocks.worker import Pulse, WorkerContext, work_blocks
 
 __all__ = ["CLOSING_SECONDS", "Bench", "Member"]
@@ -43,6 +44,7 @@ class Member:
     pulse: Pulse
     batch: Batch
     fence: Fence
+    slot: Slot
     ledger_end: int = 0
     size: int = 1
     since: float = 0.0
@@ -90,6 +92,7 @@ class Member:
         self.was_fenced = self.fence.remove(self.pid)
         end_tree(self.pid)
         _, status = os.waitpid(self.pid, 0)
+        self.slot.release()
         self.outbox.close()
         if self.ended is not None:
             os.close(self.ended)
@@ -173,16 +176,21 @@ class Bench:
         sys.stdout.flush()
         sys.stderr.flush()
         supervisor = os.getpid()
+        members = others + self._idle
+        slot = take_slot(context.slots, {m.slot.number for m in members})
         pid = os.fork()
         if pid == 0:
-            inherited = [ours, *(m.outbox for m in others + self._idle), *self.private]
+            context.work.worker_id = slot.number
+            for held in (slot, *(m.slot for m in members)):
+                held.release()
+            inherited = [ours, *(m.outbox for m in members), *self.private]
             _be_worker(replace(context, pulse=pulse), theirs, inherited, supervisor)
         theirs.close()
         self._count += 1
         self.fence.add(pid)
         mark = f"{context.lock.holder.token}.{pid}"
         batch = np.empty(0, batch_dtype(context.ledger.ndim))
-        return Member(self._count, pid, mark, ours, pulse, batch, self.fence)
+        return Member(self._count, pid, mark, ours, pulse, batch, self.fence, slot)
 
 
 def _be_worker(

@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ __all__ = ["Meter", "Work"]
 
 # Reading /proc costs as much as a tiny block; bytes are measured for longer ones.
 _WORTH_MEASURING = 0.005
+# What a call returns that has only been prepared.
+_UNRUN = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 # getrusage gives KiB, on macOS bytes.
 _PEAK_UNIT = 1024 if sys.platform == "darwin" else 1
 
@@ -90,6 +93,10 @@ class Work:
         ``check_after``, ``init``.
     stores : bool
         Whether results will be stored; arrays to write need not be there otherwise.
+    logs : Path, optional
+        Folder of the task's logs.
+    worker_id : int
+        Number among the workers of the task.
     guard : callable
         Called before each store; raises, or does not return, if that is not ours any more.
     notes : Path, optional
@@ -101,6 +108,8 @@ class Work:
     functions: Path
     given: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     stores: bool = True
+    logs: Path | None = None
+    worker_id: int = 0
     guard: Callable[[], None] = lambda: None
     notes: Path | None = None
     absent: int = field(default=0, init=False)
@@ -116,6 +125,16 @@ class Work:
     _stored: Stored = field(init=False, repr=False)
     _noted: set[str] = field(default_factory=set, init=False, repr=False)
 
+    @property
+    def context(self) -> dict[str, Any]:
+        """What daisy's context tells a worker of where it is."""
+        return {
+            "hostname": os.uname().nodename,
+            "task_id": self.task.name,
+            "worker_id": self.worker_id,
+            "logdir": str(self.logs or self.folder),
+        }
+
     def set_up(self) -> None:
         """Import the user's functions, build a class, open declared arrays: once per worker."""
         self._close.enter_context(importable_from(self.folder))
@@ -126,7 +145,7 @@ class Work:
         function = self._load("function")
         assert function is not None
         if init is not None:
-            _initialise(init, self.task.name)
+            _refuse_unrun(_initialise(init, self.context))
         if self.task.call is Call.WORKER:
             self._call = function
             return
@@ -188,7 +207,7 @@ class Work:
 
     def is_done(self, block: Block) -> bool:
         """Ask the check before the block; false without one."""
-        if self._before is None or not self._before(block):
+        if self._before is None or not _refuse_unrun(self._before(block)):
             return False
         self._settle(block)
         return True
@@ -202,13 +221,13 @@ class Work:
             If the block is not done although nothing was raised.
         """
         block.status = BlockStatus.PROCESSING
-        self._call(block)
+        _refuse_unrun(self._call(block))
         self.accept(block)
 
     def accept(self, block: Block) -> None:
         """Refuse a block whose status is FAILED or whose check after it says no."""
         _refuse_failed(block)
-        if self._after is not None and not self._after(block):
+        if self._after is not None and not _refuse_unrun(self._after(block)):
             name = self.task.check_after.name if self.task.check_after else ""
             raise BlockFailedError(f"the check {name} after the block says that it is not done")
         self._settle(block)
@@ -270,13 +289,21 @@ def _refuse_failed(block: Block) -> None:
         raise BlockFailedError("the function set block.status to FAILED")
 
 
-def _initialise(init: Callable[..., Any], task: str) -> None:
+def _refuse_unrun(result: Any) -> Any:
+    """Return what a function returned, unless that says that nothing of it has run."""
+    if isinstance(result, _UNRUN):
+        what = type(result).__name__.replace("_", " ")
+        raise BlockFailedError(
+            f"{result.__qualname__} returned a {what}, so nothing of it has run; "
+            "take `yield` or `async` out of it"
+        )
+    return result
+
+
+def _initialise(init: Callable[..., Any], context: Mapping[str, Any]) -> Any:
     """Call what has to be called before the first block, with what it may want to know."""
     try:
         takes_context = bool(inspect.signature(init).parameters)
     except ValueError:  # builtins without a signature take nothing
         takes_context = False
-    if takes_context:
-        init({"task_id": task, "worker_id": os.getpid(), "hostname": os.uname().nodename})
-    else:
-        init()
+    return init(context) if takes_context else init()

@@ -18,7 +18,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,11 +28,13 @@ from snakemake_blocks.block import Block, BlockStatus
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.failures import BlockFailedError, ScriptError, failure_of
 from snakemake_blocks.processes import MARK
+from snakemake_blocks.surroundings import Surroundings
 
 __all__ = ["Client", "remove_pipes", "serving"]
 
 _VARIABLE = "SNAKEMAKE_BLOCKS_CLIENT"
 _FOLDER = "blocks-client-"
+_CONTEXT = "context.json"
 
 
 class Source(Protocol):
@@ -48,14 +50,107 @@ class Source(Protocol):
         """Raise if the block is not done."""
 
 
-# The worker's own source, and the process that may use it.
-_here: tuple[Source, int] | None = None
-# What all clients of a script share.
-_script: _PipeSource | None = None
+class _Desk:
+    """Where all clients of a process get their blocks: one at a time, whatever threads ask."""
+
+    def __init__(self, source: Source, context: Mapping[str, Any]) -> None:
+        self.source = source
+        self.context = context
+        self.process = os.getpid()
+        self._closed = False
+        self._lock = threading.RLock()
+        self._block: Block | None = None
+        self._thread = 0
+        # Threads that called acquire_block() and have not entered what it returned.
+        self._callers: set[int] = set()
+
+    def call(self) -> None:
+        """Refuse callers that would never get a block, and never an end.
+
+        Raises
+        ------
+        InputError
+            In another process, or without ``with``.
+        """
+        if self.process != os.getpid():
+            raise InputError("this Client() is another process's; make one where it is used")
+        thread = threading.get_ident()
+        if thread in self._callers:
+            raise InputError(
+                "acquire_block() was called without `with`; write "
+                "`with client.acquire_block() as block:`"
+            )
+        self._callers.add(thread)
+
+    def take(self) -> Block | None:
+        """Return the next block, None at the end.
+
+        Raises
+        ------
+        InputError
+            If another thread has one in its hands.
+        """
+        thread = threading.get_ident()
+        self._callers.discard(thread)
+        with self._lock:
+            if self._closed:
+                return None
+            if self._block is not None and self._thread != thread:
+                raise InputError(
+                    "another thread has this worker's block in its hands; take one at a time, "
+                    "and let num_workers decide how many there are"
+                )
+            self._block, self._thread = None, thread
+            self._block = self.source.next()
+            return self._block
+
+    def finish(self, block: Block, error: BaseException | None) -> None:
+        """Say how a block ended; of one that is not in hand any more that is known."""
+        with self._lock:
+            if self._block is block and not self._closed:
+                self._block = None
+                self.source.finish(error)
+
+    def close(self) -> None:
+        """Give nothing out any more."""
+        self._closed = True
+
+
+# The desk of the worker itself, and that of a script.
+_here: _Desk | None = None
+_script: _Desk | None = None
+
+
+def _desk() -> _Desk:
+    """Return where the clients of this process get their blocks."""
+    global _script
+    if _here is not None and _here.process == os.getpid():
+        return _here
+    if name := os.environ.get(_VARIABLE):
+        if _script is None or _script.process != os.getpid():
+            source = _PipeSource(Path(name))
+            _script = _Desk(source, json.loads(Path(name, _CONTEXT).read_text()))
+        return _script
+    raise InputError(
+        "Client() works inside a job only: in a function without arguments "
+        "(call: worker), or in a script that such a function starts"
+    )
 
 
 class Client:
     """Asks for blocks inside a ``call: worker`` function or a script that it started.
+
+    All clients of a process are one worker.
+
+    Parameters
+    ----------
+    context : mapping, optional
+        As daisy's clients take it; what the worker knows of itself counts more.
+
+    Attributes
+    ----------
+    context : mapping
+        ``hostname``, ``task_id``, ``worker_id`` and ``logdir``, the folder of the task's logs.
 
     Raises
     ------
@@ -63,60 +158,81 @@ class Client:
         Outside of a worker.
     """
 
-    def __init__(self) -> None:
-        global _script
-        if _here is not None and _here[1] == os.getpid():
-            self._source: Source = _here[0]
-        elif folder := os.environ.get(_VARIABLE):
-            if _script is None or _script.process != os.getpid():
-                _script = _PipeSource(Path(folder))
-            self._source = _script
-        else:
-            raise InputError(
-                "Client() works inside a job only: in a function without arguments "
-                "(call: worker), or in a script that such a function starts"
-            )
+    def __init__(self, context: Mapping[str, Any] | None = None) -> None:
+        self._desk = _desk()
+        self.context: Mapping[str, Any] = {**dict(context or {}), **self._desk.context}
 
-    @contextlib.contextmanager
-    def acquire_block(self) -> Iterator[Block | None]:
-        """Yield the next block, or None when there is none left.
+    @property
+    def task_id(self) -> str:
+        """The task whose blocks these are."""
+        return str(self.context["task_id"])
+
+    @property
+    def worker_id(self) -> int:
+        """Number of this worker among those of the task that live now, counted from 0."""
+        return int(self.context["worker_id"])
+
+    def acquire_block(self) -> contextlib.AbstractContextManager[Block | None]:
+        """Return a context that holds the next block, or None when there is none left.
 
         An exception inside the ``with`` block, or ``block.status`` set to FAILED, fails this
         attempt of the block; the loop goes on.
+
+        Raises
+        ------
+        InputError
+            If what the last call returned was not entered. On entering: if another thread has a
+            block in its hands.
         """
-        block = self._source.next()
+        self._desk.call()
+        return self._acquired()
+
+    @contextlib.contextmanager
+    def _acquired(self) -> Iterator[Block | None]:
+        block = self._desk.take()
         if block is None:
             yield None
             return
         block.status = BlockStatus.PROCESSING
         try:
             yield block
-            self._source.accept(block)
+            self._desk.source.accept(block)
         except (Exception, SystemExit) as error:
-            self._source.finish(error)
+            self._desk.finish(block, error)
         except GeneratorExit:
-            self._source.finish(BlockFailedError("the block was dropped inside its `with`"))
+            dropped = BlockFailedError("the block was dropped inside its `with`")
+            self._desk.finish(block, dropped)
             raise
         except BaseException as error:
-            self._source.finish(error)
+            self._desk.finish(block, error)
             raise
         else:
-            self._source.finish(None)
+            self._desk.finish(block, None)
 
 
 @contextlib.contextmanager
-def serving(source: Source) -> Iterator[None]:
-    """Let clients in this process and in its subprocesses take blocks from ``source``."""
+def serving(source: Source, context: Mapping[str, Any]) -> Iterator[None]:
+    """Let clients in this process and in its subprocesses take blocks from ``source``.
+
+    Parameters
+    ----------
+    source : Source
+        Of the blocks.
+    context : mapping
+        What :class:`Client` tells of the worker.
+    """
     global _here
     with tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.environ.get(MARK, '')}-") as name:
+        Path(name, _CONTEXT).write_text(json.dumps(dict(context)))
         server = _Server(Path(name), source)
-        _here = source, os.getpid()
+        desk = _here = _Desk(source, context)
         os.environ[_VARIABLE] = name
         try:
             yield
         finally:
+            desk.close()
             _here = None
-            del os.environ[_VARIABLE]
+            os.environ.pop(_VARIABLE, None)
             server.close()
 
 
@@ -190,7 +306,8 @@ class _Server:
     def _finish(self, error: dict[str, str] | None) -> None:
         """Pass on how a script's block ended."""
         block, self._block = self._block, None
-        assert block is not None, "a script finished a block that it did not get"
+        if block is None:  # it was asked for another one before it ended
+            return
         if error is not None:
             self._source.finish(ScriptError(**error))
             return
@@ -216,7 +333,7 @@ class _PipeSource:
     """Client side of the pipes, in a script."""
 
     def __init__(self, folder: Path) -> None:
-        self.process = os.getpid()
+        self._surroundings = Surroundings()
         self._session = secrets.token_hex(8)
         try:
             self._lock = open(folder / "script", "w")  # noqa: SIM115
@@ -252,6 +369,7 @@ class _PipeSource:
         reply: dict[str, Any] = {}
         while reply.get("session") != self._session:  # an answer to a script that died
             reply = json.loads(self._replies.readline())
+        self._surroundings.note()
         data = reply["block"]
         if data is None:
             self._ended = True
@@ -269,6 +387,7 @@ class _PipeSource:
 
     def finish(self, error: BaseException | None) -> None:
         """Say how the block in hand ended."""
+        self._surroundings.restore()
         told = None
         if error is not None:
             failure = failure_of(error, (), 0, "")

@@ -75,7 +75,11 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
     with held(lock, os.environ, what=f"the job of block {block}") as mine:
         _refuse_neighbours(Job(plan, task, task.job_of(index)), paths)
         work = Work(
-            task, plan.folder(root), paths.functions.absolute(), guard=lambda: mine.confirm()
+            task,
+            plan.folder(root),
+            paths.functions.absolute(),
+            logs=paths.logs(task.slug).absolute(),
+            guard=lambda: mine.confirm(),
         )
         try:
             work.set_up()

@@ -36,7 +36,7 @@ _ENDS = (Event.DONE, Event.FAILED, Event.SKIPPED, Event.RELEASED)
 def write_csv(plan: Plan, root: Path, path: Path) -> int:
     """Write every finished attempt on record to a CSV file; return how many there are."""
     count = 0
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row in attempt_rows(plan, root):

@@ -14,6 +14,7 @@ from types import TracebackType
 from snakemake_blocks.box import Index
 from snakemake_blocks.errors import BlocksError, InputError
 from snakemake_blocks.files import append_to, read_file
+from snakemake_blocks.quoting import comment
 
 __all__ = [
     "BlockFailedError",
@@ -24,6 +25,10 @@ __all__ = [
     "grouped",
     "read_failures",
 ]
+
+_LONGEST_CAUSE = 500
+_LONGEST_MESSAGE = 10_000
+_LONGEST_TRACE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +84,18 @@ def failure_of(error: BaseException, index: Index, attempt: int, log: str) -> Fa
     """
     if isinstance(error, ScriptError):
         return Failure(index, attempt, error.cause, error.message, error.trace, log)
-    message = "".join(traceback.format_exception_only(error)).strip()
+    message = _bounded("".join(traceback.format_exception_only(error)).strip(), _LONGEST_MESSAGE)
     where = _raised_at(error.__traceback__, others=not isinstance(error, BlocksError))
-    cause = f"{type(error).__name__} at {where}" if where else message.splitlines()[0]
-    return Failure(index, attempt, cause, message, "".join(traceback.format_exception(error)), log)
+    cause = f"{type(error).__name__} at {where}" if where else message.partition("\n")[0]
+    trace = _bounded("".join(traceback.format_exception(error)), _LONGEST_TRACE)
+    return Failure(index, attempt, comment(_bounded(cause, _LONGEST_CAUSE)), message, trace, log)
+
+
+def _bounded(text: str, most: int) -> str:
+    """Return text that every file and stream takes, without the middle of what is too long."""
+    if len(text) > most:
+        text = f"{text[: most // 2]} [... {len(text) - most:,} characters] {text[-most // 2 :]}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _raised_at(trace: TracebackType | None, *, others: bool) -> str:

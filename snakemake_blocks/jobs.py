@@ -410,10 +410,12 @@ def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
                 job.plan.folder(run.root),
                 paths.functions.absolute(),
                 notes=paths.notes(job.task.slug).absolute(),
+                logs=paths.logs(job.task.slug).absolute(),
             ),
             ledger=ledger,
             lock=run.lock,
             pulse=Pulse(),
+            slots=paths.slots(job.task.slug),
             failures=paths.failures(job.task.slug, job.index),
             log=str(paths.log(job.task.slug, job.index)),
         )

@@ -146,13 +146,21 @@ class RunPaths:
         """What a fingerprint of a task stood for."""
         return self.root / task_slug / "identities" / f"{fingerprint:016x}.json"
 
+    def slots(self, task_slug: str) -> Path:
+        """Folder of the numbers of a task's workers."""
+        return self.root / task_slug / "slots"
+
+    def logs(self, task_slug: str) -> Path:
+        """Folder of what the jobs of a task print, and of their failures."""
+        return self.root / task_slug / "logs"
+
     def failures(self, task_slug: str, index: Sequence[int]) -> Path:
         """Failed attempts of a job with their tracebacks, one JSON object a line."""
-        return self.root / task_slug / "logs" / f"{job_name(index)}.failures.jsonl"
+        return self.logs(task_slug) / f"{job_name(index)}.failures.jsonl"
 
     def log(self, task_slug: str, index: Sequence[int]) -> Path:
         """Output of a job."""
-        return self.root / task_slug / "logs" / f"{job_name(index)}.log"
+        return self.logs(task_slug) / f"{job_name(index)}.log"
 
     def notes(self, task_slug: str) -> Path:
         """Folder of what is said once of a task, a line per file."""

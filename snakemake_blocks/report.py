@@ -17,6 +17,7 @@ from snakemake_blocks.paths import index_name
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.preview import TaskPreview
 from snakemake_blocks.proof import Proof
+from snakemake_blocks.quoting import comment
 from snakemake_blocks.status import RunStatus, State, TaskStatus
 
 if TYPE_CHECKING:  # it imports all that is needed to run
@@ -47,8 +48,8 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
     for task in plan.tasks.values():
         costs = estimates.get(task.name)
         table.add_row(
-            escape(task.name),
-            escape(", ".join(_waits(task))) or "-",
+            escape(comment(task.name)),
+            escape(comment(", ".join(_waits(task)))) or "-",
             f"{task.num_blocks:,}",
             f"{task.num_masked:,}",
             f"{task.num_jobs:,}",
@@ -102,7 +103,7 @@ def print_proof(name: str, proof: Proof, console: Console, *, proved: bool = Tru
     ):
         for line in lines:
             console.print(f"{word}: ", style=style, end="")
-            console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
+            console.print(comment(f"{name}: {line}"), highlight=False, markup=False, soft_wrap=True)
     if proved and proof.holds:
         count = len(proof.warnings)
         seen = f", with {count} warning{'s' if count > 1 else ''} to look at" if count else ""
@@ -193,7 +194,7 @@ def print_status(status: RunStatus, console: Console) -> None:
     table.add_column("total", justify="right")
     for task in status.tasks.values():
         cells = [_cell(state, task.counts[state]) for state in State]
-        table.add_row(escape(task.name), *cells, f"{task.total:,}")
+        table.add_row(escape(comment(task.name)), *cells, f"{task.total:,}")
     console.print(table)
     for task in status.tasks.values():
         _print_task(task, console, status.ended)
@@ -206,6 +207,7 @@ def _cell(state: State, count: int) -> str:
 
 def _print_task(task: TaskStatus, console: Console, ended: str) -> None:
     def say(text: str, style: str = "") -> None:
+        text = "\n".join(comment(row) for row in text.expandtabs().split("\n"))
         console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     name = task.name

@@ -66,7 +66,7 @@ def _states_of(task: PlannedTask) -> NDArray[np.uint8]:
 def _run_task(work: Work, source: _Source) -> None:
     with work:
         if work.task.call is Call.WORKER:
-            with client.serving(source):
+            with client.serving(source, work.context):
                 work.run_worker_function()
         else:
             while (block := source.next()) is not None:

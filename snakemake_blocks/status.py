@@ -318,7 +318,7 @@ def _waiting(judge: Judge, task: PlannedTask, left: NDArray[np.bool_]) -> dict[s
 
 def _failures(task: PlannedTask, failed: NDArray[np.bool_], paths: RunPaths) -> Iterator[Failure]:
     """Yield the last failure of every failed block, and set-ups that failed."""
-    folder = paths.task(task.slug) / "logs"
+    folder = paths.logs(task.slug)
     last: dict[tuple[Index, str], Failure] = {}
     for path in sorted(folder.glob("*/*.failures.jsonl")):
         stem = path.name.removesuffix(".failures.jsonl")

@@ -100,7 +100,7 @@ class Task:
         one after the block (false: the attempt failed).
     init_callback_fn : callable, optional
         Called once in every worker before its first block; if it has a parameter, with a mapping
-        that holds ``task_id``, ``worker_id`` and ``hostname``.
+        that holds ``hostname``, ``task_id``, ``worker_id`` (a number from 0) and ``logdir``.
     read_write_conflict : bool
         Never run two blocks at once of which one reads what the other writes.
     num_workers : int

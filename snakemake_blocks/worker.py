@@ -7,6 +7,7 @@ when, so that the supervisor can enforce the timeout.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import pickle
@@ -33,6 +34,7 @@ from snakemake_blocks.locks import Lock
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.processes import MARK, die_with_parent
 from snakemake_blocks.queueing import Item, batch_dtype, item_of
+from snakemake_blocks.surroundings import Surroundings
 from snakemake_blocks.task import Call
 
 __all__ = [
@@ -124,6 +126,7 @@ class WorkerContext:
     ledger: Ledger
     lock: Lock
     pulse: Pulse
+    slots: Path
     failures: Path
     log: str
 
@@ -200,8 +203,10 @@ def work_blocks(context: WorkerContext, inbox: Connection, *, supervisor: int) -
 
 
 def _leave(status: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # The user's function may have closed it, or taken it away.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     os._exit(status)
 
 
@@ -251,7 +256,7 @@ def _process(context: WorkerContext, source: _Source, block: Block) -> None:
 
 def _run_worker_function(context: WorkerContext, source: _Source) -> None:
     """Serve a function that asks for blocks itself, in this process or in one it starts."""
-    with client.serving(source):
+    with client.serving(source, context.work.context):
         context.work.run_worker_function()
     if source.is_open:
         source.finish(RuntimeError("the worker function returned with a block in its hands"))
@@ -286,6 +291,8 @@ class _Source:
         self._check_at = 0.0
         self._ended = False
         self._failures_in_a_row = 0
+        self._surroundings = Surroundings()
+        self._surroundings.note()
 
     def __iter__(self) -> Iterator[Block]:
         while (block := self.next()) is not None:
@@ -298,6 +305,7 @@ class _Source:
 
     def next(self) -> Block | None:
         """Return the next block; None when there is none left."""
+        self._refuse_others()
         self.asked = True
         if self._current is not None:
             self.finish(RuntimeError("another block was asked for with this one not finished"))
@@ -314,14 +322,17 @@ class _Source:
                 continue
             if not skip:
                 return block
+            self._surroundings.restore()
             self._record(Event.SKIPPED, item)
             self._end_item(done=True)
         return None
 
     def finish(self, error: BaseException | None) -> None:
         """Record how the block in hand ended; nothing to do if there is none."""
+        self._refuse_others()
         if self._current is None:
             return
+        self._surroundings.restore()
         item, block = self._current
         if error is None:
             self._failures_in_a_row = 0
@@ -347,11 +358,19 @@ class _Source:
             Report(self._take_done(), failed=position, cause=failure.cause, begun=self._position)
         )
 
+    def _refuse_others(self) -> None:
+        """End a process that a function forked and that came back out of it, before it records."""
+        if os.getpid() != self._processes[1]:
+            os.write(2, b"a process that the function forked returned from it, and is ended\n")
+            os._exit(1)
+
     def accept(self, block: Block) -> None:
         """Raise if a block that a client hands back is not done."""
         self._context.work.accept(block)
 
     def _begin(self, item: Item) -> Block:
+        if self._context.task.call is Call.WORKER:
+            self._surroundings.note()  # all between blocks is the function's own affair
         now = time.monotonic()
         block = self._context.task.block(item.index)
         self._current = item, block
@@ -413,6 +432,7 @@ class _Source:
         self._send(Report(self._take_done(), batch_ended=True, begun=self._position))
         while (data := self._receive()).startswith(ORDER):
             self._context.follow(data)
+            self._surroundings.note()
             self._check_at = 0.0
         if data:
             self._batch = np.frombuffer(data, batch_dtype(self._context.ledger.ndim)).tolist()

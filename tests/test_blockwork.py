@@ -70,13 +70,51 @@ class TestFunctions:
             def init(context):
                 told.update(context)
             def f(block):
-                here = told["worker_id"] == os.getpid() and told["hostname"] == os.uname().nodename
-                note(block, told["task_id"] if here else "")
+                assert told["hostname"] == os.uname().nodename
+                note(block, f'{told["task_id"]} {told["worker_id"]} {told["logdir"]}')
             """
         )
         scene.plan(line(function="functions:f", init_callback_fn="functions:init", shape=(1,)))
         assert scene.run().complete
-        assert [call[2] for call in scene.calls] == ["task"]
+        assert scene.calls[0][2:] == ["task", "0", str(scene.root / "task" / "logs")]
+
+
+# faults: kind 9
+class TestFunctionsThatDoNotRun:
+    """What a generator or a coroutine returns is no sign that anything was done."""
+
+    @pytest.mark.parametrize(
+        ("code", "kind"),
+        [
+            ("def f(block): yield note(block)", "generator"),
+            ("async def f(block): note(block)", "coroutine"),
+            ("async def f(block): yield note(block)", "async generator"),
+        ],
+    )
+    def test_fail(self, scene: Scene, code: str, kind: str) -> None:
+        scene.functions(code)
+        scene.plan(line(function="functions:f", shape=(2,)))
+        result = scene.run()
+        assert (result.done, result.failed, scene.called) == (0, 2, [])
+        assert f"f returned a {kind}, so nothing of it has run" in scene.failures()[0].cause
+
+    @pytest.mark.parametrize("check", [("functions:check", None), (None, "functions:check")])
+    def test_are_no_checks(self, scene: Scene, check: tuple[str | None, str | None]) -> None:
+        scene.functions("def check(block): yield True")
+        scene.plan(line(shape=(2,), check_function=check))
+        result = scene.run()
+        assert (result.done, result.failed) == (0, 2)
+        assert "check returned a generator" in scene.failures()[0].cause
+
+    def test_set_nothing_up(self, scene: Scene) -> None:
+        scene.functions("def init(): yield 1")
+        scene.plan(line(shape=(2,), init_callback_fn="functions:init"))
+        assert "init returned a generator" in scene.run().stopped
+
+    def test_return_no_array(self, scene: Scene) -> None:
+        scene.functions("def f(block): return (x for x in [])")
+        scene.plan(line(function="functions:f", shape=(1,)))
+        assert scene.run().failed == 1
 
 
 class TestClasses:

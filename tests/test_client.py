@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from faults import Scene, line
 
+from snakemake_blocks import bench, pool
 from snakemake_blocks.client import Client
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.processes import process_start
@@ -367,6 +370,229 @@ class TestScripts:
         assert len(list(pipes.iterdir())) == 1
         assert scene.run().complete
         assert not list(pipes.iterdir())
+
+
+# faults: kind 9
+WHO = """note(block, f'{client.task_id} {client.worker_id} {client.context["logdir"]} '
+            f'{client.context["hostname"] == os.uname().nodename}')"""
+
+
+class TestWhoItIs:
+    @pytest.mark.parametrize("start", [loop, script])
+    def test_task_and_number(self, scene: Scene, start: Callable[..., None]) -> None:
+        start(scene, WHO + "; import time; time.sleep(0.1)", workers=2)
+        assert scene.run().complete
+        logs = str(scene.root / "task" / "logs")
+        told = {(call[1], *call[2:]) for call in scene.calls}
+        assert sorted(x[1:] for x in told) == [("task", str(n), logs, "True") for n in (0, 1)]
+
+    @pytest.mark.parametrize("start", [loop, script])
+    def test_a_client_takes_daisys_argument_and_all_are_one_worker(
+        self, scene: Scene, start: Callable[..., None]
+    ) -> None:
+        start(
+            scene,
+            "more = Client({'worker_id': '7', 'port': 1}), Client(context=None); "
+            "note(block, f'{more[0].worker_id} {more[0].context[\"port\"]} {more[1].worker_id}')",
+        )
+        assert scene.run().complete
+        assert {tuple(call[2:]) for call in scene.calls} == {("0", "1", "0")}
+
+    @pytest.mark.parametrize("name", ["a:b=c", "new\nline", "\x1b[2J", "a,b"])
+    def test_any_name(self, scene: Scene, name: str) -> None:
+        scene.functions(LOOP.format(body="note(block, ascii(client.task_id).replace(' ', '_'))"))
+        scene.plan(line(name, "functions:loop", call="worker"))
+        assert scene.run(name).complete
+        assert {call[2] for call in scene.calls} == {ascii(name)}
+
+
+class TestMisuse:
+    def clients(self, scene: Scene, code: str, **more: object) -> None:
+        scene.functions(
+            "from snakemake_blocks import Client\nimport threading\n" + textwrap.dedent(code)
+        )
+        scene.plan(line(function="functions:loop", call="worker", shape=(6,), **more))
+
+    @pytest.mark.parametrize(
+        "use", ["while client.acquire_block(): pass", "while Client().acquire_block(): pass"]
+    )
+    def test_without_with(self, scene: Scene, use: str) -> None:
+        self.clients(scene, f"def loop():\n    client = Client()\n    {use}")
+        assert "acquire_block() was called without `with`" in scene.run().stopped
+
+    def test_a_second_thread_is_refused_and_the_first_goes_on(self, scene: Scene) -> None:
+        self.clients(
+            scene,
+            """
+            def other(client):
+                try:
+                    with client.acquire_block() as block:
+                        note(block, "other")
+                except Exception as error:
+                    with open("refused.txt", "a") as file: print(error, file=file)
+            def loop():
+                client = Client()
+                while True:
+                    with client.acquire_block() as block:
+                        if block is None: return
+                        note(block)
+                        thread = threading.Thread(target=other, args=(client,))
+                        thread.start()
+                        thread.join()
+            """,
+        )
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY
+        assert {len(call) for call in scene.calls} == {2}, "the other thread had none"
+        refused = Path("refused.txt").read_text().splitlines()
+        assert len(refused) == 6
+        assert all("another thread has this worker's block" in text for text in refused)
+
+    def test_threads_that_take_turns(self, scene: Scene) -> None:
+        self.clients(
+            scene,
+            """
+            def one(client, ends):
+                with client.acquire_block() as block:
+                    if block is None: ends.append(1)
+                    else: note(block, threading.get_ident())
+            def loop():
+                client, ends = Client(), []
+                while not ends:
+                    thread = threading.Thread(target=one, args=(client, ends))
+                    thread.start()
+                    thread.join()
+            """,
+        )
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY
+
+    def test_threads_at_once_never_finish_each_others_blocks(self, scene: Scene) -> None:
+        self.clients(
+            scene,
+            """
+            import time
+            def work(client):
+                while True:
+                    try:
+                        with client.acquire_block() as block:
+                            if block is None: return
+                            time.sleep(0.01)
+                            note(block)
+                    except Exception:
+                        time.sleep(0.001)
+            def loop():
+                client = Client()
+                threads = [threading.Thread(target=work, args=(client,)) for _ in range(4)]
+                for thread in threads: thread.start()
+                for thread in threads: thread.join()
+            """,
+        )
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY
+
+    @pytest.mark.parametrize("start", [loop, script])
+    def test_a_block_of_an_earlier_turn_ends_no_other(
+        self, scene: Scene, start: Callable[..., None]
+    ) -> None:
+        """Left in the wrong order, only the newest counts."""
+        body = """if block.index[0] == 2:
+            second = client.acquire_block()
+            newer = second.__enter__()
+            note(newer, 'newer')
+            continue
+        note(block)"""
+        if start is loop:
+            body = body.replace("\n", "\n        ")
+        start(scene, body)
+        result = scene.run()
+        assert (result.done, result.failed) == (4, 2)
+        assert Counter(scene.called) == EVERY - Counter({"2": 1})
+        assert {f.index for f in scene.failures()} == {(2,), (3,)}
+
+    def test_after_the_end_there_is_none(self, scene: Scene) -> None:
+        self.clients(
+            scene,
+            """
+            def loop():
+                client = Client()
+                while True:
+                    with client.acquire_block() as block:
+                        if block is None: break
+                        note(block)
+                for again in client, Client():
+                    with again.acquire_block() as block:
+                        assert block is None
+                open("asked", "w").close()
+            """,
+        )
+        assert scene.run().complete
+        assert Counter(scene.called) == EVERY
+        give_up = time.monotonic() + 5
+        while not Path("asked").exists() and time.monotonic() < give_up:
+            time.sleep(0.01)
+        assert Path("asked").exists()
+
+    def test_in_a_forked_process_is_refused(self, scene: Scene) -> None:
+        self.clients(
+            scene,
+            """
+            def loop():
+                client = Client()
+                while True:
+                    with client.acquire_block() as block:
+                        if block is None: return
+                        if os.fork() == 0:
+                            try:
+                                client.acquire_block()
+                            except Exception as error:
+                                note(block, type(error).__name__)
+                            os._exit(0)
+                        os.wait()
+            """,
+        )
+        assert scene.run().complete
+        assert {call[2] for call in scene.calls} == {"InputError"}
+
+    @pytest.mark.parametrize("spoil", ["os.chdir('/')", "os.close(1)", "os.environ.clear()"])
+    def test_what_a_script_changes_is_put_right(self, scene: Scene, spoil: str) -> None:
+        body = (
+            f"os.fstat(1); note(block, os.getcwd()); block.index[0] == 1 and {spoil}; "
+            "1 / (block.index[0] - 4)"
+        )
+        script(scene, body)
+        result = scene.run()
+        assert (result.done, result.failed) == (5, 1)
+        assert {call[2] for call in scene.calls} == {str(scene.folder)}
+        assert len({call[1] for call in scene.calls}) == 1
+
+    @pytest.mark.parametrize("start", [loop, script])
+    def test_one_that_does_not_end_after_its_last_block_is_ended(
+        self, scene: Scene, start: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in (bench, pool):
+            monkeypatch.setattr(module, "CLOSING_SECONDS", 0.5)
+        body = """note(block, os.getpid())
+        import threading, time
+        threading.Thread(target=time.sleep, args=(600,)).start()"""
+        if start is loop:
+            body = body.replace("\n", "\n        ")
+        start(scene, body)
+        began = time.monotonic()
+        assert scene.run().complete
+        assert time.monotonic() - began < 10
+        assert Counter(scene.called) == EVERY
+        assert all(process_start(int(call[1])) is None for call in scene.calls)
+
+    def test_exceptions_of_a_script_that_have_no_text(self, scene: Scene) -> None:
+        body = r"raise Exception('\udcff' * 1_000_000) if block.index[0] else Hostile()"
+        script(scene, "note(block); " + body)
+        bad = "\nclass Hostile(Exception):\n    def __str__(self): raise OSError\nclient"
+        text = Path("script.py").read_text().replace("\nclient", bad, 1)
+        Path("script.py").write_text(text)
+        assert scene.run().failed == 6
+        causes = Counter(f.cause.split(" at ")[0] for f in scene.failures())
+        assert causes == {"Exception": 5, "Hostile": 1}
 
 
 RUN = """

@@ -118,3 +118,23 @@ def test_the_most_frequent_cause_comes_first() -> None:
     found = grouped(Failure((n,), 1, cause, "") for n, cause in enumerate(causes))
     assert list(found) == ["c", "b", "a"]
     assert [f.index for f in found["b"]] == [(0,), (4,)]
+
+
+# faults: kind 9
+class TestHostileText:
+    @pytest.mark.parametrize("text", ["x" * 5_000_000, "\udcff" * 50_000, "\n\x1b[2J\0\r\u2028"])
+    def test_is_read_as_it_was_written_and_bounded(
+        self, user: ModuleType, tmp_path: Path, text: str
+    ) -> None:
+        found = failure(user.fails, text)
+        append_failure(tmp_path / "f", found)
+        append_failure(tmp_path / "f", found)
+        assert list(read_failures(tmp_path / "f")) == [found, found]
+        assert len(found.message) < 100_000 and len(found.trace) < 700_000
+        assert found.cause.startswith("ValueError at functions_of_a_user.py:")
+        assert (found.message + found.trace).encode()
+
+    def test_a_cause_is_one_printable_line(self) -> None:
+        error = BlockFailedError("\x1b[31m red \0 " + "y" * 9_000)
+        cause = failure_of(error, (0,), 1, "").cause
+        assert cause.isprintable() and len(cause) < 600

@@ -222,6 +222,32 @@ class TestFunctions:
         )
         assert seen == ["init", *["block"] * 4]
 
+    def test_init_and_clients_are_told_who_they_are(self, project: Project) -> None:
+        told: list[dict[str, Any]] = []
+
+        def loop() -> None:
+            client = sb.Client()
+            while True:
+                with client.acquire_block() as block:
+                    if block is None:
+                        return
+                    told.append({**client.context, "worker_id": client.worker_id})
+
+        def init(context: dict[str, Any]) -> None:
+            told.append(context)
+
+        assert run(task("a", loop, init_callback_fn=init))
+        facts = {"hostname": os.uname().nodename, "task_id": "a", "worker_id": 0}
+        assert told == [{**facts, "logdir": os.getcwd()}] * 5
+
+    def test_generators_fail(self, project: Project) -> None:
+        def lazy(block: sb.Block) -> Any:
+            yield block
+
+        result = run(task("a", lazy))
+        assert not result
+        assert result["a"].failed_count > 0
+
     def test_declared_arrays_are_made_and_what_lower_phases_wrote_is_seen(
         self, project: Project
     ) -> None:
