@@ -23,6 +23,7 @@ from typing import Any
 
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.metadata import read_metadata
 from snakemake_blocks.units import conversion, exact, unit_name
 
 __all__ = ["Level", "add_level", "level_of"]
@@ -73,14 +74,9 @@ def level_of(path: str, folder: Path) -> Level | None:
 def _attributes(group: Path) -> Mapping[str, Any] | None:
     """Return the attributes of a group, None if there is no group."""
     for name in ("zarr.json", ".zattrs", ".zgroup"):
-        try:
-            data = json.loads((group / name).read_bytes())
-        except OSError:
+        data = read_metadata(group / name)
+        if data is None:
             continue
-        except ValueError:
-            return None
-        if not isinstance(data, dict):
-            return None
         if name == ".zgroup":
             return {}
         found = data.get("attributes", {}) if name == "zarr.json" else data

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import importlib
 import io
 import json
 import multiprocessing
@@ -495,6 +496,7 @@ def _child(kind: Kind, template: Path, folder: Path, seeds: list[str], results: 
         results.send(seed)
         run_one(kind, template, folder, seed, found)
     results.send(found)
+    os._exit(0)  # threads that wait for something are not waited for
 
 
 def _collect(kind: Kind, template: Path, folder: Path, seeds: list[str]) -> Result:
@@ -529,6 +531,8 @@ def _collect(kind: Kind, template: Path, folder: Path, seeds: list[str]) -> Resu
 
 def fuzz(counts: dict[str, int], *, seed: int, seconds: float = float("inf")) -> Result:
     """Run so many cases of every kind, fewer if they take longer than their share of the time."""
+    for module in ("funlib.persistence", "snakemake_blocks.generating", "yaozarrs.v04"):
+        importlib.import_module(module)  # once, and not in every case
     total = Result()
     share = seconds / max(1, sum(n > 0 for n in counts.values()))
     locks.TIMING.standstill, locks.TIMING.unreadable = 1.0, 0.2
