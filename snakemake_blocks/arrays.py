@@ -74,8 +74,11 @@ def describe(path: str, folder: Path, *, unit: str = "") -> ArrayInfo | None:
         raise InputError(f"{path}: holds {node.dtype}, not numbers")
     if 0 in node.shape:
         raise InputError(f"{path}: has shape {list(node.shape)}, so it holds nothing")
+    storage = getattr(node, "shards", None) or node.chunks
+    if 0 in (*storage, *node.chunks):
+        raise InputError(f"{path}: has chunks {list(storage)}, which hold nothing; store it anew")
     place = _place(dict(node.attrs), node.ndim, path, folder)
-    count, storage = len(place.units), getattr(node, "shards", None) or node.chunks
+    count = len(place.units)
     return ArrayInfo(
         path=path,
         offset=place.world("offset", unit=unit),
@@ -104,8 +107,7 @@ def _open(path: str, folder: Path) -> Any:
     where = folder / path
     if not where.exists():
         return None
-    if where.is_dir():
-        check_metadata(where)
+    _check_metadata(path, folder)
     try:
         node = zarr.open(str(where), mode="r")
     except (FileNotFoundError, NotADirectoryError):
@@ -117,6 +119,15 @@ def _open(path: str, folder: Path) -> Any:
         inside = ", ".join(sorted(p.name for p in where.iterdir() if p.is_dir())) or "nothing"
         raise InputError(f"{path}: is a group, not an array; it holds {inside}")
     return node
+
+
+def _check_metadata(path: str, folder: Path) -> None:
+    where = folder / path
+    try:
+        if where.is_dir():
+            check_metadata(where)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def obstacle_to(path: str, folder: Path) -> str:
@@ -217,7 +228,7 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
     """
     import zarr
 
-    check_metadata(folder / array.path)
+    _check_metadata(array.path, folder)
     try:
         # Empty chunks are stored too, so that `verify` can tell a lost chunk from an empty one.
         # (open_array ignores its own `config` for an array that exists.)

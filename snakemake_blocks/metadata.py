@@ -70,16 +70,16 @@ def _problems(data: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
     if name == "zarr.json" and not isinstance(data.get("attributes", {}), dict):
         yield "attributes", "must be a mapping"
     if name == ".zarray" or (name == "zarr.json" and data.get("node_type") == "array"):
-        yield from _extent_problems("shape", data.get("shape"), 0)
+        yield from _extent_problems("shape", data.get("shape"))
     if name == ".zarray":
-        yield from _extent_problems("chunks", data.get("chunks"), 1)
+        yield from _extent_problems("chunks", data.get("chunks"))
     grid = data.get("chunk_grid")
     settings = grid.get("configuration") if isinstance(grid, dict) else None
     if isinstance(settings, dict) and "chunk_shape" in settings:
-        yield from _extent_problems("chunk_grid", settings["chunk_shape"], 1)
+        yield from _extent_problems("chunk_grid", settings["chunk_shape"])
 
 
-def _extent_problems(key: str, value: Any, least: int) -> Iterator[tuple[str, str]]:
+def _extent_problems(key: str, value: Any) -> Iterator[tuple[str, str]]:
     is_list = isinstance(value, list)
-    if not is_list or any(type(n) is not int or not least <= n <= _LARGEST for n in value):
-        yield key, f"must be a list of whole numbers from {least} to 2**53"
+    if not is_list or any(type(n) is not int or not 0 <= n <= _LARGEST for n in value):
+        yield key, "must be a list of whole numbers from 0 to 2**53"

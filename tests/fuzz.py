@@ -41,7 +41,7 @@ from snakemake_blocks.cli import main
 SECONDS = 5.0
 BYTES = 1 << 30
 _KILLED_AFTER = 20
-_CHILD = 100
+_CHILD = 50
 
 FUNCTIONS = """
     import numpy as np
@@ -577,6 +577,7 @@ def _main() -> int:
     for name in KINDS:
         parser.add_argument(f"--{name}", type=int, default=0, help="number of cases")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after that time")
     parser.add_argument("--only", default="", help="one case, e.g. yaml:1-17")
     chosen = parser.parse_args()
     if chosen.only:
@@ -590,7 +591,7 @@ def _main() -> int:
             run_one(KINDS[name], template, folder, seed, found)
             os.chdir("/")
     else:
-        found = fuzz({name: getattr(chosen, name) for name in KINDS}, seed=chosen.seed)
+        found = fuzz({name: getattr(chosen, name) for name in KINDS}, seed=chosen.seed, seconds=chosen.seconds)
     print(text_of(found))
     return 1 if found.bad else 0
 

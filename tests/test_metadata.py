@@ -89,7 +89,7 @@ class TestMask:
         ]
 
     def test_what_is_not_stored_is_its_fill_value(self, project: Project) -> None:
-        data, mask, grid = _mask(project, fill=1, shape=64_000)
+        data, mask, grid = _mask(project, fill=1, shape=64_000, chunk=1024)
         assert block_presence(mask, grid, project.folder).all()
         data[:8192, :8192] = 0
         present = block_presence(mask, grid, project.folder)
@@ -158,7 +158,7 @@ def test_a_folder_in_place_of_a_file_is_refused_before_anything_moves(
     project.write(("smooth", TASK))
     assert project.cli("generate", "pipeline.yaml").exit_code == 0
     (project.folder / "blocks" / path).mkdir(parents=True)
-    project.write(("smooth", {**TASK, "blocks_per_job": 1, "params": {}, "context": 1}))
+    project.write(("smooth", {**TASK, "blocks_per_job": 1}))
     plan = (project.folder / "blocks/plan.json").read_bytes()
     before = project.files()
     done = project.cli("generate", "pipeline.yaml")
