@@ -140,6 +140,24 @@ def obstacle_to(path: str, folder: Path) -> str:
             return f"{path}: {parent} is a file; choose another path"
         if is_array(where):
             return f"{path}: {parent} is an array, and an array holds no other; choose another path"
+        problem = _group_problem(where) if where.is_dir() else ""
+        if problem:
+            return f"{path}: cannot be made, {problem}"
+    return ""
+
+
+def _group_problem(where: Path) -> str:
+    """Return what is wrong with the metadata of a group, empty if nothing is or it has none."""
+    import zarr
+
+    try:
+        check_metadata(where)
+        if any((where / name).exists() for name in (".zgroup", "zarr.json")):
+            zarr.open_group(str(where), mode="r")
+    except InputError as error:
+        return str(error)
+    except Exception as error:  # what damaged metadata raise is anybody's guess
+        return f"{where} is no usable group ({type(error).__name__}: {error})"
     return ""
 
 
@@ -397,9 +415,7 @@ def _cells(region: Box, cell: Index) -> Iterable[Index]:
     return itertools.product(*ranges)
 
 
-def _stored_cells(
-    mask: ArrayInfo, data: Any, folder: Path, near: Box, cell: Index
-) -> set[Index]:
+def _stored_cells(mask: ArrayInfo, data: Any, folder: Path, near: Box, cell: Index) -> set[Index]:
     """Return the cells of ``near`` in which a chunk (or shard) is stored."""
     found: set[Index] = set()
     root = folder / mask.path

@@ -11,7 +11,6 @@ translation is taken as the level's own corner.
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 import warnings

@@ -29,14 +29,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import yaml
 import zarr
 
-from snakemake_blocks import locks
+from snakemake_blocks import claiming, locks
 from snakemake_blocks.cli import main
+from snakemake_blocks.processes import process_host
 
 SECONDS = 5.0
 BYTES = 1 << 30
@@ -121,7 +121,13 @@ class Result:
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the way to every value in a tree, the tree itself left out."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    items = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    )
     return [p for key, value in items for p in ((*path, key), *places(value, (*path, key)))]
 
 
@@ -159,7 +165,24 @@ def _plain(folder: Path) -> list[Path]:
 
 def damaged(path: Path, rng: random.Random, others: list[Path]) -> str:
     """Damage one file, or put something else in its place."""
-    kind = rng.choice("cut flip empty folder full fifo dangling device sparse json json json swap more".split())
+    kind = rng.choice(
+        [
+            "cut",
+            "flip",
+            "empty",
+            "folder",
+            "full",
+            "fifo",
+            "dangling",
+            "device",
+            "sparse",
+            "json",
+            "json",
+            "json",
+            "swap",
+            "more",
+        ]
+    )
     data = path.read_bytes()
     if kind == "json":
         try:
@@ -201,7 +224,7 @@ def damaged(path: Path, rng: random.Random, others: list[Path]) -> str:
 # --- projects ------------------------------------------------------------------------------------
 
 
-def project(folder: Path, zarr_format: int = 3, tree: Any = None) -> None:
+def project(folder: Path, zarr_format: Literal[2, 3] = 3, tree: Any = None) -> None:
     """Write the arrays, functions and pipeline that are then damaged."""
     group = zarr.open_group(folder / "s.zarr", mode="w", zarr_format=zarr_format)
     for name, value in {"raw": 7, "mask": 1}.items():
@@ -215,7 +238,10 @@ def project(folder: Path, zarr_format: int = 3, tree: Any = None) -> None:
 def image(folder: Path, zarr_format: int, rng: random.Random) -> None:
     """Make the store a multiscale image as OME-Zarr has it."""
     axes = [{"name": n, "type": "space", "unit": "micrometer"} for n in "yx"]
-    scales = [{"type": "scale", "scale": [1.0, 1.0]}, {"type": "translation", "translation": [0.0, 0.0]}]
+    scales = [
+        {"type": "scale", "scale": [1.0, 1.0]},
+        {"type": "translation", "translation": [0.0, 0.0]},
+    ]
     levels = [{"path": n, "coordinateTransformations": scales} for n in ("raw", "mask")]
     scale = {"axes": axes, "datasets": levels, "name": "x"}
     if zarr_format == 2:
@@ -249,7 +275,10 @@ def yaml_case(folder: Path, rng: random.Random) -> tuple[str, list[list[str]]]:
             if kind < 0.1:
                 text, said = text[:place], f"cut at {place}"
             elif kind < 0.2:
-                text, said = text[:place] + chr(rng.randrange(0xD000)) + text[place + 1 :], f"{place}"
+                text, said = (
+                    text[:place] + chr(rng.randrange(0xD000)) + text[place + 1 :],
+                    f"{place}",
+                )
             elif kind < 0.5:
                 new = rng.choice(TEXTS)
                 text, said = text[:place] + new + text[place:], f"{place}: {new!r:.40}"
@@ -265,15 +294,17 @@ def yaml_case(folder: Path, rng: random.Random) -> tuple[str, list[list[str]]]:
 
 def zarr_case(folder: Path, rng: random.Random) -> tuple[str, list[list[str]]]:
     """Damage metadata or chunks of the arrays; some are made OME-Zarr images before."""
-    zarr_format = rng.choice((2, 3))
+    zarr_format: Literal[2, 3] = 2 if rng.random() < 0.5 else 3
     project(folder, zarr_format, _pipeline(rng))
     if rng.random() < 0.4:
         image(folder, zarr_format, rng)
     words = []
     for _ in range(rng.choice((1, 1, 2, 3))):
-        files = _plain((folder / "s.zarr"))
+        files = _plain(folder / "s.zarr")
         metadata = [p for p in files if p.name in ("zarr.json", ".zarray", ".zattrs", ".zgroup")]
-        path = rng.choice(metadata if metadata and rng.random() < 0.85 else files or [folder / "functions.py"])
+        path = rng.choice(
+            metadata if metadata and rng.random() < 0.85 else files or [folder / "functions.py"]
+        )
         if rng.random() < 0.3 and path in metadata:
             words.append(_absurd(path, rng))
         else:
@@ -312,7 +343,9 @@ def _absurd(path: Path, rng: random.Random) -> str:
         tree["chunks"] = [chunk, rng.choice((1, chunk))]
         tree["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": tree["chunks"]}}
     if rng.random() < 0.2:
-        tree["dtype"] = tree["data_type"] = rng.choice(("float64", "<f8", "|S9", "string", "|O", "<M8[s]", 3))
+        tree["dtype"] = tree["data_type"] = rng.choice(
+            ("float64", "<f8", "|S9", "string", "|O", "<M8[s]", 3)
+        )
     path.write_text(json.dumps(tree))
     return f"{path}: shape {tree.get('shape')!r:.50} chunks {tree.get('chunks')!r:.50}"
 
@@ -339,8 +372,20 @@ def run_case(folder: Path, rng: random.Random) -> tuple[str, list[list[str]]]:
         kind = rng.choice(kinds)
         words.append(damaged(rng.choice([p for p in files if _kind(p, root) == kind]), rng, files))
     if rng.random() < 0.15:
-        extra = rng.choice(("x", "smooth/x", "smooth/p0/x", "smooth/ledger/x", "smooth/tree/x/x.json", "smooth/p0/0-0/x.json",
-                            "smooth/ledger/0/9-9", "smooth/p0/0/9.json", "smooth/tree/1/x.json", "smooth/pX/0/0-0.json"))
+        extra = rng.choice(
+            (
+                "x",
+                "smooth/x",
+                "smooth/p0/x",
+                "smooth/ledger/x",
+                "smooth/tree/x/x.json",
+                "smooth/p0/0-0/x.json",
+                "smooth/ledger/0/9-9",
+                "smooth/p0/0/9.json",
+                "smooth/tree/1/x.json",
+                "smooth/pX/0/0-0.json",
+            )
+        )
         path = root / extra
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -359,7 +404,9 @@ def run_case(folder: Path, rng: random.Random) -> tuple[str, list[list[str]]]:
 
 def _kind(path: Path, root: Path) -> str:
     parts = path.relative_to(root).parts
-    return "/".join(p if not any(c.isdigit() for c in p) else "#" for p in parts[1:]) + (parts[0] if len(parts) == 1 else "")
+    return "/".join(p if not any(c.isdigit() for c in p) else "#" for p in parts[1:]) + (
+        parts[0] if len(parts) == 1 else ""
+    )
 
 
 def finished_run(folder: Path) -> None:
@@ -376,7 +423,7 @@ def finished_run(folder: Path) -> None:
     assert _cli(["generate", str(folder / "pipeline.yaml")])[0] == 0
     _cli(["work", str(folder / "blocks" / "count")])
     ledger = next((folder / "blocks" / "count" / "ledger").glob("*/*"))
-    holder = locks.Holder(locks.process_host(), 2**22 - 1, 1, "", "0" * 16)
+    holder = locks.Holder(process_host(), 2**22 - 1, 1, "", "0" * 16)
     lock = locks.Lock(ledger.with_name(ledger.name + ".lock"), holder)
     ledger.with_name(ledger.name + ".lock").write_bytes(lock._content())
 
@@ -420,7 +467,11 @@ def _tree(folder: Path) -> dict[str, tuple[int, int, int]]:
         for name in (*files, *folders):
             state = os.lstat(os.path.join(parent, name))
             is_folder = name in folders
-            found[os.path.join(parent, name)] = (state.st_mode, 0 if is_folder else state.st_size, 0 if is_folder else state.st_mtime_ns)
+            found[os.path.join(parent, name)] = (
+                state.st_mode,
+                0 if is_folder else state.st_size,
+                0 if is_folder else state.st_mtime_ns,
+            )
     return found
 
 
@@ -535,6 +586,7 @@ def fuzz(counts: dict[str, int], *, seed: int, seconds: float = float("inf")) ->
         importlib.import_module(module)  # once, and not in every case
     total = Result()
     share = seconds / max(1, sum(n > 0 for n in counts.values()))
+    claiming._IDLE_SECONDS = 0.5
     locks.TIMING.standstill, locks.TIMING.unreadable = 1.0, 0.2
     with tempfile.TemporaryDirectory(prefix="fuzz-") as base:
         for name, count in counts.items():
@@ -591,7 +643,11 @@ def _main() -> int:
             run_one(KINDS[name], template, folder, seed, found)
             os.chdir("/")
     else:
-        found = fuzz({name: getattr(chosen, name) for name in KINDS}, seed=chosen.seed, seconds=chosen.seconds)
+        found = fuzz(
+            {name: getattr(chosen, name) for name in KINDS},
+            seed=chosen.seed,
+            seconds=chosen.seconds,
+        )
     print(text_of(found))
     return 1 if found.bad else 0
 

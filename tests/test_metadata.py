@@ -13,10 +13,10 @@ import zarr
 from project import Project
 
 from snakemake_blocks.arrays import block_presence, describe
+from snakemake_blocks.box import Box
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.metadata import check_metadata, is_array, read_metadata
 from snakemake_blocks.tiling import Fit, Grid
-from snakemake_blocks.box import Box
 
 TASK: dict[str, Any] = {
     "function": "functions:smooth",
