@@ -83,9 +83,9 @@ PIPELINE: dict[str, Any] = {
 }
 VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 1.5, 2**53, 2**63, 10**30, 10**400, float("nan"), float("inf"), 1e308,
-    "", " ", "x", "a\0b", "a\nb: c", "\N{FACE WITH TEARS OF JOY}" * 3, "../..", "/dev/zero", "a" * 5000,
+    "", " ", "x", "a\0b", "a\nb: c", "\N{FACE WITH TEARS OF JOY}" * 3, "../..", "/dev/zero",
     "1" * 400, [], {}, [[]], [None], [1, 2, 3], [0, 0], [2**62, 2**62], {"a": 1}, {"array": []},
-    list(range(64)), "{wildcards}", "s.zarr", "s.zarr/raw", "~", "*",
+    "a" * 5000, list(range(64)), "{wildcards}", "s.zarr", "s.zarr/raw", "~", "*",
 )  # fmt: skip
 TEXTS = (
     "!!int 1x", "!!bool maybe", "!!float x", "!!timestamp x", "!!binary x", "!!set {a, b}",
@@ -436,7 +436,7 @@ class TooLongError(BaseException):
 
 
 def _cli(arguments: list[str]) -> tuple[int, str, str]:
-    """Run a verb in this process; return its status, its words and the traceback if there is one."""
+    """Run a verb in this process; return status, words and traceback if there is one."""
     out = io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -447,7 +447,6 @@ def _cli(arguments: list[str]) -> tuple[int, str, str]:
         return -1, out.getvalue(), _mechanism()
     except BaseException:  # a case must not end the others
         return -1, out.getvalue(), _mechanism()
-    return 0, out.getvalue(), ""
 
 
 def _mechanism() -> str:
