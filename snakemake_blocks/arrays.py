@@ -7,9 +7,10 @@ xarray), and slicing through dask four times as long as through zarr (measured).
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.location import lost_link
+from snakemake_blocks.metadata import check_metadata, is_array
 from snakemake_blocks.multiscales import level_of
 from snakemake_blocks.places import Place
 from snakemake_blocks.task import Read
@@ -39,6 +41,9 @@ __all__ = [
 # Chunks of new arrays stay below this, so that one is read and written in milliseconds.
 _CHUNK_BYTES = 4 << 20
 _PORTION_VOXELS = 1 << 24
+# Of a mask in memory; and the parts of it that a minute is enough for.
+_MOST_AT_ONCE = 256 << 20
+_MOST_CELLS = 10**5
 
 
 def describe(path: str, folder: Path, *, unit: str = "") -> ArrayInfo | None:
@@ -67,8 +72,11 @@ def describe(path: str, folder: Path, *, unit: str = "") -> ArrayInfo | None:
         raise InputError(f"{path}: holds {node.dtype}, not numbers")
     if 0 in node.shape:
         raise InputError(f"{path}: has shape {list(node.shape)}, so it holds nothing")
+    storage = getattr(node, "shards", None) or node.chunks
+    if 0 in (*storage, *node.chunks):
+        raise InputError(f"{path}: has chunks {list(storage)}, which hold nothing; store it anew")
     place = _place(dict(node.attrs), node.ndim, path, folder)
-    count, storage = len(place.units), getattr(node, "shards", None) or node.chunks
+    count = len(place.units)
     return ArrayInfo(
         path=path,
         offset=place.world("offset", unit=unit),
@@ -97,6 +105,7 @@ def _open(path: str, folder: Path) -> Any:
     where = folder / path
     if not where.exists():
         return None
+    _check_metadata(path, folder)
     try:
         node = zarr.open(str(where), mode="r")
     except (FileNotFoundError, NotADirectoryError):
@@ -105,9 +114,18 @@ def _open(path: str, folder: Path) -> Any:
     except Exception as error:  # what damaged metadata raise is anybody's guess
         raise InputError(f"{path}: cannot be opened ({type(error).__name__}: {error})") from error
     if not isinstance(node, zarr.Array):
-        inside = ", ".join(sorted(node.keys())) or "nothing"
+        inside = ", ".join(sorted(p.name for p in where.iterdir() if p.is_dir())) or "nothing"
         raise InputError(f"{path}: is a group, not an array; it holds {inside}")
     return node
+
+
+def _check_metadata(path: str, folder: Path) -> None:
+    where = folder / path
+    try:
+        if where.is_dir():
+            check_metadata(where)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def obstacle_to(path: str, folder: Path) -> str:
@@ -120,16 +138,27 @@ def obstacle_to(path: str, folder: Path) -> str:
         where = folder / parent
         if where.is_file():
             return f"{path}: {parent} is a file; choose another path"
-        if (where / ".zarray").exists() or _is_array(where / "zarr.json"):
+        if is_array(where):
             return f"{path}: {parent} is an array, and an array holds no other; choose another path"
+        problem = _group_problem(where) if where.is_dir() else ""
+        if problem:
+            return f"{path}: cannot be made, {problem}"
     return ""
 
 
-def _is_array(metadata: Path) -> bool:
+def _group_problem(where: Path) -> str:
+    """Return what is wrong with the metadata of a group, empty if nothing is or it has none."""
+    import zarr
+
     try:
-        return bool(json.loads(metadata.read_bytes()).get("node_type") == "array")
-    except (OSError, ValueError, AttributeError):
-        return False
+        check_metadata(where)
+        if any((where / name).exists() for name in (".zgroup", "zarr.json")):
+            zarr.open_group(str(where), mode="r")
+    except InputError as error:
+        return str(error)
+    except Exception as error:  # what damaged metadata raise is anybody's guess
+        return f"{where} is no usable group ({type(error).__name__}: {error})"
+    return ""
 
 
 def chunk_shape(block: Sequence[int], *, itemsize: int) -> Index:
@@ -165,6 +194,7 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
     """
     import zarr
 
+    _check_metadata(array.path, folder)
     try:
         # Empty chunks are stored too, so that `verify` can tell a lost chunk from an empty one.
         # (open_array ignores its own `config` for an array that exists.)
@@ -174,6 +204,10 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
         raise InputError(
             f"{array.path}: is missing; `snakemake-blocks generate` makes declared outputs"
         ) from None
+    except Exception as error:  # what damaged metadata raise is anybody's guess
+        raise InputError(
+            f"{array.path}: cannot be opened ({type(error).__name__}: {error})"
+        ) from error
     if tuple(found.shape) != array.full_shape or str(found.dtype) != array.dtype:
         raise InputError(
             f"{array.path}: is {found.dtype}{list(found.shape)}, the plan says "
@@ -282,39 +316,112 @@ def _slices(array: ArrayInfo, voxels: Box) -> tuple[slice, ...]:
 def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool_]:
     """Return per block whether a nonzero mask voxel meets its write region in world units.
 
-    Reads about a chunk, or 16 Mi voxels where chunks are smaller, at a time.
+    Reads about a chunk, or 16 Mi voxels where chunks are smaller, at a time, and only where
+    chunks are stored: an empty mask of any extent costs nothing.
+
+    Raises
+    ------
+    InputError
+        If chunks are damaged, or one of them fills the memory.
     """
     data = open_array(mask, folder, writable=False)
+    if math.prod(data.chunks) * data.dtype.itemsize > _MOST_AT_ONCE:
+        raise InputError(
+            f"{mask.path}: has chunks of {list(data.chunks)} voxels, a mask's may take "
+            f"{_MOST_AT_ONCE >> 20} MiB; store it in smaller ones"
+        )
     present = np.zeros(grid.shape, dtype=bool)
-    for blocks in _portions(mask, grid):
-        region = grid.write(blocks.begin).union(grid.write(tuple(e - 1 for e in blocks.end)))
-        voxels = mask.voxels(region).intersect(Box.from_shape(mask.shape))
-        found = _values(data, mask, voxels) != 0
-        found = np.any(found, axis=tuple(range(len(mask.channels))))
-        for axis in range(grid.ndim):
-            low, high = _voxels_of_blocks(mask, grid, blocks, axis)
-            begin, length = voxels.begin[axis], found.shape[axis]
-            low, high = (np.clip(x - begin, 0, length) for x in (low, high))
-            found = _any_between(found, low, high, axis)
-        present[tuple(slice(b, e) for b, e in zip(blocks.begin, blocks.end, strict=True))] = found
+    region = grid.write((0,) * grid.ndim).union(grid.write(tuple(n - 1 for n in grid.shape)))
+    voxels = mask.voxels(region).intersect(Box.from_shape(mask.shape))
+    if not voxels:
+        return present
+    near = Box((0,) * len(mask.channels) + voxels.begin, mask.channels + voxels.end)
+    cell = _cell(data)
+    stored = _stored_cells(mask, data, folder, near, cell)
+    for index in _cells(near, cell) if data.fill_value else sorted(stored):
+        begin = tuple(i * c for i, c in zip(index, cell, strict=True))
+        end = tuple(b + c for b, c in zip(begin, cell, strict=True))
+        part = Box(begin, end).intersect(near)
+        values = _read_mask(mask, data, part) if index in stored else np.ones(part.shape, bool)
+        _mark(present, mask, grid, part, values)
     return present
 
 
-def _portions(mask: ArrayInfo, grid: Grid) -> Iterator[Box]:
-    """Yield boxes of blocks that meet the mask, each with the voxels to be read at once."""
-    near = grid.writing(mask.roi)
-    if not near:
+def _cell(data: Any) -> Index:
+    """Return how many voxels to read at once per axis: whole chunks."""
+    cell = list(data.chunks)
+    for axis in reversed(range(data.ndim)):
+        room = _PORTION_VOXELS // math.prod(cell)
+        cell[axis] *= max(1, min(room, -(-data.shape[axis] // cell[axis])))
+    return tuple(cell)
+
+
+def _cells(region: Box, cell: Index) -> Iterable[Index]:
+    """Return the indices of the cells that meet a region."""
+    ranges = [
+        range(b // c, -(-e // c)) for b, e, c in zip(region.begin, region.end, cell, strict=True)
+    ]
+    if math.prod(map(len, ranges)) > _MOST_CELLS:
+        raise InputError("a mask has too many voxels; store it coarser, or with fill value 0")
+    return itertools.product(*ranges)
+
+
+def _stored_cells(mask: ArrayInfo, data: Any, folder: Path, near: Box, cell: Index) -> set[Index]:
+    """Return the cells of ``near`` in which a chunk (or shard) is stored."""
+    found: set[Index] = set()
+    root = folder / mask.path
+    most = 2 * math.prod(mask.chunks) * data.dtype.itemsize + (1 << 20)
+    for parent, folders, files in os.walk(root):
+        for name in (*files, *folders):
+            path = os.path.join(parent, name)
+            index = tuple(map(int, re.findall(r"[0-9]+", os.path.relpath(path, root))))
+            if len(index) != data.ndim or (
+                data.metadata.encode_chunk_key(index) != os.path.relpath(path, root)
+            ):
+                continue
+            if not os.path.isfile(path) or os.path.getsize(path) > most:
+                raise InputError(f"{path}: is no chunk of this array; restore or remove it")
+            begin = tuple(i * c for i, c in zip(index, mask.chunks, strict=True))
+            end = tuple(b + c for b, c in zip(begin, mask.chunks, strict=True))
+            part = Box(begin, end).intersect(near)
+            if part:
+                found.update(_cells(part, cell))
+    return found
+
+
+def _read_mask(mask: ArrayInfo, data: Any, part: Box) -> NDArray[Any]:
+    try:
+        values = data[tuple(slice(b, e) for b, e in zip(part.begin, part.end, strict=True))]
+        return np.asarray(values)
+    except Exception as error:  # what damaged chunks raise is anybody's guess
+        raise InputError(
+            f"{mask.path}: voxels {list(part.begin)} to {list(part.end)} cannot be read "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "restore the mask"
+        ) from error
+
+
+def _mark(
+    present: NDArray[np.bool_], mask: ArrayInfo, grid: Grid, part: Box, values: NDArray[Any]
+) -> None:
+    """Mark the blocks that a nonzero voxel of a part of the mask meets."""
+    lead = len(mask.channels)
+    found = np.any(values != 0, axis=tuple(range(lead)))
+    begin, end = (
+        tuple(o + n * v for o, n, v in zip(mask.offset, side[lead:], mask.voxel_size, strict=True))
+        for side in (part.begin, part.end)
+    )
+    blocks = grid.writing(Box(begin, end))
+    if not blocks or not found.any():
         return
-    voxels = [max(1, a.step // v) for a, v in zip(grid.axes, mask.voxel_size, strict=True)]
-    chunk = mask.chunks[len(mask.channels) :]
-    counts = [-(-c // v) for c, v in zip(chunk, voxels, strict=True)]
-    for axis in reversed(range(grid.ndim)):
-        room = _PORTION_VOXELS // math.prod(n * v for n, v in zip(counts, voxels, strict=True))
-        counts[axis] = min(near.shape[axis], counts[axis] * max(1, room))
-    ranges = [range(b, e, n) for b, e, n in zip(near.begin, near.end, counts, strict=True)]
-    for begin in itertools.product(*ranges):
-        end = (min(b + n, e) for b, n, e in zip(begin, counts, near.end, strict=True))
-        yield Box(begin, tuple(end))
+    # Axes with fewer blocks than voxels first: no array on the way is larger than both ends.
+    for axis in sorted(range(grid.ndim), key=lambda a: blocks.shape[a] / found.shape[a]):
+        low, high = (
+            np.clip(x - part.begin[lead + axis], 0, part.shape[lead + axis])
+            for x in _voxels_of_blocks(mask, grid, blocks, axis)
+        )
+        found = _any_between(found, low, high, axis)
+    present[tuple(slice(b, e) for b, e in zip(blocks.begin, blocks.end, strict=True))] |= found
 
 
 def _voxels_of_blocks(

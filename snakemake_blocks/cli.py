@@ -36,7 +36,7 @@ class _Group(click.Group):
             click.echo(f"{error}", err=True)
             ctx.exit(2)
         except OSError as error:
-            if error.filename is None or ctx.invoked_subcommand == "work":  # a log takes it whole
+            if error.filename is None:
                 raise
             click.echo(f"{error.filename}: {error.strerror}", err=True)
             ctx.exit(2)

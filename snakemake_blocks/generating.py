@@ -20,8 +20,9 @@ from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.files import is_writable, read_file, write_atomically
 from snakemake_blocks.identity import differences
 from snakemake_blocks.leftovers import unlock, unmark
-from snakemake_blocks.location import lost_link, make_target
+from snakemake_blocks.location import lost_link, make_target, place_of
 from snakemake_blocks.locks import held
+from snakemake_blocks.metadata import is_array
 from snakemake_blocks.moving import move_state, refuse_running
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.pipeline import Pipeline
@@ -141,7 +142,7 @@ def make_plan(
         If the tasks cannot be planned together.
     """
     pipeline = to_pipeline(source)
-    problems = _run_directory_problems(pipeline)
+    problems = [*_run_directory_problems(pipeline), *_nesting_problems(pipeline)]
     for task in pipeline.tasks:
         problems += _function_problems(pipeline, task)
         problems += pickling_problems(task) if pickling else []
@@ -373,6 +374,28 @@ def _run_directory_problems(pipeline: Pipeline) -> list[str]:
     if wrong:
         return [f"{place}: {name!r} has {' '.join(map(repr, wrong))} in it; choose a plain name"]
     return []
+
+
+def _nesting_problems(pipeline: Pipeline) -> Iterator[str]:
+    """Yield which arrays lie in others or in the run directory, or that in one of them.
+
+    It is told by where they lie, be they there or still to be made.
+    """
+    root = f"{pipeline.name}: run_directory"
+    things = {root: pipeline.run_directory}
+    for task in pipeline.tasks:
+        used = [read.array for read in task.reads.values()]
+        used += [write.array for write in task.writes.values()]
+        for array in (*used, *([task.mask] if task.mask else ())):
+            things.setdefault(array.path, pipeline.folder / array.path)
+    places = {place_of(path): name for name, path in reversed(things.items())}
+    for name, path in things.items():
+        above = Path(os.path.realpath(path)).parents
+        inside = next((n for p in above if (n := places.get(place_of(p))) not in (None, name)), "")
+        if name == root and not inside:
+            inside = next((str(p) for p in above if is_array(p)), "")
+        if inside:
+            yield f"{name}: lies inside of {inside}; choose another path"
 
 
 def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:

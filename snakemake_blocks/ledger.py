@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Index
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.files import append_to, open_file, write_atomically
 from snakemake_blocks.tiling import Grid
 
@@ -204,6 +205,10 @@ class Ledger:
         os.close(self._fd)
 
 
+# Ten million records of one job.
+_MOST = 1 << 30
+
+
 @dataclass(slots=True)
 class LedgerReader:
     """Reads a ledger, and goes on later where it ended: the one reader of records.
@@ -245,6 +250,8 @@ class LedgerReader:
                 file = stack.enter_context(open_file(self.path))
             except FileNotFoundError:
                 return
+            if os.fstat(file.fileno()).st_size > _MOST:
+                raise InputError(f"{self.path}: is larger than a ledger can be; move it away")
             if os.fstat(file.fileno()).st_size < self.offset:
                 self.offset = 0  # another file has taken its place
             file.seek(self.offset)

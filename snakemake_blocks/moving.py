@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from snakemake_blocks.box import Index
 from snakemake_blocks.completion import aggregate_inputs, sentinel_of
-from snakemake_blocks.errors import BusyError
+from snakemake_blocks.errors import BusyError, InputError
 from snakemake_blocks.files import read_file, write_atomically
 from snakemake_blocks.forgetting import disordered, forget
 from snakemake_blocks.judgement import Judge
@@ -35,6 +35,7 @@ __all__ = ["changing_state", "is_reordered", "move_state", "refuse_running", "se
 
 # Jobs of a killed Snakemake notice within a quarter of a second that it is gone.
 _PATIENCE = 3.0
+_MOST = 256 << 20
 
 
 def refuse_running(root: Path, *, patience: float = _PATIENCE) -> None:
@@ -117,6 +118,7 @@ def move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes
 
 def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes]) -> None:
     paths = RunPaths(root)
+    _survey({task.slug for plan in (old, new) if plan for task in plan.tasks.values()}, root)
     _finish_masks(old, paths)
     moved = [task for task in new.tasks.values() if _is_moved(old, task)]
     for task in moved:
@@ -147,6 +149,37 @@ def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, byte
     for task, job in judge.polluted():
         _drop_foreign_records(task, job, paths)
     _drop_foreign_sentinels(new, root)
+
+
+def _survey(slugs: Collection[str], root: Path) -> None:
+    """Refuse what is no file, or none of ours, where files of the state are to be changed.
+
+    Nothing is written before: a move that fails half way leaves more to be mended than it found.
+
+    Raises
+    ------
+    InputError
+        With the first that is in the way.
+    """
+    folders = [root / "masks", root / "functions", *(root / slug for slug in slugs)]
+    folders += [root / slug / "ledger" for slug in slugs]
+    for path in folders:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is no folder; move it away")
+    patterns = ["masks/*", "functions/*", "plan.json"]
+    for slug in slugs:
+        patterns += [f"{slug}/{rest}" for rest in ("ledger/*/*", "done.json", "identities/*.json")]
+        patterns += [f"{slug}/{rest}" for rest in ("p[0-9]*/*/*.json", "tree/*/*.json")]
+    for path in (p for pattern in patterns for p in root.glob(pattern)):
+        if not path.is_file():
+            raise InputError(f"{path}: is no file; move it away")
+        if path.suffix == ".json" and path.parent.parent.name == "tree":
+            if not (path.stem.isdecimal() and path.parent.name.isdecimal()):
+                raise InputError(f"{path}: does not belong here; move it away")
+        elif path.suffix == ".json" and path.parent.parent.parent.name in slugs:
+            SentinelName.from_path(path)
+        if path.name != "plan.json" and path.stat().st_size > _MOST:
+            raise InputError(f"{path}: is larger than anything that belongs here; move it away")
 
 
 def _note_identity(task: PlannedTask, paths: RunPaths) -> None:

@@ -22,6 +22,7 @@ __all__ = ["Place"]
 _LARGEST = 2**53
 # Sizes of blocks are multiples of voxel sizes: a unit in which these are longer helps nobody.
 _LONGEST = 10**5
+_PRINTABLE = 10**300
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,8 @@ def _numbers(
         found = [exact(n) for n in value]
     except (TypeError, ValueError, ZeroDivisionError):
         raise InputError(f"{path}: {key} {value} is not a list of numbers") from None
+    if any(abs(n) > _PRINTABLE for n in found):
+        raise InputError(f"{path}: {key} has numbers that are too large to count with; mend them")
     channels = len(attributes.get("types") or attributes.get("axis_names") or ()) - count
     if len(found) not in (count, count + max(0, channels)):
         raise InputError(f"{path}: {key} {value} has {len(found)} entries for {count} axes")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.files import read_file
 from snakemake_blocks.identity import differences
 from snakemake_blocks.judgement import (
@@ -30,6 +32,7 @@ __all__ = ["blocks_of_other_source", "jobs_without_sentinel", "reasons_of"]
 
 Blocks = NDArray[np.bool_]
 
+_MOST = 16 << 20
 SOURCE_CHANGED = "the source of the function changed"
 _RESET = "they were reset, or what they wrote is gone"
 _CUT_OFF = "they were begun and not ended, their worker or job was killed"
@@ -89,10 +92,32 @@ def _sentinels(judge: Judge, task: PlannedTask) -> Blocks:
     """Return which jobs have a sentinel; lists folders, for there may be a million jobs."""
     found = np.zeros(task.jobs.jobs.shape, bool)
     for path in RunPaths(judge.root).task(task.slug).glob("p*/*/*.json"):
-        index = tuple(int(k) for k in path.stem.split("-"))
+        index = tuple(int(k) for k in path.stem.split("-") if k.isdecimal())
         if len(index) == task.grid.ndim and task.jobs.jobs.indices.contains(index):
             found[index] = True
     return found
+
+
+def _identity(path: Path) -> tuple[int, dict[str, Any]]:
+    """Return a fingerprint, and what it stood for.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    try:
+        identity = json.loads(read_file(path, most=_MOST))
+        sizes, (offsets,) = identity["block_size"], identity["roi"].values()
+        if any(type(n) is not int or abs(n) > 2**53 for n in (*sizes, *offsets)):
+            raise ValueError
+        if not len(sizes) == len(offsets):
+            raise ValueError
+        return int(path.stem, 16), identity
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise InputError(
+            f"{path}: is damaged; remove it: it only tells why earlier results do not count"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +203,7 @@ class _Reasons:
     def _former(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield earlier fingerprints of the task, and what they stood for."""
         folder = RunPaths(self.judge.root).identity(self.task.slug, 0).parent
-        noted = {
-            int(path.stem, 16): json.loads(read_file(path))
-            for path in sorted(folder.glob("*.json"))
-        }
+        noted = dict(map(_identity, sorted(folder.glob("*.json"))))
         for fingerprint, identity in {**noted, **self.former}.items():
             if (
                 fingerprint != self.task.fingerprint

@@ -158,7 +158,7 @@ def _parsed(content: bytes) -> _Parsed | None:
     try:
         tree = ast.parse(content)
         return _Parsed(_hash_of(tree), tuple(_imports(tree)))
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
@@ -326,7 +326,7 @@ def _nodes_of(code: CodeType) -> list[ast.AST]:
 def _tree_of(file: str) -> ast.Module | None:
     try:
         return _parsed_text("".join(linecache.getlines(file)))
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 

@@ -192,6 +192,8 @@ class _Source:
             return cls(path, ast.parse(read_file(path).decode()))
         except SyntaxError as error:
             raise InputError(f"{path.name}, line {error.lineno}: {error.msg}") from None
+        except (RecursionError, MemoryError):
+            raise InputError(f"{path.name}: is nested too deeply for Python") from None
         except (FileNotFoundError, ValueError) as error:  # ValueError: not UTF-8, null bytes
             raise InputError(f"{path.name}: cannot be read ({error})") from None
 

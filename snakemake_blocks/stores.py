@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.files import write_atomically
+from snakemake_blocks.metadata import read_metadata
 
 __all__ = ["Group", "arrays_in", "attributes_of", "enter", "groups_around", "groups_in"]
 
@@ -51,20 +53,21 @@ class Group:
             _store(self.where / ".zattrs", attributes)
         else:
             file = self.where / "zarr.json"
-            _store(file, {**_mapping(file), "attributes": dict(attributes)})
+            _store(file, {**(read_metadata(file) or {}), "attributes": dict(attributes)})
 
 
 def attributes_of(group: Path) -> Mapping[str, Any] | None:
-    """Return the attributes of a group, None if there is no group."""
+    """Return the attributes of a group, None if there is no group.
+
+    Raises
+    ------
+    InputError
+        If its metadata are damaged.
+    """
     for name in ("zarr.json", ".zattrs", ".zgroup"):
-        try:
-            data = json.loads((group / name).read_bytes())
-        except OSError:
+        data = read_metadata(group / name)
+        if data is None:
             continue
-        except ValueError:
-            return None
-        if not isinstance(data, dict):
-            return None
         if name == ".zgroup":
             return {}
         found = data.get("attributes", {}) if name == "zarr.json" else data
@@ -165,12 +168,11 @@ def _entries(name: str, stored: Path, zarr_format: int) -> dict[str, Any]:
 
 
 def _mapping(file: Path) -> dict[str, Any]:
-    """Return what a file of JSON holds, nothing if it is missing or holds something else."""
+    """Return what a metadata file holds, nothing if it is missing or damaged."""
     try:
-        data = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        return read_metadata(file) or {}
+    except InputError:
         return {}
-    return data if isinstance(data, dict) else {}
 
 
 def _store(file: Path, data: Mapping[str, Any]) -> None:

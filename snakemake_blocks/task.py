@@ -389,6 +389,9 @@ def _resource_problems(task: Task) -> list[tuple[str, str]]:
                 found.append((place, problem))
         elif not 0 <= value < 2**53:
             found.append((place, f"must be between 0 and 2**53, got {value:.3g}"))
+    for name in ("mem", "disk"):
+        if name in task.resources and f"{name}_mb" in task.resources:
+            found.append((f"resources.{name}", f"and {name}_mb are the same; give one of them"))
     return found
 
 

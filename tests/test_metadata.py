@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+import zarr
+from project import Project
+
+from snakemake_blocks.arrays import block_presence, describe
+from snakemake_blocks.box import Box
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.metadata import check_metadata, is_array, read_metadata
+from snakemake_blocks.tiling import Fit, Grid
+
+TASK: dict[str, Any] = {
+    "function": "functions:smooth",
+    "call": "arrays",
+    "reads": {"raw": "s.zarr/raw"},
+    "writes": {"out": {"array": "s.zarr/out", "dtype": "uint8"}},
+    "roi": "s.zarr/raw",
+    "block_size": [8, 8],
+}
+
+
+# faults: kind 12
+class TestMetadata:
+    @pytest.mark.parametrize(
+        "content", ["", "[]", "3", '"x"', "{", "\udcff", "[" * 100_000], ids=range(7)
+    )
+    def test_what_is_no_mapping_is_refused(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "zarr.json").write_bytes(content.encode(errors="surrogateescape"))
+        with pytest.raises(InputError, match=r"zarr\.json: is (not JSON|no mapping)"):
+            read_metadata(tmp_path / "zarr.json")
+        assert not is_array(tmp_path)
+
+    @pytest.mark.parametrize("name", ["zarr.json", ".zarray", ".zattrs", ".zgroup"])
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path, name: str) -> None:
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="is a pipe, not a file"):
+            check_metadata(tmp_path)
+
+    @pytest.mark.parametrize("shape", [None, 3, [1.5], [True], [-1], [10**30], ["3"], {"0": 3}])
+    def test_extents_are_whole_numbers(self, tmp_path: Path, shape: Any) -> None:
+        (tmp_path / ".zarray").write_text(json.dumps({"shape": shape, "chunks": [1]}))
+        with pytest.raises(InputError, match=r"\.zarray: shape must be a list of whole numbers"):
+            check_metadata(tmp_path)
+
+    @pytest.mark.parametrize("attributes", [[], "x", 3, None])
+    def test_attributes_are_a_mapping(self, tmp_path: Path, attributes: Any) -> None:
+        (tmp_path / "zarr.json").write_text(json.dumps({"attributes": attributes}))
+        with pytest.raises(InputError, match=r"zarr\.json: attributes must be a mapping"):
+            check_metadata(tmp_path)
+
+
+def _mask(project: Project, *, fill: int = 0, shape: int = 10**6, chunk: int = 64) -> Any:
+    group = zarr.open_group(project.folder / "s.zarr", mode="a")
+    mask = group.create_array(
+        "mask", shape=(shape, shape), chunks=(chunk, chunk), dtype="uint8", fill_value=fill
+    )
+    found = describe("s.zarr/mask", project.folder)
+    assert found is not None
+    none = (0, 0)
+    grid = Grid.from_write_extent(
+        Box(none, (shape, shape)), block_size=(1000, 1000), lower=none, upper=none, fit=Fit.SHRINK
+    )
+    return mask, found, grid
+
+
+# faults: kind 12
+@pytest.mark.timeout(20)
+class TestMask:
+    def test_of_a_terabyte_with_few_chunks(self, project: Project) -> None:
+        data, mask, grid = _mask(project)
+        data[5, 999_999] = 1
+        data[2999:3001, 2999:3001] = 1
+        present = block_presence(mask, grid, project.folder)
+        assert sorted(map(tuple, np.argwhere(present).tolist())) == [
+            (0, 999),
+            (2, 2),
+            (2, 3),
+            (3, 2),
+            (3, 3),
+        ]
+
+    def test_what_is_not_stored_is_its_fill_value(self, project: Project) -> None:
+        data, mask, grid = _mask(project, fill=1, shape=64_000, chunk=1024)
+        assert block_presence(mask, grid, project.folder).all()
+        data[:8192, :8192] = 0
+        present = block_presence(mask, grid, project.folder)
+        assert not present[:8, :8].any()
+        assert present[8:].all() and present[:, 8:].all()
+
+    def test_a_chunk_that_fills_the_memory_is_refused(self, project: Project) -> None:
+        _, mask, grid = _mask(project, chunk=10**6)
+        with pytest.raises(InputError, match=r"s\.zarr/mask: has chunks of .* 256 MiB"):
+            block_presence(mask, grid, project.folder)
+
+    @pytest.mark.parametrize("kind", ["pipe", "folder", "sparse", "noise"])
+    def test_a_chunk_that_is_none(self, project: Project, kind: str) -> None:
+        data, mask, grid = _mask(project)
+        data[0, 0] = 1
+        chunk = project.folder / "s.zarr/mask/c/0/0"
+        chunk.unlink()
+        if kind == "pipe":
+            os.mkfifo(chunk)
+        elif kind == "folder":
+            chunk.mkdir()
+        else:
+            chunk.write_bytes(b"noise")
+            os.truncate(chunk, 1 << 40 if kind == "sparse" else 5)
+        with pytest.raises(InputError, match=r"is no chunk of this array|cannot be read"):
+            block_presence(mask, grid, project.folder)
+
+
+# faults: kind 12
+class TestOneInsideOfAnother:
+    @pytest.mark.parametrize(
+        ("writes", "run_directory", "said"),
+        [
+            (["s.zarr/out"], "s.zarr/raw/blocks", r"run_directory: lies inside of .*s\.zarr/raw"),
+            (["s.zarr/out"], "s.zarr/out/blocks", r"run_directory: lies inside of .*s\.zarr/out"),
+            (["blocks/out"], "blocks", r"blocks/out: lies inside of .*run_directory"),
+            (["s.zarr/a", "s.zarr/a/b"], "blocks", r"s\.zarr/a/b: lies inside of s\.zarr/a;"),
+            (["s.zarr/a", "link/a/b"], "blocks", r"link/a/b: lies inside of s\.zarr/a;"),
+            (["s.zarr/out"], "s.zarr/other/x/blocks", r"run_directory: lies inside of .*other"),
+        ],
+    )
+    def test_is_refused(
+        self, project: Project, writes: list[str], run_directory: str, said: str
+    ) -> None:
+        project.array("s.zarr/raw", np.zeros((16, 16), np.uint8))
+        project.array("s.zarr/other", np.zeros((16, 16), np.uint8))
+        (project.folder / "link").symlink_to("s.zarr")
+        project.functions("def smooth(raw):\n    return raw\n")
+        outputs = {f"o{n}": {"array": p, "dtype": "uint8"} for n, p in enumerate(writes)}
+        project.write(("smooth", {**TASK, "writes": outputs}), run_directory=run_directory)
+        before = project.files()
+        for verb in ("check", "plan", "generate"):
+            done = project.cli(verb, "pipeline.yaml")
+            assert done.exit_code == 2
+            assert re.search(said, done.output), done.output
+        assert project.files() == before
+
+
+# faults: kind 12
+@pytest.mark.parametrize("path", ["smooth/ledger/0-0/0-0", "smooth/done.json", "masks/x.npz"])
+def test_a_folder_in_place_of_a_file_is_refused_before_anything_moves(
+    project: Project, path: str
+) -> None:
+    project.array("s.zarr/raw", np.zeros((16, 16), np.uint8))
+    project.functions("def smooth(raw):\n    return raw\n")
+    project.write(("smooth", TASK))
+    assert project.cli("generate", "pipeline.yaml").exit_code == 0
+    (project.folder / "blocks" / path).mkdir(parents=True)
+    project.write(("smooth", {**TASK, "blocks_per_job": 1}))
+    plan = (project.folder / "blocks/plan.json").read_bytes()
+    before = project.files()
+    done = project.cli("generate", "pipeline.yaml")
+    assert done.exit_code == 2
+    assert f"{path}: is no file; move it away" in done.output
+    assert project.files() == before
+    assert (project.folder / "blocks/plan.json").read_bytes() == plan
+
+
+# faults: kind 12
+def test_mem_and_mem_mb_are_one(project: Project) -> None:
+    project.array("s.zarr/raw", np.zeros((16, 16), np.uint8))
+    project.functions("def smooth(raw):\n    return raw\n")
+    resources = yaml.safe_load("{mem: 2GB, mem_mb: 2000}")
+    project.write(("smooth", {**TASK, "resources": resources}))
+    done = project.cli("check", "pipeline.yaml")
+    assert done.exit_code == 2
+    assert "resources.mem: and mem_mb are the same; give one of them" in done.output
