@@ -286,7 +286,7 @@ class TestReadRegion:
 
 
 class TestDamagedChunks:
-    # faults: kind 13
+    # faults: kind 12
 
     @pytest.mark.parametrize(
         ("zarr_format", "shards", "key"),

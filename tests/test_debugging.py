@@ -152,7 +152,7 @@ def test_a_real_debugger(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "42" in out.getvalue()
 
 
-# faults: point 9
+# faults: see README.md, beside the kinds
 class TestNeighbours:
     """Blocks that read each other's output are in nobody else's hands meanwhile."""
 

@@ -1,6 +1,6 @@
 """Leases: a supervisor that is stopped while its worker computes, and another host meanwhile.
 
-# faults: point 4
+# faults: see README.md, beside the kinds
 """
 
 from __future__ import annotations

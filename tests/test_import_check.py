@@ -1,6 +1,6 @@
 """Functions that cannot be imported: said by `check --import`, and once by `run`.
 
-# faults: point 7
+# faults: see README.md, beside the kinds
 """
 
 from __future__ import annotations

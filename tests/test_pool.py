@@ -285,7 +285,7 @@ class TestWorkers:
         assert len({call[1] for call in scene.calls}) > 1
         assert "failed 4 blocks in a row and is replaced" in capfd.readouterr().out
 
-    # faults: point 10, a new worker imports everything again
+    # faults: see README.md, beside the kinds
     def test_failing_now_and_then_replaces_no_worker(self, scene: Scene) -> None:
         scene.functions(
             """

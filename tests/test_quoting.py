@@ -1,4 +1,4 @@
-# faults: kind 5 of the issue, text that becomes code
+# faults: text that becomes code
 from __future__ import annotations
 
 import ast

@@ -20,7 +20,7 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.stored import ChunkKeys, Stored, chunks_of, losses
 from snakemake_blocks.tiling import Axis, Grid
 
-# faults: point 8 of the issue: what is done is there
+# faults: what is done is there
 
 
 def described(project: Project, path: str = "s.zarr/a") -> ArrayInfo:

@@ -186,7 +186,7 @@ def test_masked_blocks_have_nothing_to_prove(project: Project) -> None:
     assert "1 of 3 chunks" in verify().missing[0]
 
 
-# faults: kind 5 and point 8 of the issue: what is done is there
+# faults: kind 5; what is done is there
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

@@ -203,7 +203,7 @@ class TestEnd:
         until(lambda: process_start(int(scene.calls[0][1])) is None)
         until(lambda: process_start(int(scene.calls[0][2])) is None)
 
-    # faults: point 3
+    # faults: see README.md, beside the kinds
     def test_a_job_given_to_a_host_that_died_fails_at_once(
         self, scene: Scene, running: Running
     ) -> None:
@@ -301,7 +301,7 @@ class TestModules:
         assert len(imported) == 2 and imported[1] == running.host.process.pid
         assert imported[0] not in running.crews
 
-    # faults: point 10
+    # faults: see README.md, beside the kinds
     def test_that_functions_import_inside_are_imported_once(
         self, scene: Scene, running: Running
     ) -> None:
