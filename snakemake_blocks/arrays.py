@@ -252,31 +252,39 @@ def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
 
 
 def _values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
-    """Return what is stored, or say which chunk cannot be read."""
+    """Return what is stored in some voxels, whatever the channel."""
+    lead = (0,) * len(array.channels)
+    return _stored_values(data, array, Box(lead + voxels.begin, array.channels + voxels.end))
+
+
+def _stored_values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
+    """Return what is stored in some voxels, of all axes, or say which chunk cannot be read."""
     try:
-        return np.asarray(data[_slices(array, voxels)])
+        return np.asarray(data[_as_slices(voxels)])
     except MemoryError:
         raise
     except Exception as error:  # what damaged chunks raise is anybody's guess
+        what = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"{array.path}: {_unreadable(data, array, voxels)} cannot be read "
-            f"({type(error).__name__}: {error}); restore it, or have it made anew"
+            f"({type(error).__name__}: {what}); restore it, or have it made anew"
         ) from error
 
 
 def _unreadable(data: Any, array: ArrayInfo, voxels: Box) -> str:
     """Return the first chunk (or shard) in some voxels whose reading fails, by its key."""
-    lead = (0,) * len(array.channels)
-    full = Box(lead + voxels.begin, array.channels + voxels.end)
-    for chunk in _chunks(array, full):
+    for chunk in _chunks(array, voxels):
         begin = tuple(k * c for k, c in zip(chunk, array.chunks, strict=True))
         end = tuple(b + c for b, c in zip(begin, array.chunks, strict=True))
-        part = Box(begin, end).intersect(full)
         try:
-            data[tuple(slice(b, e) for b, e in zip(part.begin, part.end, strict=True))]
+            data[_as_slices(Box(begin, end).intersect(voxels))]
         except Exception:  # this is the one; the caller raises
             return f"chunk {data.metadata.encode_chunk_key(chunk)}"
     return "a chunk"
+
+
+def _as_slices(voxels: Box) -> tuple[slice, ...]:
+    return tuple(slice(b, e) for b, e in zip(voxels.begin, voxels.end, strict=True))
 
 
 def _chunks(array: ArrayInfo, voxels: Box) -> Box:
@@ -342,7 +350,7 @@ def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool
         begin = tuple(i * c for i, c in zip(index, cell, strict=True))
         end = tuple(b + c for b, c in zip(begin, cell, strict=True))
         part = Box(begin, end).intersect(near)
-        values = _read_mask(mask, data, part) if index in stored else np.ones(part.shape, bool)
+        values = _stored_values(data, mask, part) if index in stored else np.ones(part.shape, bool)
         _mark(present, mask, grid, part, values)
     return present
 
@@ -387,18 +395,6 @@ def _stored_cells(mask: ArrayInfo, data: Any, folder: Path, near: Box, cell: Ind
             if part:
                 found.update(_cells(part, cell))
     return found
-
-
-def _read_mask(mask: ArrayInfo, data: Any, part: Box) -> NDArray[Any]:
-    try:
-        values = data[tuple(slice(b, e) for b, e in zip(part.begin, part.end, strict=True))]
-        return np.asarray(values)
-    except Exception as error:  # what damaged chunks raise is anybody's guess
-        raise InputError(
-            f"{mask.path}: voxels {list(part.begin)} to {list(part.end)} cannot be read "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            "restore the mask"
-        ) from error
 
 
 def _mark(

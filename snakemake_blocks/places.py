@@ -6,6 +6,7 @@ Attributes follow funlib.persistence: ``offset``, ``voxel_size`` or ``resolution
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,7 +23,8 @@ __all__ = ["Place"]
 _LARGEST = 2**53
 # Sizes of blocks are multiples of voxel sizes: a unit in which these are longer helps nobody.
 _LONGEST = 10**5
-_PRINTABLE = 10**300
+# What messages and metadata write as a float.
+_PRINTABLE = int(sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True)
