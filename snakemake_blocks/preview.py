@@ -10,6 +10,7 @@ from typing import Any
 from snakemake_blocks.forgetting import disordered
 from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.moving import is_reordered
+from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.reasons import reasons_of
 from snakemake_blocks.resetting import find_missing
@@ -56,7 +57,7 @@ def preview_tasks(
 ) -> dict[str, TaskPreview]:
     """Return what a run of a plan would do, by task.
 
-    Costs about a microsecond per ledger record, and O(blocks) memory.
+    Costs about a microsecond per ledger record, and O(blocks) memory for tasks with any.
 
     Parameters
     ----------
@@ -72,9 +73,11 @@ def preview_tasks(
         Tasks of which an array is gone, and all results with it.
     """
     judge = Judge(plan, root, layout=old)
-    for name in lost:
-        judge.erase(plan.tasks[name], list(plan.tasks[name].grid))
-    for task in plan.tasks.values():
+    known = [task for task in plan.tasks.values() if _has_records(judge, task)]
+    for task in known:
+        if task.name in lost:
+            judge.erase(task, list(task.grid))
+    for task in known:
         if is_reordered(old, task) and (late := disordered(task, judge)):
             judge.erase(task, late)
     for name, (_, indices) in find_missing(judge, folder).items():
@@ -82,7 +85,14 @@ def preview_tasks(
     return {name: _preview(judge, old, task) for name, task in plan.tasks.items()}
 
 
+def _has_records(judge: Judge, task: PlannedTask) -> bool:
+    """Tell whether there may be anything on record: else blocks need not be looked at."""
+    return RunPaths(judge.root).task(task.slug).exists()
+
+
 def _preview(judge: Judge, old: Plan | None, task: PlannedTask) -> TaskPreview:
+    if not _has_records(judge, task):
+        return TaskPreview(task.num_blocks, 0, task.num_blocks, task.num_blocks)
     judgement = judge.judge_all(task)
     pending = (judgement.progress != Progress.MASKED) & ~judgement.done
     before = old.tasks.get(task.name) if old else None

@@ -145,7 +145,8 @@ def find_missing(
     plan = judge.plan
     found: dict[str, tuple[int, list[Index]]] = {}
     for task in [plan.tasks[name]] if name else plan.tasks.values():
-        if not judge.judge_all(task).done.any():
+        # Of tasks without any record nothing is done, however many blocks they have.
+        if not (RunPaths(judge.root).task(task.slug).exists() and judge.judge_all(task).done.any()):
             continue
         lost = list(losses_of(judge, task, folder))
         chosen = np.any([loss.blocks for loss in lost], axis=0) if lost else np.zeros(1, bool)

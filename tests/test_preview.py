@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,29 @@ def test_an_array_that_is_gone_takes_its_results_along(project: Project) -> None
     found = preview_run(project.pipeline, Options())
     assert found["double"].to_do == 8 and found["add"].to_do == 8
     assert not (project.folder / "out.zarr" / "doubled").exists()
+
+
+def test_blocks_without_any_record_cost_nothing(project: Project) -> None:
+    """A thousand million of them are planned, told and generated at once."""
+    project.functions("def f(block): pass")
+    project.write(
+        (
+            "vast",
+            {
+                "function": "functions:f",
+                "roi": {"offset": [0, 0, 0], "shape": [1000, 1000, 1000]},
+                "block_size": [1, 1, 1],
+                "conflict": False,
+            },
+        )
+    )
+    tracemalloc.start()
+    assert preview_run(project.pipeline, Options())["vast"].new == 10**9
+    generate(project.pipeline)
+    assert preview_run(project.pipeline, Options())["vast"].new == 10**9
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
 
 
 def test_a_plan_tells_it_as_json(project: Project) -> None:
