@@ -14,7 +14,7 @@ from typing import Any
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.files import write_atomically
-from snakemake_blocks.metadata import read_metadata
+from snakemake_blocks.metadata import check_metadata, is_array, read_metadata
 
 __all__ = ["Group", "arrays_in", "attributes_of", "enter", "groups_around", "groups_in"]
 
@@ -106,12 +106,21 @@ def _format_inside(folder: Path) -> int:
 
 
 def arrays_in(group: Path) -> Iterator[Path]:
-    """Yield the arrays right inside a group, by name; hidden ones are still being made."""
+    """Yield the arrays right inside a group, by name; hidden ones are still being made.
+
+    Those with damaged metadata are left out: nobody can be like them.
+    """
     for child in _folders(group):
-        if (child / ".zarray").exists() or _mapping(child / "zarr.json").get(
-            "node_type"
-        ) == "array":
+        if is_array(child) and _is_sound(child):
             yield child
+
+
+def _is_sound(folder: Path) -> bool:
+    try:
+        check_metadata(folder)
+    except InputError:
+        return False
+    return True
 
 
 def groups_in(group: Path) -> Iterator[Path]:
