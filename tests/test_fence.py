@@ -239,6 +239,7 @@ class TestFence:
         fence.start()
         lease.extend(boot_clock())
         until(lambda: has_ended(worker))
+        assert fence.remove(worker), "the new one has ended it"
         fence.close()
         end_child(worker, patience=0.0)
 
