@@ -104,8 +104,8 @@ def test_slurm_gives_the_bytes_of_a_local_run(
         assert run.wait() == 0
     assert_complete(chain, local_results)
     assert [job.state for job in slurm.jobs()] == ["COMPLETED"] * 4
-    again = chain.command("snakemake", "--profile", "slurm")
-    assert again.returncode == 0 and "Nothing to be done" in again.stderr
+    again = chain.command("snakemake", "--snakefile", "blocks/Snakefile", "--profile", "slurm")
+    assert again.returncode == 0 and "Nothing to be done" in again.stderr, again.stderr
 
 
 def test_slurm_job_that_is_cancelled_goes_on_where_it_was(
