@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import ours  # isort: skip  (finds the peers' modules)
+import failing
 import run
 import smoothing
 
@@ -142,6 +143,26 @@ class Bench:
         }
         return Load(f"chain of two, 2 x {blocks:,} no-op blocks", "", runners, self.repeats)
 
+    def failing(self, retries: int) -> Load:
+        """Return the load of the cells of daisy's tutorial in which half of the attempts fail."""
+        store = self.folder / f"failing-{retries}.zarr"
+
+        def anew(runner: Runner) -> Runner:
+            def once() -> tuple[float, float]:
+                failing.prepare(str(store))
+                return runner()
+
+            return once
+
+        words = [str(store), "--retries", str(retries), "--workers", "5"]
+        runners = {
+            US: self.us("failing", lambda at: ours.failing(at, store, retries=retries, workers=5)),
+            "daisy-1": self.peer("daisy-1", "failing_daisy", *words),
+        }
+        name = f"64 blocks, half of the attempts fail, {retries} retries, 5 workers"
+        runners = {who: anew(runner) for who, runner in runners.items()}
+        return Load(name, "<= 2 x daisy-1, CPU too", runners, self.repeats)
+
     def smooth(self) -> Load:
         """Return the load of real smoothing; the arrays are made once."""
         size = 256 if self.quick else smoothing.volume.SIZE
@@ -182,6 +203,8 @@ def measure(bench: Bench, only: str) -> tuple[list[Load], list[str]]:
         bench.noop(middle, conflict=True, peers=["daisy-2"]),
         bench.noop(big, conflict=False, peers=["daisy-2"], target="<= 1/4 of daisy-2"),
         bench.chain(small),
+        bench.failing(retries=2),
+        bench.failing(retries=0),
         bench.smooth(),
     ]
     loads = [load for load in loads if only in load.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,12 +18,18 @@ BIN = Path(sys.executable).parent
 PROFILE = HERE.parent / "profiles" / "local"
 sys.path.insert(0, str(HERE / "peers"))
 
+import failing as failing_load  # noqa: E402
 import loads  # noqa: E402
 import smoothing  # noqa: E402
 
 NOTHING = """
 def nothing(block):
     pass
+"""
+FAILING = """
+import sys
+sys.path.insert(0, {peers!r})
+from failing import smooth
 """
 SMOOTH = """
 import sys
@@ -61,7 +68,7 @@ class Took:
     output: str
 
 
-def command(*words: str | Path, folder: Path) -> Took:
+def command(*words: str | Path, folder: Path, right: tuple[int, ...] = (0,)) -> Took:
     """Return what a command of this environment cost.
 
     Raises
@@ -73,12 +80,14 @@ def command(*words: str | Path, folder: Path) -> Took:
     done = subprocess.run(
         [BIN / words[0], *words[1:]],
         cwd=folder,
-        check=True,
+        check=False,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     seconds = time.perf_counter() - begin
+    if done.returncode not in right:
+        raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout)
     return Took(seconds, sum(os.times()[2:4]) - before, done.stdout)
 
 
@@ -141,6 +150,28 @@ def smooth(folder: Path, load: smoothing.Smoothing, *, workers: int) -> Took:
     }
     describe(folder, SMOOTH.format(peers=str(HERE / "peers")), smooth=task)
     return _run(folder, workers)
+
+
+def failing(folder: Path, store: Path, *, retries: int, workers: int) -> Took:
+    """Run blocks half of whose attempts fail; those that fail for good are what it is about."""
+    size, block = failing_load.SIDE, failing_load.BLOCK
+    task = {
+        "function": "functions:smooth",
+        "params": {"store": str(store)},
+        "roi": {"offset": [0, 0], "shape": [size, size]},
+        "block_size": [block, block],
+        "context": failing_load.CONTEXT,
+        "conflict": False,
+        "retries": retries,
+    }
+    describe(folder, FAILING.format(peers=str(HERE / "peers")), smooth=task)
+    words = ("snakemake-blocks", "run", "pipeline.yaml", "--cores", str(workers))
+    took = command(*words, folder=folder, right=(0, 1))
+    done = failing_load.blocks_done(str(store))
+    words = ("snakemake-blocks", "status", "blocks", "--json")
+    told = json.loads(command(*words, folder=folder, right=(0, 1)).output)
+    assert done == told["tasks"]["smooth"]["done"] > 0, (done, told)
+    return took
 
 
 def again(folder: Path, *, workers: int) -> Took:
