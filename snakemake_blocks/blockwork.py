@@ -235,7 +235,9 @@ class Work:
 
     def _settle(self, block: Block) -> None:
         """Wait until what a block wrote is on disk, and note what it left out."""
-        self.absent = self._stored.settle(Box.from_roi(block.write_roi))
+        # Not by its Rois: a tiny block would pay for making them, and a function may change them.
+        if self.task.writes:
+            self.absent = self._stored.settle(self.task.grid.write(block.index))
 
     def compute(self, block: Block, visible: Sequence[Box]) -> dict[str, NDArray[Any]]:
         """Return what the function of a ``call: arrays`` task makes of a block; store nothing.

@@ -22,7 +22,7 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 _SIGNALS = tuple(
     map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE))
 )
-_REAL = int(signal.ITIMER_REAL)
+_REAL, _BLOCK = int(signal.ITIMER_REAL), int(signal.SIG_BLOCK)
 # Above what a shell or a careless function closes by number.
 _FAR = 200
 # The raw dictionary: copying and comparing the decoded one would cost as much as a tiny block.
@@ -58,7 +58,7 @@ class Surroundings:
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._handlers = list(map(_signal.getsignal, _SIGNALS))
-        self._blocked = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._blocked = _signal.pthread_sigmask(_BLOCK, ())
         self._timed = _is_timed()
         for name, handle in _STREAMS.items():
             self._streams[name] = getattr(sys, name)
@@ -97,25 +97,35 @@ class Surroundings:
         """
         if not _in_main_thread():
             return
-        for name, handle in _STREAMS.items():
-            self._restore_stream(name, handle)
+        for handle, spare in self._spare.items():
+            os.dup2(spare, handle)
+        if any(map(_is_other_or_closed, self._streams.items())):
+            self._restore_streams()
         if self._folder is not None:
             os.fchdir(self._folder[1])
         if self._variables != _ENVIRON:
             self._restore_variables()
         os.umask(self._umask)
-        self._restore_signals()
+        if list(map(_signal.getsignal, _SIGNALS)) != self._handlers:
+            self._restore_handlers()
+        if _signal.pthread_sigmask(_BLOCK, ()) != self._blocked:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+        if not self._timed:
+            _signal.alarm(0)
 
-    def _restore_stream(self, name: str, handle: int) -> None:
-        if handle in self._spare:
-            os.dup2(self._spare[handle], handle)
-        stream = self._streams[name]
-        if stream is not None and stream.closed:
-            stream = open(  # noqa: SIM115
-                handle, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
-            )
-            self._streams[name] = stream
-        setattr(sys, name, stream)
+    def _restore_streams(self) -> None:
+        for name, stream in self._streams.items():
+            if stream is not None and stream.closed:
+                stream = open(  # noqa: SIM115
+                    _STREAMS[name],
+                    "w",
+                    buffering=1,
+                    encoding="utf-8",
+                    errors="backslashreplace",
+                    closefd=False,
+                )
+                self._streams[name] = stream
+            setattr(sys, name, stream)
 
     def _restore_variables(self) -> None:
         """Undo changes; what a module sets as it is imported it will not set again, so it stays."""
@@ -126,19 +136,19 @@ class Surroundings:
                 del os.environ[name]
         self._variables, self._modules = _ENVIRON.copy(), len(sys.modules)
 
-    def _restore_signals(self) -> None:
-        if list(map(_signal.getsignal, _SIGNALS)) != self._handlers:
-            for number, handler in zip(_SIGNALS, self._handlers, strict=True):
-                if handler is not None:  # it was set outside of Python
-                    signal.signal(number, handler)
-        if _signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._blocked:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
-        if not self._timed and _is_timed():
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
+    def _restore_handlers(self) -> None:
+        for number, handler in zip(_SIGNALS, self._handlers, strict=True):
+            if handler is not None:  # it was set outside of Python
+                signal.signal(number, handler)
 
 
 def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    return threading.get_ident() == threading.main_thread().ident
+
+
+def _is_other_or_closed(item: tuple[str, TextIO | None]) -> bool:
+    name, stream = item
+    return getattr(sys, name) is not stream or (stream is not None and stream.closed)
 
 
 def _far(handle: int) -> int:
