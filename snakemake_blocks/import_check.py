@@ -11,13 +11,16 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 
 from snakemake_blocks.functions import FunctionRef, importable_from, load
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.processes import end_tree
 
 __all__ = ["ImportCheck", "questions"]
+
+# A large library takes minutes over a busy network; what takes longer waits for something.
+_PATIENCE = 300.0
 
 
 def questions(plan: Plan) -> list[tuple[str, str]]:
@@ -55,9 +58,15 @@ class ImportCheck:
         self._question = json.dumps([str(folder), *asked]).encode()
         self._asked = asked
 
-    def problems(self) -> list[str]:
-        """Wait for the end, and return what cannot be imported, a line each."""
-        told, _ = self._process.communicate(self._question)
+    def problems(self, *, patience: float = _PATIENCE) -> list[str]:
+        """Wait for the end, so many seconds at most; return what cannot be imported, a line each."""
+        try:
+            told, _ = self._process.communicate(self._question, timeout=patience)
+        except TimeoutExpired:
+            self.cancel()
+            self._process.communicate()
+            names = ", ".join(name for _, name in self._asked)
+            return [f"{self._asked[0][0]}: importing {names} takes longer than {patience:.0f} s"]
         if self._process.returncode < 0 or not told:
             place, name = self._asked[0]
             how = f"ended with status {self._process.returncode}"

@@ -13,6 +13,7 @@ from project import Project
 
 from snakemake_blocks.generating import make_plan
 from snakemake_blocks.import_check import questions
+from snakemake_blocks.launch import start_import_check
 
 
 @pytest.fixture
@@ -77,3 +78,12 @@ def test_run_fails_once_and_soon(project: Project) -> None:
     project.functions("def f(block): pass")
     again = project.blocks("run", "pipeline.yaml", "--cores", "2")
     assert again.returncode == 0, again.stderr
+
+
+def test_module_that_does_not_come_back(project: Project) -> None:
+    project.functions("import time; time.sleep(600)\ndef f(block): pass")
+    check = start_import_check(make_plan(project.pipeline), project.folder)
+    assert check is not None
+    assert check.problems(patience=1.0) == [
+        "tasks.one.function: importing functions:f, others:g takes longer than 1 s"
+    ]
