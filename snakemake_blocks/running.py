@@ -23,6 +23,7 @@ from snakemake_blocks.generating import (
 )
 from snakemake_blocks.import_check import ImportCheck
 from snakemake_blocks.launch import INTERRUPTED, run_snakemake, start_import_check
+from snakemake_blocks.location import way_to
 from snakemake_blocks.locks import holder_of, is_alive
 from snakemake_blocks.moving import refuse_running
 from snakemake_blocks.paths import RunPaths
@@ -146,7 +147,8 @@ def _environment(options: Options) -> dict[str, str]:
 def _arguments(options: Options, folder: Path, path: Path) -> list[str]:
     """Return Snakemake's arguments: those of a profile, `local` unless another one is asked for."""
     profile = resolve_profile(options.profile or "local", folder)
-    arguments = ["--snakefile", os.path.relpath(path, folder), "--profile", profile]
+    name = os.path.join(way_to(path.parent, folder), path.name)
+    arguments = ["--snakefile", name, "--profile", profile]
     arguments += ["--rerun-incomplete", "--keep-going"]
     if not options.profile:
         arguments += ["--cores", str(options.cores)]

@@ -82,6 +82,27 @@ def test_a_copy_whose_link_leads_to_the_others_state_is_refused(
     assert Plan.load(Path("blocks")).folder(Path("blocks")).resolve() == copy
 
 
+def test_a_project_reached_by_a_link_finds_a_run_directory_elsewhere(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`..` from the project is the parent of where it lies, not of the link."""
+    pipeline = adding(project, project.folder, 1)
+    with pipeline.open("a") as file:
+        file.write(f"run_directory: {tmp_path / 'runs' / 'state'}\n")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    link = tmp_path / "deep" / "er" / "link"
+    link.symlink_to(project.folder)
+    plan, _ = generate(link / "pipeline.yaml")
+    monkeypatch.chdir(link)
+    assert Path(plan.run_directory, "plan.json").exists()
+    assert (
+        Rules(plan.run_directory, plan=plan.fingerprint)
+        .plan.folder(tmp_path / "runs" / "state")
+        .samefile(project.folder)
+    )
+    generate(project.pipeline)
+
+
 def test_two_pipelines_of_a_folder_need_two(project: Project) -> None:
     adding(project, project.folder, 1)
     generate(project.pipeline)

@@ -162,7 +162,12 @@ class TestWorkers:
         while len(open(os.environ["CALLS"]).readlines()) < 6: time.sleep(0.01)
     """
         )
-        more = {"init_callback_fn": "functions:init", "blocks_per_job": 2, "workers": 2, "num_workers": 6}
+        more = {
+            "init_callback_fn": "functions:init",
+            "blocks_per_job": 2,
+            "workers": 2,
+            "num_workers": 6,
+        }
         scene.plan(line(function="functions:f", shape=(6,), timeout=20, **more))
         code = "import sys, pathlib; from snakemake_blocks.jobs import work_sentinel as w; "
         code += "sys.exit(w(pathlib.Path(sys.argv[1]), attempt=1, environment={}))"
