@@ -245,14 +245,14 @@ class Draft:
             raise BusyError(f"{root}: somebody else planned here just now; try again")
         missing = _missing_arrays(self.pipeline, self.plan)
         for line in self.changes():
-            print(line, file=sys.stderr, flush=True)
+            print(comment(line), file=sys.stderr, flush=True)
         move_state(self.old, self.plan, root, pickles(self.pipeline))
         for name in missing if self.old else ():
             reset_blocks(self.plan, root, name)  # what was done is gone with the array
         for array in {a.path: a for arrays in missing.values() for a in arrays}.values():
             create(array, self.pipeline.folder)
         for line in missing_lines(reset_missing(self.plan, root, self.pipeline.folder)):
-            print(line, file=sys.stderr, flush=True)
+            print(comment(line), file=sys.stderr, flush=True)
         return self.plan
 
     def changes(self) -> Iterator[str]:
@@ -361,8 +361,14 @@ def _run_directory_problems(pipeline: Pipeline) -> list[str]:
     root, place = pipeline.run_directory, f"{pipeline.name}: run_directory"
     if is_inside(pipeline.folder, root):
         return [f"{place}: {root} holds the pipeline itself; name a folder of its own"]
+    in_the_way = next(p for p in (root, *root.absolute().parents) if p.exists())
+    if not in_the_way.is_dir():
+        return [f"{place}: {in_the_way} is a file; name a folder"]
     if lost := lost_link(root):
         return [f"{place}: {lost}"]
+    for path in map(os.path.realpath, (root, pipeline.folder)):
+        if "{" in path or "}" in path:
+            return [f"{place}: {path}: Snakemake takes what is in braces for a name; rename it"]
     name = way_to(root, pipeline.folder)
     wrong = sorted({c for c in name if c in '{}"\\*?[]$`' or not c.isprintable()})
     if wrong:
@@ -399,7 +405,7 @@ def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:
         "check.after": task.checks[1],
     }
     return [
-        f"task {task.task_id}: {key}: {text}"
+        f"task {comment(task.task_id)}: {key}: {text}"
         for key, name in named.items()
         if isinstance(name, str) and (text := missing_function(name, pipeline.folder))
     ]
@@ -447,6 +453,11 @@ def snakefile_path(pipeline: Pipeline, output: Path | None = None) -> Path:
     path = output or default / "Snakefile"
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
+    if path.parent.is_dir() and not is_writable(path.parent):
+        raise InputError(
+            f"{path}: its folder is not ours to write to; use `snakemake-blocks generate -o`, or "
+            "`run`, which keeps its Snakefile in the run directory"
+        )
     first = _content(path).partition(b"\n")[0].decode(errors="replace")
     whose = re.fullmatch(rf"{MADE_BY} \S+ from (.*), plan \w+\.", first)
     if path.exists() and (whose is None or whose[1] != comment(pipeline.name)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.location import Names
+from snakemake_blocks.quoting import comment
 from snakemake_blocks.task import Task
 
 __all__ = ["Pipeline"]
@@ -129,9 +130,9 @@ def _mask_problems(tasks: Sequence[Task]) -> Iterator[str]:
     for task in tasks:
         if task.mask is not None and task.mask.path in writers:
             yield (
-                f"task {task.task_id}: mask: {task.mask.path} is written by task "
-                f"{writers[task.mask.path]}, but masks are read before anything runs; make it with "
-                "a pipeline of its own"
+                f"task {comment(task.task_id)}: mask: {task.mask.path} is written by task "
+                f"{comment(writers[task.mask.path])}, but masks are read before anything runs; "
+                "make it with a pipeline of its own"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,6 +37,7 @@ from snakemake_blocks.resetting import missing_lines, reset_blocks, reset_missin
 from snakemake_blocks.status import RunStatus, read_status
 
 __all__ = [
+    "asks_for_dry_run",
     "check_task_context",
     "exit_status",
     "import_problems",
@@ -108,6 +110,11 @@ def preview_run(source: Source, options: Options) -> dict[str, TaskPreview]:
     pipeline = to_pipeline(source)
     asked = _asked(pipeline, options)
     return preview(asked, Draft.of(asked, options).plan)
+
+
+def asks_for_dry_run(arguments: Sequence[str]) -> bool:
+    """Tell whether arguments for Snakemake ask it for a dry run; ours tells of blocks instead."""
+    return any(re.fullmatch(r"--dry-?run|-[kpqF]*n[kpqF]*", argument) for argument in arguments)
 
 
 def _how_it_ended(status: int, root: Path, options: Options) -> str:
