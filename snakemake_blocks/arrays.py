@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.files import is_writable
 from snakemake_blocks.location import lost_link
 from snakemake_blocks.metadata import check_metadata, is_array
 from snakemake_blocks.multiscales import level_of
@@ -143,6 +144,9 @@ def obstacle_to(path: str, folder: Path) -> str:
         problem = _group_problem(where) if where.is_dir() else ""
         if problem:
             return f"{path}: cannot be made, {problem}"
+    above = next(p for p in Path(os.path.realpath(folder / path)).parents if p.exists())
+    if not is_writable(above):
+        return f"{path}: cannot be made, {above} is not ours to write to; choose another path"
     return ""
 
 

@@ -23,7 +23,7 @@ from snakemake_blocks.locks import Lease
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.processes import end_tree, has_ended
 from snakemake_blocks.queueing import Batch, batch_dtype
-from snakemake_blocks.slots import Slot, take_slot
+from snakemake_blocks.slots import Numbers, Slot
 from snakemake_blocks.worker import Pulse, WorkerContext, work_blocks
 
 __all__ = ["CLOSING_SECONDS", "Bench", "Member"]
@@ -122,13 +122,16 @@ class Bench:
     fence: Fence = field(init=False)
     _idle: list[Member] = field(default_factory=list, init=False)
     _task: PlannedTask | None = field(default=None, init=False)
+    _numbers: Numbers | None = field(default=None, init=False)
     _count: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.fence = Fence(self.lease)
 
-    def get(self, context: WorkerContext, others: list[Member]) -> Member:
+    def get(self, context: WorkerContext, others: list[Member]) -> Member | None:
         """Return a worker for a job: one that waited, else a new one.
+
+        None while the task has as many as it may have; who needs one asks again soon.
 
         Parameters
         ----------
@@ -139,25 +142,37 @@ class Bench:
         """
         if self._task is not context.task:
             self._let_go()
+        if self._numbers is None or self._numbers.folder != context.slots:
+            self._numbers = Numbers(context.slots, _most_workers(context.task))
         while self._idle:
             member = self._idle.pop()
             if member.can_go_on:
                 member.tell(context.to_order(self.output))
                 return member
             member.end()
-        return self._start(context, others)
+        slot = self._numbers.take({m.slot.number for m in others})
+        return self._start(context, others, slot) if slot is not None else None
 
     def keep(self, members: list[Member], task: PlannedTask) -> list[Member]:
         """Let workers wait for the next job of a task; return those that cannot."""
+        if self._numbers is not None:
+            self._numbers.stop_asking()
         if not self.lasting:
             return members
         self._task = task
         self._idle += [m for m in members if m.can_go_on]
         return [m for m in members if m not in self._idle]
 
+    def make_room(self) -> None:
+        """Let those who wait go if another process needs their numbers."""
+        if self._idle and self._numbers is not None and self._numbers.are_wanted:
+            self._let_go()
+
     def close(self) -> None:
         """End those who wait, which close what they have set up, and what watches them."""
         self._let_go()
+        if self._numbers is not None:
+            self._numbers.stop_asking()
         self.fence.close()
 
     def _let_go(self) -> None:
@@ -170,20 +185,18 @@ class Bench:
             member.end()
         self._idle.clear()
 
-    def _start(self, context: WorkerContext, others: list[Member]) -> Member:
+    def _start(self, context: WorkerContext, others: list[Member], slot: Slot) -> Member:
         ours, theirs = Pipe()
         pulse = Pulse()
         sys.stdout.flush()
         sys.stderr.flush()
         supervisor = os.getpid()
-        members = others + self._idle
-        slot = take_slot(context.slots, {m.slot.number for m in members})
         pid = os.fork()
         if pid == 0:
             context.work.worker_id = slot.number
-            for held in (slot, *(m.slot for m in members)):
+            for held in (slot, *(m.slot for m in others)):
                 held.release()
-            inherited = [ours, *(m.outbox for m in members), *self.private]
+            inherited = [ours, *(m.outbox for m in others), *self.private]
             _be_worker(replace(context, pulse=pulse), theirs, inherited, supervisor)
         theirs.close()
         self._count += 1
@@ -191,6 +204,12 @@ class Bench:
         mark = f"{context.lock.holder.token}.{pid}"
         batch = np.empty(0, batch_dtype(context.ledger.ndim))
         return Member(self._count, pid, mark, ours, pulse, batch, self.fence, slot)
+
+
+def _most_workers(task: PlannedTask) -> int | None:
+    """Return how many workers a task may have; None if one job has more than that already."""
+    most = task.max_workers
+    return most if most is not None and most >= task.workers else None
 
 
 def _be_worker(

@@ -15,6 +15,7 @@ from snakemake_blocks.errors import SpecError
 from snakemake_blocks.generating import Options, check_pipeline
 from snakemake_blocks.launch import INTERRUPTED
 from snakemake_blocks.pipeline import Pipeline
+from snakemake_blocks.quoting import comment
 from snakemake_blocks.running import run_pipeline
 from snakemake_blocks.serial import run_serially
 from snakemake_blocks.status import RunStatus, State, TaskStatus
@@ -106,7 +107,7 @@ class RunResult(Mapping[str, TaskState]):
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{name}: {task.completed_count:,} of {task.total_block_count:,} blocks done, "
+            f"{comment(name)}: {task.completed_count:,} of {task.total_block_count:,} blocks done, "
             f"{task.failed_count:,} failed, {task.orphaned_count:,} orphaned"
             for name, task in self.items()
         )
@@ -250,8 +251,8 @@ def _budget_problems(task: Task, budgets: Mapping[str, int]) -> Iterator[str]:
         needed, given = task.resources[name], budgets.get(name, 0)
         if int(needed) > given:
             yield (
-                f"task {task.task_id}: requires.{name}: a job takes {needed}, the budget is "
-                f"{given}; raise it with run_blockwise(..., resources={{{name!r}: {needed}}})"
+                f"task {comment(task.task_id)}: requires.{name}: a job takes {needed}, the budget "
+                f"is {given}; raise it with run_blockwise(..., resources={{{name!r}: {needed}}})"
             )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from snakemake_blocks.errors import BlocksError
+from snakemake_blocks.quoting import comment
 
 __all__ = ["main"]
 
@@ -123,7 +124,7 @@ def check(pipeline: Path, target: str, imports: bool) -> None:
     print_proof(made.name, proof, _console())
     problems = import_problems(described) if imports else []
     for line in problems:
-        click.echo(f"{made.name}: {line}", err=True)
+        click.echo(comment(f"{made.name}: {line}"), err=True)
     sys.exit(2 if proof.violations or problems else 0)
 
 
@@ -176,7 +177,12 @@ def run(
     from snakemake_blocks.launch import INTERRUPTED
     from snakemake_blocks.preview import preview_text
     from snakemake_blocks.report import print_status, probe_text
-    from snakemake_blocks.running import exit_status, preview_run, run_pipeline
+    from snakemake_blocks.running import (
+        asks_for_dry_run,
+        exit_status,
+        preview_run,
+        run_pipeline,
+    )
 
     options = Options(
         cores=cores,
@@ -188,7 +194,7 @@ def run(
     )
     if (write and not probe) or (probe and roi):
         raise click.UsageError("--write goes with --probe, and --roi without it")
-    if dry_run:
+    if dry_run or asks_for_dry_run(snakemake_args):
         click.echo(preview_text(preview_run(pipeline, replace(options, probe=probe))))
         return
     if probe:
@@ -289,9 +295,9 @@ def verify(run_directory: Path) -> None:
     made, root = load_plan(run_directory)
     found = verify_run(made, root)
     for line in found.proved:
-        click.echo(line)
+        click.echo(comment(line))
     for line in found.missing:
-        click.echo(line, err=True)
+        click.echo(comment(line), err=True)
     sys.exit(1 if found.missing else 0)
 
 
@@ -326,7 +332,7 @@ def reset(run_directory: Path, task: str, roi: str, failed: bool, missing: bool)
     made, root = load_plan(run_directory)
     if missing:
         for line in reset_lost(made, root, task) or ["no chunk of a done block is missing"]:
-            click.echo(line)
+            click.echo(comment(line))
         return
     count = reset_run(made, root, task, roi=_box(roi), only_failed=failed)
     click.echo(f"{task}: {count:,} blocks reset; the next run does them, and what reads them")

@@ -25,6 +25,9 @@ from snakemake_blocks.worker import print_to
 
 __all__ = ["Crew", "Request"]
 
+# How often a crew without a job looks whether somebody needs its workers' numbers.
+_IDLE_SECONDS = 1.0
+
 
 class Request(TypedDict):
     """One job to run: its sentinel and log relative to a folder, and Snakemake's attempt."""
@@ -109,6 +112,8 @@ def _be_crew(channel: Connection, plan: Plan | None, parent: int) -> None:
         bench = Bench(lasting=True, private=(channel,))
         with contextlib.suppress(EOFError, OSError):
             while True:
+                while not channel.poll(_IDLE_SECONDS):
+                    bench.make_room()
                 request: Request = channel.recv()
                 channel.send(_run(request, plan, bench))
         bench.close()

@@ -20,7 +20,14 @@ from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.files import is_writable, read_file, write_atomically
 from snakemake_blocks.identity import differences
 from snakemake_blocks.leftovers import unlock, unmark
-from snakemake_blocks.location import lost_link, make_target, place_of
+from snakemake_blocks.location import (
+    is_inside,
+    is_same,
+    lost_link,
+    make_target,
+    place_of,
+    way_to,
+)
 from snakemake_blocks.locks import held
 from snakemake_blocks.metadata import is_array
 from snakemake_blocks.moving import move_state, refuse_running
@@ -152,8 +159,8 @@ def make_plan(
         pipeline,
         facts={t.task_id: facts_of(t.process_function, pipeline.folder) for t in pipeline.tasks},
         target=Target(target),
-        run_directory=os.path.relpath(pipeline.run_directory, pipeline.folder),
-        base=_base(pipeline),
+        run_directory=way_to(pipeline.run_directory, pipeline.folder),
+        base=way_to(pipeline.folder, pipeline.run_directory),
         before=before,
         pickling=pickling,
     )
@@ -238,14 +245,14 @@ class Draft:
             raise BusyError(f"{root}: somebody else planned here just now; try again")
         missing = _missing_arrays(self.pipeline, self.plan)
         for line in self.changes():
-            print(line, file=sys.stderr, flush=True)
+            print(comment(line), file=sys.stderr, flush=True)
         move_state(self.old, self.plan, root, pickles(self.pipeline))
         for name in missing if self.old else ():
             reset_blocks(self.plan, root, name)  # what was done is gone with the array
         for array in {a.path: a for arrays in missing.values() for a in arrays}.values():
             create(array, self.pipeline.folder)
         for line in missing_lines(reset_missing(self.plan, root, self.pipeline.folder)):
-            print(line, file=sys.stderr, flush=True)
+            print(comment(line), file=sys.stderr, flush=True)
         return self.plan
 
     def changes(self) -> Iterator[str]:
@@ -321,18 +328,6 @@ def _plan_in(root: Path) -> Plan | None:
         return None
 
 
-def _base(pipeline: Pipeline) -> str:
-    """Return the way from the run directory to the pipeline's folder.
-
-    Where the run directory is a link, ``..`` is the parent of what it links to.
-    """
-    folder, root = pipeline.folder, pipeline.run_directory
-    named = os.path.relpath(folder, root)
-    if os.path.realpath(root / named) == os.path.realpath(folder):
-        return named
-    return os.path.relpath(os.path.realpath(folder), os.path.realpath(root))
-
-
 def _refuse_other_pipeline(old: Plan, pipeline: Pipeline) -> None:
     """Refuse a run directory that holds the state of a pipeline which is still there.
 
@@ -342,8 +337,7 @@ def _refuse_other_pipeline(old: Plan, pipeline: Pipeline) -> None:
         With where the other one is. If it is gone, it was moved here.
     """
     folder = old.folder(pipeline.run_directory)
-    same = os.path.realpath(folder) == os.path.realpath(pipeline.folder)
-    if same and old.name in (pipeline.name, "python"):
+    if is_same(folder, pipeline.folder) and old.name in (pipeline.name, "python"):
         return
     there = folder.is_dir() if old.name == "python" else (folder / old.name).exists()
     if there:
@@ -365,11 +359,17 @@ def _content(path: Path) -> bytes:
 def _run_directory_problems(pipeline: Pipeline) -> list[str]:
     """Return why Snakefiles cannot name the run directory, or state would mix with data."""
     root, place = pipeline.run_directory, f"{pipeline.name}: run_directory"
-    if pipeline.folder.resolve().is_relative_to(root.resolve()):
+    if is_inside(pipeline.folder, root):
         return [f"{place}: {root} holds the pipeline itself; name a folder of its own"]
+    in_the_way = next(p for p in (root, *root.absolute().parents) if p.exists())
+    if not in_the_way.is_dir():
+        return [f"{place}: {in_the_way} is a file; name a folder"]
     if lost := lost_link(root):
         return [f"{place}: {lost}"]
-    name = os.path.relpath(root, pipeline.folder)
+    for path in map(os.path.realpath, (root, pipeline.folder)):
+        if "{" in path or "}" in path:
+            return [f"{place}: {path}: Snakemake takes what is in braces for a name; rename it"]
+    name = way_to(root, pipeline.folder)
     wrong = sorted({c for c in name if c in '{}"\\*?[]$`' or not c.isprintable()})
     if wrong:
         return [f"{place}: {name!r} has {' '.join(map(repr, wrong))} in it; choose a plain name"]
@@ -405,7 +405,7 @@ def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:
         "check.after": task.checks[1],
     }
     return [
-        f"task {task.task_id}: {key}: {text}"
+        f"task {comment(task.task_id)}: {key}: {text}"
         for key, name in named.items()
         if isinstance(name, str) and (text := missing_function(name, pipeline.folder))
     ]
@@ -453,6 +453,11 @@ def snakefile_path(pipeline: Pipeline, output: Path | None = None) -> Path:
     path = output or default / "Snakefile"
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
+    if path.parent.is_dir() and not is_writable(path.parent):
+        raise InputError(
+            f"{path}: its folder is not ours to write to; use `snakemake-blocks generate -o`, or "
+            "`run`, which keeps its Snakefile in the run directory"
+        )
     first = _content(path).partition(b"\n")[0].decode(errors="replace")
     whose = re.fullmatch(rf"{MADE_BY} \S+ from (.*), plan \w+\.", first)
     if path.exists() and (whose is None or whose[1] != comment(pipeline.name)):

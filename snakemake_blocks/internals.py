@@ -1,19 +1,41 @@
 """What we use of Snakemake without a promise that other versions have it: all, and only here.
 
 Every name was read in Snakemake 9.27.1. Where one lacks, the executor ``blocks`` does what
-Snakemake's own local executor does, and says so once.
+Snakemake's own local executor does, the logger ``blocks`` prints plain messages, and each says so
+once. Generated Snakefiles name ``workflow.remote_exec`` and ``workflow.register_resource``, too;
+without them Snakemake itself says which line it cannot read.
 """
 
 from __future__ import annotations
 
+import importlib
+import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from importlib.metadata import distribution
+from operator import attrgetter
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-__all__ = ["NAMES", "Conductor", "call_sigterm_in_thread", "missing_names", "profile_folders"]
+from snakemake_blocks.errors import InputError
+
+__all__ = [
+    "NAMES",
+    "Conductor",
+    "PlainFormatter",
+    "call_sigterm_in_thread",
+    "is_main_process",
+    "local_executor",
+    "main_of_snakemake",
+    "message_formatter",
+    "missing_names",
+    "module_prefix",
+    "profile_folders",
+    "register_limit",
+    "spawned_job_error",
+]
 
 NAMES = {
     "executor": ("_callback", "cores", "run_jobs", "run_single_job"),
@@ -89,6 +111,8 @@ def missing_names(executor: Any, jobs: Sequence[Any]) -> list[str]:
             "workflow.deployment_settings.deployment_method",
             lambda: workflow.deployment_settings.deployment_method,  # type: ignore[union-attr]
         ),
+        ("snakemake.executors.local.Executor", lambda: _named(*_LOCAL_EXECUTOR)),
+        ("snakemake.exceptions.SpawnedJobError", lambda: _named(*_SPAWNED_JOB_ERROR)),
         ("job.rule.shellcmd", lambda: [job.rule.shellcmd for job in owners["job"]]),
         (
             "job.scheduler_resources[_cores]",
@@ -98,7 +122,7 @@ def missing_names(executor: Any, jobs: Sequence[Any]) -> list[str]:
     for name, read in deeper:
         try:
             read()
-        except (AttributeError, KeyError, TypeError):
+        except (AttributeError, ImportError, KeyError, TypeError):
             found.add(name)
     return sorted(found)
 
@@ -107,6 +131,92 @@ def _members(job: Any) -> list[Any]:
     """Return a job, or the jobs of a group; of one that cannot be asked, itself."""
     is_group = getattr(job, "is_group", None)
     return list(job) if callable(is_group) and is_group() else [job]
+
+
+_LOCAL_EXECUTOR = "snakemake.executors.local", "Executor"
+_SPAWNED_JOB_ERROR = "snakemake.exceptions", "SpawnedJobError"
+_FORMATTER = "snakemake.logging", "DefaultFormatter"
+_SCHEDULER = "snakemake.scheduling.job_scheduler", "JobScheduler"
+
+
+def _named(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+def local_executor() -> Any:
+    """Return the class of Snakemake's local executor, also if it has another name."""
+    try:
+        return _named(*_LOCAL_EXECUTOR)
+    except AttributeError:
+        real = _named("snakemake_interface_executor_plugins.executors.real", "RealExecutor")
+        there = vars(importlib.import_module(_LOCAL_EXECUTOR[0])).values()
+        kinds = (c for c in there if isinstance(c, type) and issubclass(c, real))
+        return next(kind for kind in kinds if kind is not real)
+
+
+def spawned_job_error() -> type[Exception]:
+    """Return what Snakemake takes for the failure of a job that says why in its log."""
+    try:
+        found: type[Exception] = _named(*_SPAWNED_JOB_ERROR)
+    except AttributeError:
+        return RuntimeError  # nobody raises it: all jobs run as Snakemake does
+    return found
+
+
+def message_formatter(*, show_failed_logs: bool) -> tuple[Any, str]:
+    """Return what makes a text of a record, and what this Snakemake lacks for its own texts."""
+    try:
+        return _named(*_FORMATTER)(quiet=set(), show_failed_logs=show_failed_logs), ""
+    except (AttributeError, ImportError):
+        return PlainFormatter(), ".".join(_FORMATTER)
+    except TypeError as error:
+        return PlainFormatter(), f"{'.'.join(_FORMATTER)} of this form ({error})"
+
+
+class PlainFormatter(logging.Formatter):
+    """Makes a text of what every version of Snakemake says with a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message; of a job that failed, its rule and log."""
+        rule, log = getattr(record, "rule_name", ""), getattr(record, "log", None) or ()
+        about = [f"rule {rule}"] * bool(rule) + [f"log: {', '.join(map(str, log))}"] * bool(log)
+        if record.levelno < logging.ERROR:
+            return str(record.msg or "")
+        return ", ".join([str(record.msg or "a job failed"), *about])
+
+
+def main_of_snakemake() -> Callable[[], None]:
+    """Return what the command ``snakemake`` calls."""
+    commands = distribution("snakemake").entry_points.select(group="console_scripts")
+    main: Callable[[], None] = commands["snakemake"].load()
+    return main
+
+
+def is_main_process(workflow: Any) -> bool:
+    """Tell whether a Snakefile is read to run jobs, and not by one of them."""
+    return bool(_of_workflow(workflow, "is_main_process"))
+
+
+def register_limit(workflow: Any, name: str, most: int) -> None:
+    """Let all running jobs together have so much of a resource, unless more is asked for."""
+    _of_workflow(workflow, "register_resource")(name, most)
+
+
+def module_prefix(workflow: Any) -> str:
+    """Return what Snakemake puts before the paths of the module that is being read."""
+    marker = "snakemake-blocks-probe"
+    modify = _of_workflow(workflow, "modifier.path_modifier.modify")
+    return str(modify(marker, "output")).removesuffix(marker)
+
+
+def _of_workflow(workflow: Any, name: str) -> Any:
+    try:
+        return attrgetter(name)(workflow)
+    except AttributeError:
+        raise InputError(
+            f"this Snakemake has no workflow.{name}, which a module needs; use the Snakefile that "
+            "`snakemake-blocks generate` writes, or a newer snakemake-blocks"
+        ) from None
 
 
 class Conductor:
@@ -174,10 +284,10 @@ def call_sigterm_in_thread() -> None:
     It takes a lock that is not reentrant. If the signal comes while the main thread holds that
     lock, as it does while it notes finished jobs, Snakemake 9 waits for itself for ever.
     """
-    from snakemake.scheduling.job_scheduler import JobScheduler
-
-    handle = getattr(JobScheduler, "exit_gracefully", None)
-    if handle is None:
+    try:
+        scheduler = _named(*_SCHEDULER)
+        handle = scheduler.exit_gracefully
+    except (AttributeError, ImportError):
         return
     # Its put may be called from a signal handler, unlike most of what threads have.
     asked: SimpleQueue[Any] = SimpleQueue()
@@ -187,7 +297,7 @@ def call_sigterm_in_thread() -> None:
             handle(asked.get())
 
     threading.Thread(target=serve, daemon=True).start()
-    JobScheduler.exit_gracefully = lambda scheduler, *_: asked.put(scheduler)
+    scheduler.exit_gracefully = lambda this, *_: asked.put(this)
 
 
 def profile_folders() -> tuple[Path, Path]:

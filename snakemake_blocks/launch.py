@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.import_check import ImportCheck, questions
-from snakemake_blocks.internals import call_sigterm_in_thread
+from snakemake_blocks.internals import call_sigterm_in_thread, main_of_snakemake
 from snakemake_blocks.leftovers import unlock
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan
@@ -93,66 +94,116 @@ def run_snakemake(
     process = subprocess.Popen(
         command, cwd=folder, env=dict(environment or os.environ), process_group=0
     )
-    drain, received = RunPaths(root).drain, list[int]()
-    end = threading.Timer(_INTERRUPT_PATIENCE, _signal_group, (process.pid, signal.SIGKILL))
-    end.daemon = True
+    with (
+        _PassedOn(process, RunPaths(root).drain) as signals,
+        _Checked(process, check) as imports,
+    ):
+        status = _end_of(process)
+    if status < 0:
+        unlock(folder, root)  # it could not do so, and is known to be dead
+    if imports.problems:
+        raise InputError("\n".join(imports.problems))
+    if status and (signals.received or status in (-signal.SIGINT, -signal.SIGTERM)):
+        return INTERRUPTED
+    return 128 - status if status < 0 else status
 
-    def pass_on(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and signal.SIGINT not in received:
-            end.start()
-        received.append(number)
-        if number != signal.SIGINT and len(received) == 1 and drain.exists():
-            process.terminate()
+
+class _PassedOn:
+    """Passes the signals that this process gets on to Snakemake and its jobs.
+
+    Parameters
+    ----------
+    process : Popen
+        Snakemake, the first of its process group.
+    drain : Path
+        While this file exists, a first SIGTERM is for Snakemake alone: its jobs end by themselves.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], drain: Path) -> None:
+        self._process = process
+        self._drain = drain
+        self._end = threading.Timer(
+            _INTERRUPT_PATIENCE, _signal_group, (process.pid, signal.SIGKILL)
+        )
+        self._end.daemon = True
+        self._before: list[tuple[int, Any]] = []
+        self.received: list[int] = []
+
+    def __enter__(self) -> Self:
+        # Only the main thread may have handlers; elsewhere signals are not ours to handle.
+        main = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if main else ():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before.append((number, signal.signal(number, self._pass_on)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.cancel()
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        if number == signal.SIGINT and signal.SIGINT not in self.received:
+            self._end.start()
+        self.received.append(number)
+        if number != signal.SIGINT and len(self.received) == 1 and self._drain.exists():
+            self._process.terminate()
         else:
-            _signal_group(process.pid, number)
+            _signal_group(self._process.pid, number)
 
-    # Only the main thread may have handlers; elsewhere signals are not ours to handle.
-    main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if main else ()
-    before = [
-        (number, signal.signal(number, pass_on))
-        for number in numbers
-        if signal.getsignal(number) is not signal.SIG_IGN
-    ]
+
+class _Checked:
+    """Ends Snakemake if functions cannot be imported, which is found out meanwhile.
+
+    Parameters
+    ----------
+    process : Popen
+        Snakemake.
+    check : ImportCheck or None
+        Imports the functions.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], check: ImportCheck | None) -> None:
+        self._process = process
+        self._check = check
+        self._thread = threading.Thread(target=self._end_if_wrong, daemon=True)
+        self.problems: list[str] = []
+
+    def __enter__(self) -> Self:
+        if self._check is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            self._thread.join()
+
+    def _end_if_wrong(self) -> None:
+        assert self._check is not None
+        if (found := self._check.problems()) and self._process.poll() is None:
+            self.problems = found
+            _signal_group(self._process.pid, signal.SIGINT)
+
+
+def _end_of(process: subprocess.Popen[bytes]) -> int:
+    """Wait for Snakemake and its jobs, of which nothing is left; return its exit status."""
     gone = False
-    problems: list[str] = []
-
-    def end_if_wrong(check: ImportCheck) -> None:
-        if (found := check.problems()) and process.poll() is None:
-            problems.extend(found)
-            _signal_group(process.pid, signal.SIGINT)
-
-    checking = threading.Thread(target=end_if_wrong, args=(check,), daemon=True)
-    if check is not None:
-        checking.start()
     try:
         status = process.wait()
         gone = _wait_for_group(process.pid)
+        return status
     finally:
-        end.cancel()
-        if check is not None:
-            check.cancel()
-            checking.join()
-        for number, handler in before:
-            signal.signal(number, handler)
         if not gone:
             _signal_group(process.pid, signal.SIGKILL)
             process.wait()
-    if status < 0:
-        unlock(folder, root)  # it could not do so, and is known to be dead
-    if problems:
-        raise InputError("\n".join(problems))
-    if status and (received or status in (-signal.SIGINT, -signal.SIGTERM)):
-        return INTERRUPTED
-    return 128 - status if status < 0 else status
 
 
 def be_snakemake() -> None:
     """Be Snakemake, in the process that :func:`run_snakemake` started."""
     die_with_parent(int(sys.argv[1]))
     sys.argv[:2] = ["snakemake"]
-    from snakemake.cli import main
-
+    main = main_of_snakemake()
     call_sigterm_in_thread()
     main()
 

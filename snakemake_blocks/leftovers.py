@@ -27,11 +27,11 @@ def unlock(folder: Path, root: Path) -> int:
     root : Path
         The run directory.
     """
-    inside = _prefix(folder, root)
+    inside = _Inside(folder, root)
     found = [
         path
         for path in (folder / ".snakemake" / "locks").glob("*.lock")
-        if any(line.startswith(inside) for line in read_text(path).splitlines())
+        if any(inside.has(line) for line in read_text(path).splitlines())
     ]
     for path in found:
         path.unlink(missing_ok=True)
@@ -52,18 +52,23 @@ def unmark(folder: Path, root: Path) -> int:
     root : Path
         The run directory.
     """
-    inside, count = _prefix(folder, root), 0
+    inside, count = _Inside(folder, root), 0
     for path, name in _marks(folder / ".snakemake" / "incomplete"):
-        if name.startswith(inside) and (folder / name).exists():
+        if inside.has(name) and (folder / name).exists():
             path.unlink(missing_ok=True)
             count += 1
     return count
 
 
-def _prefix(folder: Path, root: Path) -> str:
-    """Return how Snakemake's names of files of a run directory begin."""
-    name = os.path.relpath(root, folder)
-    return "" if name == os.curdir else os.path.join(name, "")
+class _Inside:
+    """Which of the files that Snakemake names, relative to its folder, lie in a run directory."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self._folder = folder
+        self._root = os.path.join(os.path.realpath(root), "")
+
+    def has(self, name: str) -> bool:
+        return os.path.realpath(self._folder / name).startswith(self._root)
 
 
 def _marks(top: Path) -> Iterator[tuple[Path, str]]:

@@ -8,7 +8,17 @@ from pathlib import Path
 
 from snakemake_blocks.errors import InputError
 
-__all__ = ["Names", "Place", "dangling_link", "lost_link", "make_target", "place_of"]
+__all__ = [
+    "Names",
+    "Place",
+    "dangling_link",
+    "is_inside",
+    "is_same",
+    "lost_link",
+    "make_target",
+    "place_of",
+    "way_to",
+]
 
 Place = tuple[int, int, tuple[str, ...]]
 """Device and inode of the deepest folder that exists, and the names below it."""
@@ -34,6 +44,28 @@ def place_of(path: Path) -> Place:
             if error.errno != errno.ELOOP:
                 raise
             raise InputError(f"{path}: its links lead in a circle; remove one") from None
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Tell whether two paths lead to one place."""
+    return place_of(path) == place_of(other)
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Tell whether a path leads to a folder or to something in it."""
+    real = Path(os.path.realpath(path))
+    return any(is_same(part, folder) for part in (real, *real.parents))
+
+
+def way_to(path: Path, start: Path) -> str:
+    """Return a relative path on which the system gets from a folder to a place.
+
+    It is as the two are spelled, where that leads there: after a link ``..`` is another folder.
+    """
+    spelled = os.path.relpath(path, start)
+    if is_same(start / spelled, path):
+        return spelled
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(start))
 
 
 def dangling_link(path: Path) -> Path | None:

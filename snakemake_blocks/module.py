@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.generating import prepare
+from snakemake_blocks.internals import is_main_process, module_prefix, register_limit
+from snakemake_blocks.location import way_to
 from snakemake_blocks.rules import Rules
 from snakemake_blocks.spec import load_pipeline
 
@@ -34,19 +35,12 @@ def module_rules(config: Mapping[str, Any], workflow: Any) -> Rules:
     if "pipeline" not in config:
         raise InputError("config: pipeline is missing; name the pipeline.yaml")
     pipeline = load_pipeline(Path(config["pipeline"]))
-    root = os.path.relpath(pipeline.run_directory)
-    prefix = _prefix(workflow)
-    if workflow.is_main_process:
+    root = way_to(pipeline.run_directory, Path.cwd())
+    prefix = module_prefix(workflow)
+    if is_main_process(workflow):
         prepare(replace(pipeline, run_directory=Path(prefix + root)))
     rules = Rules(root, prefix)
     for task in rules.tasks:
         if task.max_workers is not None:
-            workflow.register_resource(f"{task.slug}_workers", task.max_workers)
+            register_limit(workflow, f"{task.slug}_workers", task.max_workers)
     return rules
-
-
-def _prefix(workflow: Any) -> str:
-    """Return what Snakemake puts before the paths of the module that is being read."""
-    marker = "snakemake-blocks-probe"
-    modified = str(workflow.modifier.path_modifier.modify(marker, "output"))
-    return modified.removesuffix(marker)

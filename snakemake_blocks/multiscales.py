@@ -11,6 +11,7 @@ translation is taken as the level's own corner.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import warnings
 from collections.abc import Mapping, Sequence
@@ -81,7 +82,14 @@ def omero_of(path: str, folder: Path) -> Mapping[str, Any]:
 
 
 def _found(path: str, folder: Path) -> tuple[Mapping[str, Any], Level] | None:
-    """Return the attributes of the group that names an array as a level, and that level."""
+    """Return the attributes of the group that names an array as a level, and that level.
+
+    An image may hold a level as a link to another disk, and a level may be reached by a link.
+    """
+    return _named(path, folder) or _named(os.path.realpath(folder / path), folder)
+
+
+def _named(path: str, folder: Path) -> tuple[Mapping[str, Any], Level] | None:
     for parent in Path(path).parents:
         attributes = attributes_of(folder / parent)
         if attributes is None:

@@ -11,6 +11,7 @@ from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.quoting import comment
 from snakemake_blocks.task import Task
 
 __all__ = ["pilot", "probe"]
@@ -39,7 +40,9 @@ def pilot(pipeline: Pipeline, plan: Plan, roi: Box) -> Pipeline:
     """
     for task in pipeline.tasks:
         if roi.ndim != task.grid.ndim:
-            raise InputError(f"--roi has {roi.ndim} axes, task {task.task_id} has {task.grid.ndim}")
+            raise InputError(
+                f"--roi has {roi.ndim} axes, task {comment(task.task_id)} has {task.grid.ndim}"
+            )
     wanted = {task.task_id: [task.grid.writing(roi)] for task in pipeline.tasks}
     boxes = _needed(pipeline, plan, wanted)
     if not any(box for found in boxes.values() for box in found):

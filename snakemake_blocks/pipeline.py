@@ -9,6 +9,7 @@ from pathlib import Path
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.location import Names
+from snakemake_blocks.quoting import comment
 from snakemake_blocks.task import Task
 
 __all__ = ["Pipeline"]
@@ -67,7 +68,8 @@ class Pipeline:
         if problems:
             raise SpecError(problems)
         upstream = {task.task_id: _upstream_names(task, found) for task in found}
-        problems = [
+        problems = list(_mask_problems(found))
+        problems += [
             f"task {n}: after: there is no task {up!r}; known are {', '.join(names)}"
             for n in names
             for up in upstream[n]
@@ -105,9 +107,10 @@ def _renamed(task: Task, names: Names) -> Task:
 
     writes = {name: replace(w, array=info(w.array)) for name, w in task.writes.items()}
     reads = {name: replace(r, array=info(r.array)) for name, r in task.reads.items()}
-    if writes == task.writes and reads == task.reads:
+    mask = task.mask and info(task.mask)
+    if (writes, reads, mask) == (task.writes, task.reads, task.mask):
         return task
-    return replace(task, reads=reads, writes=writes)
+    return replace(task, reads=reads, writes=writes, mask=mask)
 
 
 def _upstream_names(task: Task, tasks: Sequence[Task]) -> tuple[str, ...]:
@@ -119,6 +122,18 @@ def _upstream_names(task: Task, tasks: Sequence[Task]) -> tuple[str, ...]:
         if other is not task and read & {w.array.path for w in other.writes.values()}:
             names.append(other.task_id)
     return tuple(dict.fromkeys(names))
+
+
+def _mask_problems(tasks: Sequence[Task]) -> Iterator[str]:
+    """Yield which masks are written: they were read before anything runs."""
+    writers = {w.array.path: task.task_id for task in tasks for w in task.writes.values()}
+    for task in tasks:
+        if task.mask is not None and task.mask.path in writers:
+            yield (
+                f"task {comment(task.task_id)}: mask: {task.mask.path} is written by task "
+                f"{comment(writers[task.mask.path])}, but masks are read before anything runs; "
+                "make it with a pipeline of its own"
+            )
 
 
 def _sorted(names: Sequence[str], upstream: dict[str, tuple[str, ...]]) -> list[str]:

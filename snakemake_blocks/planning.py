@@ -18,6 +18,7 @@ from snakemake_blocks.paths import slug
 from snakemake_blocks.phases import Phases, colour, context_reach, sharing_reach
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.quoting import comment
 from snakemake_blocks.task import Call, Chunks, SourceChange, Task
 from snakemake_blocks.tiling import Axis, Grid
 
@@ -249,7 +250,7 @@ def pickling_problems(task: Task) -> list[str]:
             if function is not None:
                 refer(function)
         except InputError as error:
-            found.append(f"task {task.task_id}: {error}")
+            found.append(f"task {comment(task.task_id)}: {error}")
     return found
 
 

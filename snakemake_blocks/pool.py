@@ -143,9 +143,12 @@ class Pool:
             self._listen(_LISTEN_SECONDS)
 
     def _fill(self) -> None:
-        """Have as many workers as there is work for."""
+        """Have as many workers as there is work for, and as the task may have."""
         while len(self._members) < self._most:
-            self._members.append(self.bench.get(self.context, self._members))
+            member = self.bench.get(self.context, self._members)
+            if member is None:
+                return
+            self._members.append(member)
 
     @property
     def _most(self) -> int:
@@ -162,7 +165,8 @@ class Pool:
                 self._send(member, batch)
             elif self.queue.exhausted:
                 return
-        assert not all(m.waiting for m in self._members), "blocks are left, and nobody has them"
+        busy = [m for m in self._members if not m.waiting]
+        assert busy or not self._members, "blocks are left, and nobody has them"
 
     def _send(self, member: Member, batch: Batch) -> None:
         member.batch, member.waiting, member.reported = batch, False, 0

@@ -12,7 +12,8 @@ from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.moving import is_reordered
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
-from snakemake_blocks.reasons import reasons_of
+from snakemake_blocks.quoting import comment
+from snakemake_blocks.reasons import blocks_of_other_source, reasons_of
 from snakemake_blocks.resetting import find_missing
 
 __all__ = ["TaskPreview", "preview_tasks", "preview_text"]
@@ -38,6 +39,8 @@ class TaskPreview:
         Why the others would run again, with their number.
     seconds : float or None
         What all that would run take together, by the block times on record.
+    other_source : int
+        Done blocks whose results stay although the function's source was another.
     """
 
     total: int
@@ -46,6 +49,7 @@ class TaskPreview:
     new: int
     reasons: dict[str, int] = field(default_factory=dict)
     seconds: float | None = None
+    other_source: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
@@ -104,20 +108,26 @@ def _preview(judge: Judge, old: Plan | None, task: PlannedTask) -> TaskPreview:
     done, to_do = int(judgement.done.sum()), int(pending.sum())
     seconds = judge.seconds(task) / done * to_do if done else None
     new = to_do - sum(reasons.values())
-    return TaskPreview(task.num_blocks, done, to_do, new, reasons, seconds)
+    other = blocks_of_other_source(judge, task)
+    return TaskPreview(task.num_blocks, done, to_do, new, reasons, seconds, other)
 
 
 def preview_text(previews: Mapping[str, TaskPreview]) -> str:
     """Return a line per task, and one per reason."""
     lines = []
-    for name, task in previews.items():
-        if not task.to_do:
+    for name, task in ((comment(name), task) for name, task in previews.items()):
+        if task.to_do:
+            kept = f", {task.done:,} are done" if task.done else ""
+            hours = f", about {task.seconds / 3600:,.2f} h of computing" if task.seconds else ""
+            lines.append(f"{name}: {task.to_do:,} of {task.total:,} blocks to do{kept}{hours}")
+        else:
             lines.append(f"{name}: nothing to do, {task.done:,} blocks are done")
-            continue
-        kept = f", {task.done:,} are done" if task.done else ""
-        hours = f", about {task.seconds / 3600:,.2f} h of computing" if task.seconds else ""
-        lines.append(f"{name}: {task.to_do:,} of {task.total:,} blocks to do{kept}{hours}")
-        lines += [f"  {count:,}: {reason}" for reason, count in task.reasons.items()]
+        lines += [f"  {count:,}: {comment(reason)}" for reason, count in task.reasons.items()]
         if task.new and task.reasons:
             lines.append(f"  {task.new:,}: never done")
+        if task.other_source:
+            lines.append(
+                f"  {task.other_source:,} done ones count although the function's source was "
+                "another (`source: rerun` or `snakemake-blocks reset` makes them anew)"
+            )
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.ledger import Event, LedgerReader, first_block
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
+from snakemake_blocks.quoting import comment
 from snakemake_blocks.status import CODES, State, mark_orphans
 
 __all__ = ["Count", "ProgressView", "Tracker", "watch_run"]
@@ -177,7 +178,7 @@ class ProgressView:
         self._began = time.monotonic()
         self._at_start = {name: count.done for name, count in tracker.poll().items()}
         self._progress = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} blocks"),
             _Failed(),
@@ -186,7 +187,7 @@ class ProgressView:
             disable=not self._console.is_terminal,
         )
         self._bars = {
-            name: self._progress.add_task(name, total=count.total, completed=count.done)
+            name: self._progress.add_task(comment(name), total=count.total, completed=count.done)
             for name, count in tracker.poll().items()
         }
         self._line = 0.0
@@ -269,7 +270,9 @@ def watch_run(plan: Plan, root: Path, stream: TextIO) -> None:
 
 
 def _text(name: str, count: Count, rate: float) -> str:
-    text = f"{name}: {count.done:,} of {count.total:,} blocks done, {count.failed:,} failed"
+    text = (
+        f"{comment(name)}: {count.done:,} of {count.total:,} blocks done, {count.failed:,} failed"
+    )
     if count.orphaned:
         text += f", {count.orphaned:,} orphaned"
     if rate > 0 and count.left > 0:

@@ -96,7 +96,7 @@ def print_proof(name: str, proof: Proof, console: Console, *, proved: bool = Tru
     With what is proved the last line says that the plan holds, if it does.
     """
     for line in proof.proved if proved else ():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(comment(line), highlight=False, markup=False, soft_wrap=True)
     for word, style, lines in (
         ("warning", "yellow", proof.warnings),
         ("refused", "bold red", proof.violations),
@@ -210,7 +210,7 @@ def _print_task(task: TaskStatus, console: Console, ended: str) -> None:
         text = "\n".join(comment(row) for row in text.expandtabs().split("\n"))
         console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
-    name = task.name
+    name = comment(task.name)
     if task.skipped:
         say(f"{name}: {task.skipped:,} of the done blocks were skipped by their check")
     if task.other_source:
@@ -244,7 +244,7 @@ def _print_task(task: TaskStatus, console: Console, ended: str) -> None:
     for job, count in task.held.items():
         say(f"{name}: {count:,} pending blocks are held by the failed job {job}")
     for up, count in task.waiting.items():
-        say(f"{name}: {count:,} pending blocks wait for what is not done of {up}")
+        say(f"{name}: {count:,} pending blocks wait for what is not done of {comment(up)}")
     if ended and task.not_begun:
         say(f"{name}: {task.not_begun:,} pending blocks were not begun: {ended}")
 

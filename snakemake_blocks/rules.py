@@ -17,6 +17,7 @@ from snakemake_blocks.amounts import as_number, grows
 from snakemake_blocks.box import Index
 from snakemake_blocks.completion import aggregate_inputs
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.location import is_same
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Job, Plan, PlannedTask
 from snakemake_blocks.stopping import CONDUCTOR, conductor
@@ -118,11 +119,11 @@ class Rules:
 
 def _refuse_other(plan: Plan, root: Path, fingerprint: str) -> None:
     """Refuse a plan that the Snakefile was not made for: its jobs would be others."""
-    folder, here = plan.folder(root), os.path.realpath(os.curdir)
-    if here not in (os.path.realpath(folder), os.path.realpath(root)):
+    folder, here = plan.folder(root), Path.cwd()
+    if not (is_same(here, folder) or is_same(here, root)):
         raise InputError(
             f"{root}: is the run directory of a pipeline in {os.path.realpath(folder)}, and "
-            f"Snakemake runs in {os.getcwd()}; give this one a run_directory of its own, or run "
+            f"Snakemake runs in {here}; give this one a run_directory of its own, or run "
             "Snakemake there"
         )
     if not plan.digest.startswith(fingerprint):

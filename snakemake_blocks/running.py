@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from snakemake_blocks.generating import (
 )
 from snakemake_blocks.import_check import ImportCheck
 from snakemake_blocks.launch import INTERRUPTED, run_snakemake, start_import_check
+from snakemake_blocks.location import way_to
 from snakemake_blocks.locks import holder_of, is_alive
 from snakemake_blocks.moving import refuse_running
 from snakemake_blocks.paths import RunPaths
@@ -35,6 +37,7 @@ from snakemake_blocks.resetting import missing_lines, reset_blocks, reset_missin
 from snakemake_blocks.status import RunStatus, read_status
 
 __all__ = [
+    "asks_for_dry_run",
     "check_task_context",
     "exit_status",
     "import_problems",
@@ -109,6 +112,11 @@ def preview_run(source: Source, options: Options) -> dict[str, TaskPreview]:
     return preview(asked, Draft.of(asked, options).plan)
 
 
+def asks_for_dry_run(arguments: Sequence[str]) -> bool:
+    """Tell whether arguments for Snakemake ask it for a dry run; ours tells of blocks instead."""
+    return any(re.fullmatch(r"--dry-?run|-[kpqF]*n[kpqF]*", argument) for argument in arguments)
+
+
 def _how_it_ended(status: int, root: Path, options: Options) -> str:
     """Return what left blocks pending, as far as Snakemake tells."""
     if status == INTERRUPTED:
@@ -146,7 +154,8 @@ def _environment(options: Options) -> dict[str, str]:
 def _arguments(options: Options, folder: Path, path: Path) -> list[str]:
     """Return Snakemake's arguments: those of a profile, `local` unless another one is asked for."""
     profile = resolve_profile(options.profile or "local", folder)
-    arguments = ["--snakefile", os.path.relpath(path, folder), "--profile", profile]
+    name = os.path.join(way_to(path.parent, folder), path.name)
+    arguments = ["--snakefile", name, "--profile", profile]
     arguments += ["--rerun-incomplete", "--keep-going"]
     if not options.profile:
         arguments += ["--cores", str(options.cores)]

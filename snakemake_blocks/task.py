@@ -20,6 +20,7 @@ from snakemake_blocks.amounts import amount_problem
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import SpecError, TilingError
+from snakemake_blocks.quoting import comment
 from snakemake_blocks.tiling import Fit, Grid
 
 __all__ = ["RESERVED_RESOURCES", "After", "Call", "Chunks", "Read", "SourceChange", "Task", "Write"]
@@ -174,7 +175,9 @@ class Task:
         self._take_in_skip_mask()
         problems = self.problems()
         if problems:
-            raise SpecError([f"task {self.task_id}: {name}: {text}" for name, text in problems])
+            raise SpecError(
+                [f"task {comment(self.task_id)}: {name}: {text}" for name, text in problems]
+            )
         for name, kind in (("fit", Fit), ("chunks", Chunks), ("source", SourceChange)):
             object.__setattr__(self, name, kind(getattr(self, name)))
         for name in ("total_roi", "read_roi", "write_roi"):
@@ -198,7 +201,9 @@ class Task:
         if self.skip_mask is None:
             return
         if self.present is not None:
-            raise SpecError([f"task {self.task_id}: skip_mask: there is present, too; give one"])
+            raise SpecError(
+                [f"task {comment(self.task_id)}: skip_mask: there is present, too; give one"]
+            )
         object.__setattr__(self, "present", ~np.asarray(self.skip_mask, bool))
         object.__setattr__(self, "skip_mask", None)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
@@ -16,7 +17,21 @@ from typing import Any
 import pytest
 from project import Project
 
-from snakemake_blocks.internals import NAMES, Conductor, missing_names, profile_folders
+from snakemake_blocks import internals
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.internals import (
+    NAMES,
+    Conductor,
+    PlainFormatter,
+    is_main_process,
+    local_executor,
+    main_of_snakemake,
+    message_formatter,
+    missing_names,
+    module_prefix,
+    profile_folders,
+    spawned_job_error,
+)
 
 EVERY = [(kind, name) for kind, names in NAMES.items() for name in names]
 # Snakemake, of which one name was taken away when it is first used.
@@ -25,8 +40,13 @@ import sys
 from snakemake_blocks import internals
 
 kind, name = sys.argv[1:3]
+if kind == "module":
+    module, _ = getattr(internals, name)
+    setattr(internals, name, (module, "Gone"))
 found = internals.missing_names
 def missing_names(executor, jobs):
+    if kind == "module":
+        return found(executor, jobs)
     owner = {"scheduler": executor.workflow.scheduler}[kind]
     value = getattr(owner, name)
     delattr(owner, name)
@@ -110,6 +130,59 @@ def test_a_groups_members_are_looked_at() -> None:
     assert missing_names(executor(), [Group([job(), bad])]) == ["job.attempt"]
 
 
+class TestModules:
+    """What is imported from Snakemake by name."""
+
+    @pytest.mark.parametrize(
+        ("constant", "told"),
+        [
+            ("_LOCAL_EXECUTOR", "snakemake.executors.local.Executor"),
+            ("_SPAWNED_JOB_ERROR", "snakemake.exceptions.SpawnedJobError"),
+        ],
+    )
+    def test_one_that_lacks_is_told(
+        self, constant: str, told: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = local_executor()
+        module, _ = getattr(internals, constant)
+        monkeypatch.setattr(internals, constant, (module, "Gone"))
+        assert missing_names(executor(), [job()]) == [told]
+        assert local_executor() is expected, "whatever it is called"
+        assert issubclass(spawned_job_error(), Exception)
+
+    @pytest.mark.parametrize("gone", [("snakemake.logging", "Gone"), ("snakemake.gone", "X")])
+    def test_without_its_formatter_messages_are_plain(
+        self, gone: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found, lacking = message_formatter(show_failed_logs=False)
+        assert lacking == "" and not isinstance(found, PlainFormatter)
+        monkeypatch.setattr(internals, "_FORMATTER", gone)
+        plain, lacking = message_formatter(show_failed_logs=False)
+        assert lacking == ".".join(gone)
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, None, (), None)
+        record.__dict__.update(rule_name="sort", log=["a.log", "b.log"])
+        assert plain.format(record) == "a job failed, rule sort, log: a.log, b.log"
+        info = logging.LogRecord("x", logging.INFO, "f", 1, "100 % done", (), None)
+        assert plain.format(info) == "100 % done"
+
+    def test_a_formatter_of_another_form_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(internals, "_FORMATTER", ("types", "SimpleNamespace"))
+        monkeypatch.setattr(internals, "_named", lambda *_: lambda: None)
+        plain, lacking = message_formatter(show_failed_logs=False)
+        assert isinstance(plain, PlainFormatter) and "unexpected keyword argument" in lacking
+
+    def test_the_command_is_found_as_the_shell_finds_it(self) -> None:
+        from snakemake.cli import main
+
+        assert main_of_snakemake() is main
+
+    def test_a_module_says_what_it_needs(self) -> None:
+        workflow = SimpleNamespace(is_main_process=True, modifier=SimpleNamespace())
+        assert is_main_process(workflow)
+        with pytest.raises(InputError, match=r"has no workflow\.modifier\.path_modifier\.modify"):
+            module_prefix(workflow)
+
+
 class TestConductor:
     @pytest.fixture
     def scheduler(self) -> Iterator[Any]:
@@ -155,9 +228,17 @@ def test_profiles_lie_where_snakemake_looks(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", ["_lock", "_tofinish", "job_rate_limiter"])
+@pytest.mark.parametrize(
+    ("kind", "name", "warning"),
+    [
+        ("scheduler", "_lock", "executor blocks: this Snakemake has no scheduler._lock; jobs"),
+        ("scheduler", "job_rate_limiter", "this Snakemake has no scheduler.job_rate_limiter; jobs"),
+        ("module", "_LOCAL_EXECUTOR", "has no snakemake.executors.local.Executor; jobs"),
+        ("module", "_FORMATTER", "has no snakemake.logging.Gone; messages are plain"),
+    ],
+)
 def test_a_run_without_one_of_them_is_as_with_the_local_executor(
-    project: Project, name: str
+    project: Project, kind: str, name: str, warning: str
 ) -> None:
     project.functions("def nothing(block): pass")
     project.write(
@@ -177,7 +258,7 @@ def test_a_run_without_one_of_them_is_as_with_the_local_executor(
     run = subprocess.run(
         [
             *(sys.executable, "-c", LACKING),
-            *("scheduler", name, "--profile", str(profile), "--cores", "2"),
+            *(kind, name, "--profile", str(profile), "--cores", "2"),
         ],
         cwd=project.folder,
         capture_output=True,
@@ -185,6 +266,5 @@ def test_a_run_without_one_of_them_is_as_with_the_local_executor(
         timeout=120,
     )
     assert run.returncode == 0, run.stderr
-    warning = f"executor blocks: this Snakemake has no scheduler.{name}"
     assert run.stderr.count(warning) == 1, run.stderr
     assert len(project.records("nothing")) == 6

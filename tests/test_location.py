@@ -12,7 +12,7 @@ from project import Project
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.generating import check_pipeline, make_plan
-from snakemake_blocks.location import Names, place_of
+from snakemake_blocks.location import Names, is_inside, is_same, place_of, way_to
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.spec import load_pipeline
 
@@ -28,6 +28,28 @@ def test_links_lead_to_one_place(tmp_path: Path) -> None:
     names = Names(tmp_path)
     assert names.of("link/a") == names.of("real/in/a") == names.of(f"{tmp_path}/link/a") == "link/a"
     assert names.of("link/../in/b", "in/b") == "link/../in/b"
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_the_way_between_folders_is_one_that_the_system_goes(tmp_path: Path, made: bool) -> None:
+    (tmp_path / "disk" / "deep" / "home").mkdir(parents=True)
+    (tmp_path / "home").symlink_to("disk/deep/home")
+    if made:
+        (tmp_path / "runs" / "blocks").mkdir(parents=True)
+    home, root = tmp_path / "home", tmp_path / "runs" / "blocks"
+    assert way_to(root, home) == "../../../runs/blocks"  # and not ../runs/blocks
+    assert is_same(home / way_to(root, home), root)
+    assert way_to(home / "blocks", home) == "blocks"
+    assert way_to(home, root) == "../../home"
+
+
+def test_what_lies_inside(tmp_path: Path) -> None:
+    (tmp_path / "real" / "in").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    for path in ("real/in/x/y", "link/in", "link", "real/in/.."):
+        assert is_inside(tmp_path / path, tmp_path / "link")
+    for path in ("link/..", "linked", "real/../x"):
+        assert not is_inside(tmp_path / path, tmp_path / "link")
 
 
 def test_a_circle_of_links_is_refused(tmp_path: Path) -> None:

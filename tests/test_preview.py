@@ -237,3 +237,20 @@ class TestOwnSnakefile:
         assert state.complete
         assert snapshot(project.folder) == before
         assert (scratch / "blocks" / ".snakemake").is_dir()
+
+
+def test_results_of_another_source_are_told(project: Project) -> None:
+    generate(project.pipeline)
+    work_all(project, "double")
+    project.functions(FUNCTIONS.replace("raw * times", "raw * times + 0"))
+    lines = project.cli("run", "pipeline.yaml", "-n").stdout.splitlines()
+    assert lines[0] == "double: nothing to do, 8 blocks are done"
+    assert lines[1].startswith("  8 done ones count although the function's source was another")
+
+
+@pytest.mark.parametrize("asked", ["-n", "--dry-run", "--dryrun", "-np"])
+def test_a_dry_run_asked_of_snakemake_is_ours(project: Project, asked: str) -> None:
+    before = snapshot(project.folder)
+    found = project.cli("run", "pipeline.yaml", "--", asked)
+    assert found.exit_code == 0 and found.stdout.startswith("double: 8 of 8 blocks to do")
+    assert snapshot(project.folder) == before

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import threading
 import time
@@ -12,6 +13,7 @@ from faults import SIZE, Scene, line
 from snakemake_blocks import progress
 from snakemake_blocks.ledger import Event, Ledger, first_block
 from snakemake_blocks.progress import Count, ProgressView, Tracker
+from snakemake_blocks.quoting import comment
 
 
 def test_a_notebook_gets_lines_and_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +32,28 @@ def test_a_notebook_gets_lines_and_no_bars(monkeypatch: pytest.MonkeyPatch) -> N
     view.stop()
     assert "\x1b[?25l" not in stream.getvalue()
     assert "one: 3 of 4 blocks done, 1 failed" in stream.getvalue()
+
+
+# faults: kind 5
+@pytest.mark.parametrize("name", ["[/red] x", "[bold]x[/]", "a\nb\u2028c", "{task.fields[x]} %s"])
+def test_a_name_is_no_markup(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    class One(Tracker):
+        def __init__(self) -> None: ...
+
+        def poll(self) -> dict[str, Count]:
+            return {name: Count(done=4, total=4)}
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    stream = Terminal()
+    view = ProgressView(One(), stream)
+    view.start()
+    view.stop()
+    assert comment(name) in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from project import Project
 
 from snakemake_blocks.errors import InputError, SpecError
-from snakemake_blocks.generating import generate
+from snakemake_blocks.generating import check_pipeline, generate
 from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.rules import Rules
@@ -80,6 +80,61 @@ def test_a_copy_whose_link_leads_to_the_others_state_is_refused(
     shutil.rmtree(project.folder)  # it was moved, not copied
     generate(copy / "pipeline.yaml")
     assert Plan.load(Path("blocks")).folder(Path("blocks")).resolve() == copy
+
+
+def test_a_project_reached_by_a_link_finds_a_run_directory_elsewhere(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`..` from the project is the parent of where it lies, not of the link."""
+    pipeline = adding(project, project.folder, 1)
+    with pipeline.open("a") as file:
+        file.write(f"run_directory: {tmp_path / 'runs' / 'state'}\n")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    link = tmp_path / "deep" / "er" / "link"
+    link.symlink_to(project.folder)
+    plan, _ = generate(link / "pipeline.yaml")
+    monkeypatch.chdir(link)
+    assert Path(plan.run_directory, "plan.json").exists()
+    assert (
+        Rules(plan.run_directory, plan=plan.fingerprint)
+        .plan.folder(tmp_path / "runs" / "state")
+        .samefile(project.folder)
+    )
+    generate(project.pipeline)
+
+
+# faults: kind 7
+@pytest.mark.parametrize("name", ["functions.py", "functions.py/state"])
+def test_a_file_is_no_run_directory(project: Project, name: str) -> None:
+    pipeline = adding(project, project.folder, 1)
+    with pipeline.open("a") as file:
+        file.write(f"run_directory: {name}\n")
+    with pytest.raises(SpecError, match=r"run_directory: .*functions\.py is a file; name a folder"):
+        check_pipeline(pipeline)
+
+
+@pytest.mark.parametrize("name", ["a{b}", "a}"])
+def test_a_folder_that_snakemake_takes_for_a_pattern_is_refused(
+    project: Project, name: str
+) -> None:
+    """It formats the path of the file that `conda:` names, wherever that lies."""
+    there = project.folder / name
+    with pytest.raises(SpecError, match="Snakemake takes what is in braces for a name; rename it"):
+        check_pipeline(adding(project, there, 1))
+
+
+def test_a_folder_without_permission_is_refused(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = adding(project, project.folder, 1)
+    pipeline.write_text(pipeline.read_text().replace("s.zarr/out", "o.zarr/out"))
+    for module in ("arrays", "generating"):
+        monkeypatch.setattr(f"snakemake_blocks.{module}.is_writable", lambda _: False)
+    with pytest.raises(SpecError, match=r"o\.zarr/out: cannot be made, .* is not ours to write to"):
+        check_pipeline(pipeline)
+    pipeline.write_text(pipeline.read_text().replace("o.zarr/out", "s.zarr/raw"))
+    with pytest.raises(InputError, match="its folder is not ours to write to; use .* -o"):
+        generate(pipeline)
 
 
 def test_two_pipelines_of_a_folder_need_two(project: Project) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from faults import Scene, line
 from snakemake_blocks.bench import Bench
 from snakemake_blocks.jobs import run_job
 from snakemake_blocks.plan import Job
-from snakemake_blocks.slots import Slot, take_slot
+from snakemake_blocks.slots import Numbers, Slot, take_slot
 
 
 @pytest.fixture
@@ -61,11 +62,61 @@ def test_what_lies_in_the_way(tmp_path: Path) -> None:
     assert take_slot(tmp_path / "file", {0}) == Slot(1)
 
 
+# faults: kind 9
+class TestNumbers:
+    """A task that may have so many workers has them below that number."""
+
+    def test_one_beyond_the_limit_is_asked_for_again(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        mine, other = Numbers(tmp_path, 2), Numbers(tmp_path, 2)
+        slots = [other.take(()), other.take(())]
+        assert not other.are_wanted and not mine.are_wanted
+        assert mine.take(()) is None and mine.take(()) is None
+        assert capsys.readouterr().out == (
+            "the task's 2 workers are in use: waits for one to end\n"
+        )
+        assert other.are_wanted and other.are_wanted
+        assert slots[1] is not None
+        slots[1].release()
+        found = mine.take(())
+        assert found is not None and found.number == 1 and not other.are_wanted
+
+    def test_a_job_that_ends_asks_no_more(self, tmp_path: Path) -> None:
+        mine, other = Numbers(tmp_path, 1), Numbers(tmp_path, 1)
+        assert other.take(()) is not None and mine.take(()) is None and other.are_wanted
+        mine.stop_asking()
+        assert not other.are_wanted
+
+    def test_who_has_more_workers_by_hand_gets_them_in_the_end(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mine, other = Numbers(tmp_path, 1), Numbers(tmp_path, 1)
+        assert other.take(()) is not None and mine.take(()) is None
+        monkeypatch.setattr("snakemake_blocks.slots._PATIENCE", 0.0)
+        found = mine.take(())
+        assert found is not None and found.number == 1
+
+    def test_a_task_of_any_number_waits_for_none(self, tmp_path: Path) -> None:
+        found = [Numbers(tmp_path, None).take(()) for _ in range(3)]
+        assert [slot.number for slot in found if slot] == [0, 1, 2]
+        assert not Numbers(tmp_path, None).are_wanted
+
+
 ENVIRONMENT = """
     told = {}
     def init(context):
         told.update(context)
 """
+
+
+def _make_room(bench: Bench) -> bool:
+    """Do as a crew does that has no job, until somebody asked; true if somebody did."""
+    give_up = time.monotonic() + 30
+    while bench._idle and time.monotonic() < give_up:
+        bench.make_room()
+        time.sleep(0.02)
+    return not bench._idle
 
 
 class TestWorkers:
@@ -111,7 +162,12 @@ class TestWorkers:
         while len(open(os.environ["CALLS"]).readlines()) < 6: time.sleep(0.01)
     """
         )
-        more = {"init_callback_fn": "functions:init", "blocks_per_job": 2, "workers": 2}
+        more = {
+            "init_callback_fn": "functions:init",
+            "blocks_per_job": 2,
+            "workers": 2,
+            "num_workers": 6,
+        }
         scene.plan(line(function="functions:f", shape=(6,), timeout=20, **more))
         code = "import sys, pathlib; from snakemake_blocks.jobs import work_sentinel as w; "
         code += "sys.exit(w(pathlib.Path(sys.argv[1]), attempt=1, environment={}))"
@@ -132,7 +188,7 @@ class TestWorkers:
         self, scene: Scene, bench: Bench
     ) -> None:
         scene.functions(ENVIRONMENT + '    def f(block): note(block, told["worker_id"])\n')
-        more = {"init_callback_fn": "functions:init", "blocks_per_job": 1}
+        more = {"init_callback_fn": "functions:init", "blocks_per_job": 1, "num_workers": 3}
         plan = scene.plan(line(function="functions:f", **more))
         jobs = [Job(plan, plan.tasks["task"], (k,)) for k in range(2)]
         bench.output = str(scene.folder / "log.txt")
@@ -146,6 +202,24 @@ class TestWorkers:
         assert take_slot(folder, {0}).number == 2, "the worker waits, and has its number"
         bench.close()
         assert take_slot(folder, {0}).number == 1
+
+    @pytest.mark.parametrize("makes_room", [True, False])
+    def test_wait_for_those_of_another_process_that_only_wait(
+        self, scene: Scene, bench: Bench, makes_room: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """faults: kind 9: there are two numbers, and two idle workers have them."""
+        monkeypatch.setattr("snakemake_blocks.slots._PATIENCE", 0.3 if not makes_room else 60)
+        scene.functions(ENVIRONMENT + '    def f(block): note(block, told["worker_id"])\n')
+        more = {"init_callback_fn": "functions:init", "blocks_per_job": 1}
+        plan = scene.plan(line(function="functions:f", **more))
+        jobs = [Job(plan, plan.tasks["task"], (k,)) for k in range(2)]
+        bench.output = str(scene.folder / "log.txt")
+        assert run_job(jobs[0], scene.root, attempt=1, environment={}, bench=bench).complete
+        with ThreadPoolExecutor(1) as thread:
+            idle = thread.submit(_make_room, bench) if makes_room else None
+            assert run_job(jobs[1], scene.root, attempt=1, environment={}).complete
+            assert idle is None or idle.result()
+        assert [call[2] for call in scene.calls] == ["0", "0" if makes_room else "1"]
 
     def test_what_they_leave_behind_holds_no_number(self, scene: Scene) -> None:
         scene.functions(

@@ -7,12 +7,15 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from snakemake.exceptions import SpawnedJobError
-from snakemake.executors.local import Executor as LocalExecutor
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
-from snakemake_blocks.internals import Conductor, missing_names
+from snakemake_blocks.internals import (
+    Conductor,
+    local_executor,
+    missing_names,
+    spawned_job_error,
+)
 from snakemake_blocks.launch import start_warm_host
 from snakemake_blocks.lookahead import LookAhead
 from snakemake_blocks.snakefile import COMMAND
@@ -29,7 +32,7 @@ common_settings = CommonSettings(
 )
 
 
-class Executor(LocalExecutor):  # type: ignore[misc]
+class Executor(local_executor()):  # type: ignore[misc]
     """Runs our jobs in forked processes of a warm host, and every other job as Snakemake does.
 
     In a Snakemake that lacks something that this needs, all jobs run as Snakemake does.
@@ -161,7 +164,7 @@ def _settle(ended: Future[None], status: Future[int]) -> None:
     """End a job's future as Snakemake understands it: with an error, or with nothing."""
     error = status.exception()
     if error is None and status.result():
-        error = SpawnedJobError()  # the scheduler reports job, log and rule
+        error = spawned_job_error()()  # the scheduler reports job, log and rule
     if error is not None:
         ended.set_exception(error)
     else:

@@ -7,12 +7,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from snakemake.logging import DefaultFormatter
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
 from snakemake_blocks.errors import BlocksError
+from snakemake_blocks.internals import PlainFormatter, message_formatter
 from snakemake_blocks.paths import find_run_directory
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.progress import ProgressView, Tracker
@@ -41,12 +41,28 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         self._view: ProgressView | None = None
         self._failed: set[str] = set()
         self._is_quiet = self.settings is not None and self.settings.quiet
-        self._text = DefaultFormatter(
-            quiet=set(), show_failed_logs=self.common_settings.show_failed_logs
+        self._text, lacking = message_formatter(
+            show_failed_logs=self.common_settings.show_failed_logs
         )
+        if lacking:
+            self._say(f"logger blocks: this Snakemake has no {lacking}; messages are plain")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Start the bars at the first job; print errors and warnings."""
+        """Start the bars at the first job; print errors and warnings.
+
+        What is raised here would end the thread that takes Snakemake's messages.
+        """
+        try:
+            self._show(record)
+        except Exception as error:
+            if not isinstance(self._text, PlainFormatter):
+                self._text = PlainFormatter()
+                what = f"{type(error).__name__}: {error}"
+                self._say(f"logger blocks: does not know this Snakemake ({what}); plain messages")
+            if record.levelno >= logging.WARNING:
+                self._say(self._text.format(record))
+
+    def _show(self, record: logging.LogRecord) -> None:
         if self.common_settings.dryrun:
             self._say(self._text.format(record))
             return
