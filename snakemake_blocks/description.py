@@ -182,7 +182,7 @@ class _TaskDescriber:
         self._check_functions()
         timeout = self._timeout()
         reads = self._reads(lambda path: path not in own)
-        roi = self._rounded(self._roi(), reads)
+        roi = self._roi()
         mask = self._mask()
         if roi is not None:
             context = self._context(roi.ndim)
@@ -339,28 +339,6 @@ class _TaskDescriber:
             self._say("roi", f"{lengths}; give both an entry per axis")
             return None
         return Box.from_roi(Roi(roi.offset, roi.shape))
-
-    def _rounded(self, roi: Box | None, reads: Mapping[str, Read]) -> Box | None:
-        """Return the roi rounded up to whole voxels of the written arrays, as ``shrink`` may.
-
-        Every read has to say what lies outside of its array; a last voxel may reach there.
-        """
-        uses = self.model.reads.values()
-        filled = all(not isinstance(r, str) and r.fill is not None for r in uses)
-        if roi is None or self.model.fit is not Fit.SHRINK or not uses or not filled:
-            return roi
-        like = self._like(roi, reads)
-        step = (1,) * roi.ndim
-        for name, write in self.model.writes.items():
-            array = self.all.existing(write.array, f"tasks.{self.name}.writes.{name}")
-            offset = array.offset if array else roi.begin
-            voxel = array.voxel_size if array else write.voxel_size or (like and like.voxel_size)
-            if not voxel or not len(voxel) == len(offset) == roi.ndim:
-                continue
-            if all((b - o) % v == 0 for b, o, v in zip(roi.begin, offset, voxel, strict=True)):
-                step = tuple(map(math.lcm, step, voxel))
-        pairs = zip(roi.begin, roi.end, step, strict=True)
-        return Box(roi.begin, tuple(e + (b - e) % v for b, e, v in pairs))
 
     def _mask(self) -> ArrayInfo | None:
         path = self.model.mask

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,7 +164,10 @@ class Stored:
 
 
 def _synced(path: str) -> bool:
-    """Wait until a file is on disk; false if there is none. An empty one is never left out."""
+    """Wait until a file is on disk; false if nothing is there.
+
+    What holds nothing, an empty file or a folder, was not left out: it is missing later.
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
@@ -359,18 +363,18 @@ def _not_there(wanted: Flags, origin: Index, keys: ChunkKeys) -> Flags:
 
 
 def _has_content(path: str) -> bool:
+    """Tell whether something may hold values: a file that is not empty."""
     try:
-        return os.stat(path).st_size > 0
+        found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
 
 
 def _listed(folder: str) -> Iterator[str]:
     """Yield the names of files that hold something."""
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.stat().st_size > 0:
-                    yield entry.name
+            yield from (entry.name for entry in entries if _has_content(entry.path))
     except (FileNotFoundError, NotADirectoryError):
         return

@@ -22,6 +22,7 @@ from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import SpecError, TilingError
 from snakemake_blocks.quoting import comment
 from snakemake_blocks.tiling import Fit, Grid
+from snakemake_blocks.values import holds
 
 __all__ = ["RESERVED_RESOURCES", "After", "Call", "Chunks", "Read", "SourceChange", "Task", "Write"]
 
@@ -69,6 +70,9 @@ class Read:
 
     array: ArrayInfo
     fill: int | float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fill", _plain(self.fill))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +176,7 @@ class Task:
 
     def __post_init__(self) -> None:
         self._take_in_defaults()
-        self._take_in_skip_mask()
+        self._take_in_masks()
         problems = self.problems()
         if problems:
             raise SpecError(
@@ -189,23 +193,28 @@ class Task:
     def _take_in_defaults(self) -> None:
         """Take None for an optional argument as its default; of workers it means no limit."""
         for argument in fields(self):
-            if getattr(self, argument.name) is not None or argument.name == "num_workers":
-                continue
-            if argument.default is not MISSING:
+            value = getattr(self, argument.name)
+            if value is not None or argument.name == "num_workers":
+                object.__setattr__(self, argument.name, _plain(value))
+            elif argument.default is not MISSING:
                 object.__setattr__(self, argument.name, argument.default)
             elif argument.default_factory is not MISSING:
                 object.__setattr__(self, argument.name, argument.default_factory())
 
-    def _take_in_skip_mask(self) -> None:
+    def _take_in_masks(self) -> None:
         """Say with ``present`` what ``skip_mask`` says, so that one of them tells all."""
-        if self.skip_mask is None:
-            return
-        if self.present is not None:
+        given = {n: m for n in ("present", "skip_mask") if (m := getattr(self, n)) is not None}
+        if len(given) > 1:
             raise SpecError(
                 [f"task {comment(self.task_id)}: skip_mask: there is present, too; give one"]
             )
-        object.__setattr__(self, "present", ~np.asarray(self.skip_mask, bool))
-        object.__setattr__(self, "skip_mask", None)
+        for name, mask in given.items():
+            flags = _as_flags(mask)
+            if flags is None:
+                text = "must be an array of bool, or of numbers that are 0 where it is false"
+                raise SpecError([f"task {comment(self.task_id)}: {name}: {text}"])
+            object.__setattr__(self, "present", flags if name == "present" else ~flags)
+            object.__setattr__(self, "skip_mask", None)
 
     def problems(self) -> list[tuple[str, str]]:
         """Return what is wrong, as (parameter, explanation)."""
@@ -237,8 +246,18 @@ class Task:
 
     @property
     def write_extent(self) -> Box:
-        """The region to write: ``total_roi`` without the context, in world units."""
-        return Box.from_roi(self.total_roi).grow([-x for x in self.lower], [-x for x in self.upper])
+        """The region to write: ``total_roi`` without the context, in world units.
+
+        With ``fit`` shrink, and a fill for every read, its end is rounded up to whole voxels of the
+        arrays written that begin in step with it; a last voxel may reach outside of what is read.
+        """
+        found = Box.from_roi(self.total_roi).grow(
+            [-x for x in self.lower], [-x for x in self.upper]
+        )
+        filled = all(read.fill is not None for read in self.reads.values())
+        if self.fit != Fit.SHRINK or not self.reads or not filled:
+            return found
+        return _whole_voxels(found, [write.array for write in self.writes.values()])
 
     @property
     def grid(self) -> Grid:
@@ -272,6 +291,29 @@ class Task:
     def most_workers(self) -> int | None:
         """Processes of this task over all jobs, None for no limit."""
         return self.max_workers if self.max_workers is not None else self.num_workers
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy as Python's, which files take; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _as_flags(mask: Any) -> NDArray[np.bool_] | None:
+    """Return a mask as an array of bool; None if some of it is no number."""
+    values = np.asarray(mask)
+    is_known = values.dtype.kind in "biuf" and not np.isnan(values).any()
+    return values.astype(bool) if is_known else None
+
+
+def _whole_voxels(extent: Box, arrays: Sequence[ArrayInfo]) -> Box:
+    """Return an extent with its end rounded up to whole voxels of arrays in step with its begin."""
+    step = (1,) * extent.ndim
+    for array in arrays:
+        sides = zip(extent.begin, array.offset, array.voxel_size, strict=False)
+        if array.ndim == extent.ndim and all((b - o) % v == 0 for b, o, v in sides):
+            step = tuple(map(math.lcm, step, array.voxel_size))
+    pairs = zip(extent.begin, extent.end, step, strict=True)
+    return Box(extent.begin, tuple(e + (b - e) % v for b, e, v in pairs))
 
 
 def _call_of(function: Function) -> Call:
@@ -498,6 +540,7 @@ def _array_problems(task: Task) -> list[tuple[str, str]]:
                 )
                 continue
             found += _multiple_problems(task, place, array)
+            found += _fill_problems(place, use) if isinstance(use, Read) else []
     if task.mask is not None and task.mask.ndim != task.total_roi.dims:
         found.append(
             (
@@ -508,6 +551,13 @@ def _array_problems(task: Task) -> list[tuple[str, str]]:
     if task.call == Call.ARRAYS and not task.writes:
         found.append(("writes", "call: arrays needs at least one array to write"))
     return found
+
+
+def _fill_problems(place: str, read: Read) -> list[tuple[str, str]]:
+    fill: Any = read.fill
+    if fill is None or (isinstance(fill, int | float) and holds(read.array.dtype, fill)):
+        return []
+    return [(f"{place}.fill", f"{read.array.dtype} of {read.array.path} cannot hold {fill!r}")]
 
 
 def _multiple_problems(task: Task, place: str, array: ArrayInfo) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ imaginary parts are dropped, and all that is not zero becomes true.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,34 @@ def as_values(given: Any, place: str) -> Values:
     Raises
     ------
     InputError
-        If some of it is masked: what lies under a mask means nothing.
+        If some of it is masked: what lies under a mask means nothing. If it is a list whose parts
+        make no array, or none that holds the whole numbers among them.
     """
     if np.ma.is_masked(given):
         raise InputError(f"{place}: values are masked; fill them in the function")
-    return np.asarray(given)
+    if not isinstance(given, list | tuple):
+        return np.asarray(given)
+    try:
+        found = np.asarray(given)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{place}: {error}") from None
+    if found.dtype.kind not in "fc" or not found.size:
+        return found
+    parts = [np.asarray(part) for part in _parts(given)]
+    if all(part.dtype.kind in "iu" for part in parts):  # of both kinds numpy makes floats
+        if min(int(part.min()) for part in parts) >= 0:
+            return np.asarray(given, np.uint64)
+        if max(int(part.max()) for part in parts) < 2**63:
+            return np.asarray(given, np.int64)
+    for part in parts:
+        fitted(part, found.dtype, place)
+    return found
+
+
+def _parts(given: Any) -> Iterator[Any]:
+    """Yield the numbers and arrays in nested lists."""
+    for part in given:
+        yield from _parts(part) if isinstance(part, list | tuple) else (part,)
 
 
 def holds(dtype: DTypeLike, value: int | float) -> bool:

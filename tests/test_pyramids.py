@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from funlib.geometry import Roi
 from numpy.typing import NDArray
 from project import Project
 
+from snakemake_blocks.arrays import describe
+from snakemake_blocks.blockwise import run_blockwise
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.generating import generate
 from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.plan import Plan
+from snakemake_blocks.task import Read, Task, Write
 from snakemake_blocks.verify import verify_run
 
 FUNCTIONS = """
@@ -145,6 +150,34 @@ def test_by_three_with_an_offset_and_into_an_array_that_is_there(project: Projec
     project.write(("third", form))
     run(project)
     np.testing.assert_array_equal(project.read("s.zarr/out"), halved(raw, (3, 3)))
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (-7, 21)])
+def test_a_task_of_python_is_rounded_as_well(project: Project, offset: tuple[int, int]) -> None:
+    raw = np.random.default_rng(3).integers(1, 99, (11, 7), dtype=np.uint16)
+    project.array("s.zarr/raw", raw, voxel_size=[1, 2], offset=list(offset), chunks=(3, 3))
+    fine = describe("s.zarr/raw", project.folder)
+    assert fine is not None
+    coarse = replace(
+        fine, path="s.zarr/out", voxel_size=(3, 4), shape=(4, 4), chunks=(2, 2), exists=False
+    )
+
+    def reduce(raw: NDArray[Any]) -> NDArray[Any]:
+        y, x = raw.shape
+        found: NDArray[Any] = raw.reshape(y // 3, 3, x // 2, 2).max(axis=(1, 3))
+        return found
+
+    block = Roi(offset, (6, 8))
+    task = Task(
+        "reduce", fine.roi.to_roi(), block, block, reduce, fit="shrink", call="arrays",
+        read_write_conflict=False, reads={"raw": Read(fine, 0)}, writes={"out": Write(coarse)},
+    )  # fmt: skip
+    assert task.write_extent == coarse.roi
+    assert replace(task).write_extent == coarse.roi
+    assert run_blockwise([task], multiprocessing=False, progress=False)
+    np.testing.assert_array_equal(project.read("s.zarr/out"), halved(raw, (3, 2)))
+    with pytest.raises(SpecError, match=r"cuts voxels of s\.zarr/out"):
+        replace(task, reads={"raw": Read(fine)})
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,24 @@ class TestSettle:
         assert Stored([array], project.folder).settle(array.roi) == 0
         assert lost_in(array, project.folder) == (["c/1"], 2)
 
+    @pytest.mark.parametrize("separator", [".", "/"])
+    @pytest.mark.parametrize("size", [4, 40])
+    def test_what_is_no_file_is_no_chunk(self, project: Project, separator: str, size: int) -> None:
+        """A folder, or a link to nothing; the chunks beside it are there."""
+        group = zarr.open_group(project.folder / "s.zarr", mode="w")
+        keys: Any = {"name": "v2", "separator": separator}
+        group.create_array("a", data=np.ones((2, size)), chunks=(2, 1), chunk_key_encoding=keys)
+        root, wrong = project.folder / "s.zarr/a", f"0{separator}1"
+        array = described(project)
+        for make in (Path.mkdir, lambda path: path.symlink_to("nowhere")):
+            (root / wrong).unlink()
+            make(root / wrong)
+            assert lost_in(array, project.folder) == ([wrong], size)
+            if make is Path.mkdir:
+                assert Stored([array], project.folder).settle(array.roi) == 0
+                (root / wrong).rmdir()
+                (root / wrong).touch()
+
     def test_files_and_names_are_on_disk(
         self, project: Project, monkeypatch: pytest.MonkeyPatch
     ) -> None:

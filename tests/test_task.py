@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -112,6 +113,29 @@ class TestDaisy2:
         assert again.present is not None
         assert again.present.tolist() == [True, False, False, True]
 
+    # faults: kind 5; what is no bool, but means one
+    @pytest.mark.parametrize(
+        "flags",
+        [
+            [0, 1, 0],
+            np.array([0, 255, 0], np.uint8),
+            np.array([0, -0.5, 0], np.float32),
+            np.array([0, 2**63, 0], np.uint64),
+        ],
+    )
+    def test_what_is_not_zero_is_true(self, flags: Any) -> None:
+        for change, want in (("present", [False, True, False]), ("skip_mask", [True, False, True])):
+            task = make_task(**{change: flags})
+            assert task.present is not None
+            assert (task.present.dtype, task.present.tolist()) == (bool, want)
+
+    @pytest.mark.parametrize("flags", [[math.nan, 0, 1], ["", "a", ""], [None, 1, 0], [1j, 0, 0]])
+    @pytest.mark.parametrize("name", ["present", "skip_mask"])
+    def test_what_is_neither_true_nor_false_is_refused(self, name: str, flags: Any) -> None:
+        assert problems(**{name: flags}) == [
+            f"{name}: must be an array of bool, or of numbers that are 0 where it is false"
+        ]
+
     def test_a_skip_mask_of_another_shape_is_refused(self) -> None:
         assert problems(skip_mask=np.zeros(2, bool), fit="shrink") == [
             "present: tells of (2) blocks, the grid has (4)"
@@ -183,6 +207,35 @@ class TestGeometry:
         found = case.task("any")
         assert found.grid == case.grid
         assert all(type(x) is int for a in found.grid.axes for x in (a.begin, a.end, a.step))
+
+
+# faults: kind 5
+
+
+class TestNumbers:
+    def test_those_of_numpy_become_pythons(self) -> None:
+        task = make_task(
+            max_retries=np.int64(3),
+            num_workers=np.uint8(2),
+            timeout=np.float32(0.5),
+            reads={"raw": Read(array(dtype="uint64"), np.uint64(2**64 - 1))},  # type: ignore[arg-type]
+        )
+        found = (task.max_retries, task.num_workers, task.timeout, task.reads["raw"].fill)
+        assert found == (3, 2, 0.5, 2**64 - 1)
+        assert [type(n) for n in found] == [int, int, float, int]
+
+    @pytest.mark.parametrize(
+        ("fill", "dtype"),
+        [
+            (300.5, "uint64"), (-1, "uint8"), (2**64, "uint64"), (math.nan, "int16"), (2, "bool"),
+            (1e39, "float32"), (2**53 + 1, "float64"), ("0", "uint8"), (1 + 2j, "complex64"),
+        ],
+    )  # fmt: skip
+    def test_a_fill_that_does_not_fit_is_refused(self, fill: Any, dtype: str) -> None:
+        change = {"reads": {"raw": Read(array(dtype=dtype), fill)}}
+        assert problems(**change) == [
+            f"reads.raw.fill: {dtype} of sample.zarr/raw cannot hold {fill!r}"
+        ]
 
 
 class TestRefusals:

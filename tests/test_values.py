@@ -144,6 +144,34 @@ def test_what_is_masked() -> None:
     assert as_values(np.ma.masked_equal([1, 2], 3), "a").tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [
+        ([2**63 + 1, 0], "uint64"),
+        ([[2**64 - 1], [1]], "uint64"),
+        ((np.uint64(2**63 + 1), np.int64(3)), "uint64"),
+        ([np.array([2**62 + 1], np.uint64), np.array([-(2**62) - 1])], "int64"),
+        ([2**62 + 1, True], "int64"),
+    ],
+)
+def test_whole_numbers_of_a_list_stay_whole(given: Any, dtype: str) -> None:
+    """numpy makes floats of lists in which some are beyond 2**63, or of two kinds."""
+    want = np.array(given, object).astype(dtype).tolist()
+    assert fitted(as_values(given, "a"), dtype, "a")[0].tolist() == want
+
+
+@pytest.mark.parametrize("given", [[2**53 + 1, 0.5], [2**63, -1, 2**63 + 1], [2**53 + 1, 1j]])
+def test_a_list_that_no_type_holds_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match=r"a: values from .* do not fit into (float|complex)"):
+        as_values(given, "a")
+
+
+def test_a_list_of_rows_that_differ_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a: .*inhomogeneous"):
+        as_values([[1], [1, 2]], "a")
+    assert as_values([[], []], "a").shape == (2, 0)
+
+
 def test_an_example_of_a_cut_fraction() -> None:
     assert fitted(np.array([1.0, 0.75]), "uint8", "a")[1] == "0.75 becomes 0"
 
