@@ -35,6 +35,7 @@ from snakemake_blocks.pool import Outcome, Pool
 from snakemake_blocks.processes import end_marked
 from snakemake_blocks.queueing import BlockQueue
 from snakemake_blocks.sentinel import read_sentinel
+from snakemake_blocks.slots import slot_folder
 from snakemake_blocks.stopping import StopReasons, deadline_of
 from snakemake_blocks.worker import Pulse, WorkerContext
 
@@ -415,7 +416,7 @@ def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
             ledger=ledger,
             lock=run.lock,
             pulse=Pulse(),
-            slots=paths.slots(job.task.slug),
+            slots=slot_folder(run.root, job.task.slug),
             failures=paths.failures(job.task.slug, job.index),
             log=str(paths.log(job.task.slug, job.index)),
         )

@@ -146,10 +146,6 @@ class RunPaths:
         """What a fingerprint of a task stood for."""
         return self.root / task_slug / "identities" / f"{fingerprint:016x}.json"
 
-    def slots(self, task_slug: str) -> Path:
-        """Folder of the numbers of a task's workers."""
-        return self.root / task_slug / "slots"
-
     def logs(self, task_slug: str) -> Path:
         """Folder of what the jobs of a task print, and of their failures."""
         return self.root / task_slug / "logs"

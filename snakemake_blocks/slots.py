@@ -1,7 +1,8 @@
 """Numbers of workers: 0, 1, 2, ... of one task, each had by one living worker at a time.
 
-A number is a locked file, so that processes of several jobs find free ones without asking each
-other. Where files cannot be locked, numbers are unique inside of a job only. Of a task that may
+A number is a locked file on the host's own disk, so that processes of several jobs find free ones
+without asking each other; shared file systems lock files late, wrongly or never. Where files cannot
+be locked, numbers are unique inside of a job only. Of a task that may
 have so many workers and no more, a new one waits for a number below that: workers that are being
 closed leave theirs soon, and those that only wait for a job leave theirs when somebody asks.
 """
@@ -9,7 +10,9 @@ closed leave theirs soon, and those that only wait for a job leave theirs when s
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
@@ -19,10 +22,28 @@ from pathlib import Path
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.files import append_to
 
-__all__ = ["Numbers", "Slot", "take_slot"]
+__all__ = ["Numbers", "Slot", "slot_folder", "take_slot"]
 
 # Longer than workers have for closing what they have set up.
 _PATIENCE = 25.0
+
+
+def slot_folder(root: Path, task: str) -> Path:
+    """Return the folder of the numbers of a task's workers on this host.
+
+    Parameters
+    ----------
+    root : Path
+        The run directory.
+    task : str
+        The task.
+    """
+    base = Path(tempfile.gettempdir()) / f"snakemake-blocks-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    if base.lstat().st_uid != os.getuid():  # anybody can make it first
+        base = Path(tempfile.mkdtemp(prefix=f"{base.name}-"))
+    place = f"{os.path.realpath(root)}\0{task}".encode(errors="surrogateescape")
+    return base / hashlib.sha256(place).hexdigest()[:16]
 
 
 @dataclass(slots=True)

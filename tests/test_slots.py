@@ -17,7 +17,7 @@ from faults import Scene, line
 from snakemake_blocks.bench import Bench
 from snakemake_blocks.jobs import run_job
 from snakemake_blocks.plan import Job
-from snakemake_blocks.slots import Numbers, Slot, take_slot
+from snakemake_blocks.slots import Numbers, Slot, slot_folder, take_slot
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ class TestWorkers:
         plan = scene.plan(line(function="functions:f", **more))
         jobs = [Job(plan, plan.tasks["task"], (k,)) for k in range(2)]
         bench.output = str(scene.folder / "log.txt")
-        folder = scene.paths.slots("task")
+        folder = slot_folder(scene.paths.root, "task")
         other = take_slot(folder, ())
         assert run_job(jobs[0], scene.root, attempt=1, environment={}, bench=bench).complete
         other.release()
@@ -236,7 +236,7 @@ class TestWorkers:
         )
         scene.plan(line(function="functions:f", shape=(1,)))
         assert scene.run().complete
-        free = take_slot(scene.paths.slots("task"), ()).number
+        free = take_slot(slot_folder(scene.paths.root, "task"), ()).number
         for pid in scene.calls[0][2:]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), 9)
