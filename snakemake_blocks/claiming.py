@@ -27,6 +27,7 @@ from snakemake_blocks.ledger import Event, first_block, read_records
 from snakemake_blocks.locks import Watch, is_taken
 from snakemake_blocks.paths import RunPaths, find_run_directory, index_name
 from snakemake_blocks.plan import Job, Plan, PlannedTask
+from snakemake_blocks.quoting import comment
 from snakemake_blocks.sentinel import read_sentinel
 from snakemake_blocks.stopping import StopReasons
 
@@ -69,7 +70,7 @@ def work_task(path: Path, *, environment: Mapping[str, str]) -> int:
     with StopReasons(RunPaths(root), environment) as stops:
         claimer = _Claimer(root, path.name, environment, stops)
         outcome = claimer.run()
-        print(outcome, flush=True)
+        print(comment(outcome), flush=True)
         if claimer.left == 0:
             return 0
         return 130 if claimer.by_keyboard or stops.by_keyboard else 1

@@ -281,7 +281,7 @@ def check_context(
     report = check_task_context(
         pipeline, task, context=context, samples=samples, tolerance=tolerance
     )
-    click.echo(f"{task}: {context_text(report)}")
+    click.echo(f"{comment(task)}: {context_text(report)}")
     sys.exit(0 if report.is_enough else 1)
 
 
@@ -335,7 +335,8 @@ def reset(run_directory: Path, task: str, roi: str, failed: bool, missing: bool)
             click.echo(comment(line))
         return
     count = reset_run(made, root, task, roi=_box(roi), only_failed=failed)
-    click.echo(f"{task}: {count:,} blocks reset; the next run does them, and what reads them")
+    name = comment(task)
+    click.echo(f"{name}: {count:,} blocks reset; the next run does them, and what reads them")
 
 
 @_command("snakemake-blocks block blocks segment 1-2 --pdb")
@@ -350,7 +351,7 @@ def block(run_directory: Path, task: str, block_id: str, pdb: bool) -> None:
 
     made, root = load_plan(run_directory)
     run_one_block(made, root, task, block_id, debugger=pdb)
-    click.echo(f"{task}: block {block_id} ran; its state is as before")
+    click.echo(f"{comment(task)}: block {block_id} ran; its state is as before")
 
 
 def _box(text: str) -> Any:

@@ -56,6 +56,8 @@ def create(array: ArrayInfo, folder: Path) -> None:
     if dangling_link(where) == where:
         where = Path(os.path.realpath(where))
     make_target(where)
+    # By a link one gets into the middle of a store, or from a store to another disk.
+    where = max(where, Path(os.path.realpath(where)), key=lambda path: len(groups_around(path)))
     groups = groups_around(where)
     temporary = where.with_name(f".{where.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -13,10 +13,12 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import pickletools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,8 @@ def load(ref: FunctionRef, functions: Path) -> Callable[..., Any]:
             f"{ref.name}: there is no module {module_name}; put {module_name}.py beside the "
             "pipeline or install it"
         ) from None
+    if other := _taken_by(module_name.partition(".")[0]):
+        raise InputError(f"{ref.name}: {other}; rename one of the two")
     for part in name.split("."):
         if not hasattr(found, part):
             raise InputError(f"{ref.name}: module {module_name} has no {name}")
@@ -203,6 +207,21 @@ def load(ref: FunctionRef, functions: Path) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"{ref.name}: is a {type(found).__name__}, not a function or class")
     return found  # type: ignore[no-any-return]
+
+
+def _taken_by(package: str) -> str:
+    """Say that another module has a name already than the one found now; empty if it has not.
+
+    Python imports a name once: what was imported first stays, wherever it lies.
+    """
+    found = PathFinder.find_spec(package)
+    wanted = found.origin if found is not None and found.has_location else None
+    there = getattr(sys.modules.get(package), "__file__", None)
+    if wanted is None or (there and os.path.realpath(there) == os.path.realpath(wanted)):
+        return ""
+    return (
+        f"{wanted} is meant, but {there or 'a part of Python'} is imported under its name already"
+    )
 
 
 def modules_of(ref: FunctionRef, functions: Path) -> set[str]:

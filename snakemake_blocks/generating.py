@@ -199,6 +199,8 @@ class Draft:
         The plan in place, if any.
     in_place : bytes
         Its file.
+    damage : str
+        Why that cannot be read, empty if it can.
     """
 
     pipeline: Pipeline
@@ -207,6 +209,7 @@ class Draft:
     layout: Callable[..., str]
     old: Plan | None
     in_place: bytes
+    damage: str = ""
 
     @classmethod
     def of(cls, pipeline: Pipeline, options: Options) -> Draft:
@@ -219,7 +222,7 @@ class Draft:
         """
         root = pipeline.run_directory
         in_place = _content(RunPaths(root).plan)
-        old = _plan_in(root) if in_place else None
+        old, damage = _plan_in(root) if in_place else (None, "")
         if old is not None:
             _refuse_other_pipeline(old, pipeline)
         before = None if options.rebatch else old
@@ -229,7 +232,7 @@ class Draft:
             raise SpecError([f"{pipeline.name}: {violation}" for violation in violations])
         layout = explicit_snakefile if options.explicit else snakefile
         text = layout(plan, version=_version())
-        return cls(pipeline, plan, text, layout, old, in_place)
+        return cls(pipeline, plan, text, layout, old, in_place, damage)
 
     def write(self) -> Plan:
         """Make missing outputs and move state under the plan; the caller holds the run lock.
@@ -244,6 +247,8 @@ class Draft:
         if _content(RunPaths(root).plan) != self.in_place:
             raise BusyError(f"{root}: somebody else planned here just now; try again")
         missing = _missing_arrays(self.pipeline, self.plan)
+        if self.damage:
+            print(f"{self.damage}: that is done now, {_WHAT_FITS}", file=sys.stderr)
         for line in self.changes():
             print(comment(line), file=sys.stderr, flush=True)
         move_state(self.old, self.plan, root, pickles(self.pipeline))
@@ -295,7 +300,9 @@ def preview(pipeline: Pipeline, plan: Plan) -> dict[str, TaskPreview]:
         If the run directory is another pipeline's.
     """
     root = pipeline.run_directory
-    old = _plan_in(root) if _content(RunPaths(root).plan) else None
+    old, damage = _plan_in(root) if _content(RunPaths(root).plan) else (None, "")
+    if damage:
+        print(f"{damage}: a run does that, {_WHAT_FITS}", file=sys.stderr)
     if old is not None:
         _refuse_other_pipeline(old, pipeline)
     lost = _missing_arrays(pipeline, plan) if old else ()
@@ -319,13 +326,15 @@ def _source_has_changed(before: PlannedTask, task: PlannedTask) -> bool:
     return rerun and known and before.source != task.source
 
 
-def _plan_in(root: Path) -> Plan | None:
-    """Return the plan in place; one that cannot be read is none, which is said."""
+_WHAT_FITS = "with the records that still fit"
+
+
+def _plan_in(root: Path) -> tuple[Plan | None, str]:
+    """Return the plan in place, or None and why it cannot be read."""
     try:
-        return Plan.load(root)
+        return Plan.load(root), ""
     except DamagedPlanError as error:
-        print(f"{error}: that is done now, with the records that still fit", file=sys.stderr)
-        return None
+        return None, str(error)
 
 
 def _refuse_other_pipeline(old: Plan, pipeline: Pipeline) -> None:

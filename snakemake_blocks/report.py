@@ -236,7 +236,8 @@ def _print_task(task: TaskStatus, console: Console, ended: str) -> None:
         say(f"  cause: {cause}")
         if last.message not in cause:
             say(f"  {last.message}")
-        say(f"  log: {last.log}")
+        if last.log:
+            say(f"  log: {last.log}")
     if task.orphans:
         orphans = [index_name(i) for i in task.orphans]
         reason = "orphaned (they need a failed block)"

@@ -104,12 +104,12 @@ class _Modules:
                     break
 
     def _is_ours(self, path: Path) -> bool:
-        """Tell whether a file lies in the folder, and not in an environment there."""
-        path = path.resolve()
+        """Tell whether a file, or a link to it, lies in the folder, and not in an environment."""
+        real = path.resolve()
         return (
-            path.is_relative_to(self.folder)
-            and not {"site-packages", "dist-packages"} & set(path.parts)
-            and not path.is_relative_to(sysconfig.get_path("stdlib"))
+            any(place.is_relative_to(self.folder) for place in (path, real))
+            and not {"site-packages", "dist-packages"} & set(real.parts)
+            and not real.is_relative_to(sysconfig.get_path("stdlib"))
         )
 
 

@@ -427,6 +427,8 @@ def _resource_problems(task: Task) -> list[tuple[str, str]]:
         place = f"resources.{name!s:.60}"
         if type(name) is not str or not _RESOURCE.fullmatch(name) or name in RESERVED_RESOURCES:
             found.append((ascii(place)[1:-1], "cannot be the name of a resource; choose another"))
+        elif name == "tmpdir" and type(value) is not str:
+            found.append((place, f"must be the path of a folder, got {value!r:.60}"))
         elif type(value) not in (int, float, str):
             found.append((place, f"must be a number or text, got {value!r:.60}"))
         elif isinstance(value, str):

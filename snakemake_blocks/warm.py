@@ -181,10 +181,7 @@ class _Host:
 
     def run(self) -> None:
         """Answer requests until the input ends, then stop what still runs."""
-        signal.signal(signal.SIGINT, lambda *_: None)  # crews get it too, and end
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        signal.signal(_WAKE, lambda *_: None)
-        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        self._take_signals()
         rest = b""
         source = sys.stdin.fileno()
         while True:
@@ -203,6 +200,13 @@ class _Host:
                 for line in lines:
                     self._start(json.loads(line))
         self._end()
+
+    def _take_signals(self) -> None:
+        """Be woken by the end of a child, and by nothing else."""
+        for number in (signal.SIGINT, signal.SIGTERM, _WAKE):  # crews get them too, and end
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (_WAKE,))
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
     def _start(self, request: Request) -> None:
         """Give a job to a crew that did the like before, else to a new one."""
@@ -282,6 +286,7 @@ class _Host:
             if name not in self._plans or self._plans[name][0] != version:
                 plan = Plan.load(root)
                 _warm_up(plan, root)
+                self._take_signals()  # modules may have handlers of their own
                 self._plans[name] = version, plan
             task = sentinel.relative_to(root).parts[0]
             return (name, version, task), self._plans[name][1]

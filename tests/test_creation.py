@@ -157,6 +157,25 @@ class TestLikeTheStore:
         assert inner["deep/er/out"].shape == (6, 8)
         assert root["raw"][...].sum() == 48
 
+    @FORMATS
+    @pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
+    def test_a_link_into_the_middle_of_a_store_is_in_it(
+        self, project: Project, zarr_format: int, tmp_path: Path
+    ) -> None:
+        """faults: kind 2: the root, above where the link leads, was left stale."""
+        project.array("s.zarr/g/raw", np.ones((6, 8)), zarr_format=zarr_format)
+        zarr.consolidate_metadata(project.folder / "s.zarr")
+        (project.folder / "here").symlink_to("s.zarr/g")
+        create(to_be_made("here/out"), project.folder)
+        root: Any = zarr.open_consolidated(project.folder / "s.zarr")
+        assert root["g/out"].shape == (6, 8)
+        # And from a store to another disk: it stays an array of the store that has the link.
+        (tmp_path / "disk").mkdir()
+        (project.folder / "s.zarr" / "far").symlink_to(tmp_path / "disk")
+        create(to_be_made("s.zarr/far/out"), project.folder)
+        root = zarr.open_consolidated(project.folder / "s.zarr")
+        assert root["far/out"].shape == (6, 8)
+
     def test_a_store_without_them_gets_none(self, project: Project) -> None:
         create(to_be_made("s.zarr/g/a"), project.folder)
         assert "consolidated_metadata" not in json_of(project.folder / "s.zarr/zarr.json")

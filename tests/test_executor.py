@@ -48,6 +48,33 @@ rule everything:
 """
 
 
+TWO = """
+module one:
+    snakefile:
+        {module!r}
+    config:
+        {{"pipeline": "one/pipeline.yaml"}}
+
+
+module two:
+    snakefile:
+        {module!r}
+    config:
+        {{"pipeline": "two/pipeline.yaml"}}
+
+
+use rule * from one as one_*
+use rule * from two as two_*
+
+
+rule both:
+    default_target: True
+    input:
+        "one/blocks/count/done.json",
+        "two/blocks/count/done.json",
+"""
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     made = Project(tmp_path)
@@ -115,3 +142,31 @@ def test_of_many_failed_jobs_only_some_are_named(project: Project) -> None:
     assert run.stderr.count("a job failed: ") == 10
     assert run.stderr.count("more jobs failed; `snakemake-blocks status` tells which") == 1
     assert "count: 30 failed" in run.stdout and "ValueError: dark" in run.stdout
+
+
+# faults: kind 2
+def test_modules_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    """Python imports a name once, and a host served both: the first one's functions ran in both."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        made = Project(tmp_path / name)
+        made.functions("from helper import NAME\ndef count(block): open(NAME, 'a').write('x')")
+        made.functions(f"NAME = {str(tmp_path / name / 'calls.txt')!r}", "helper")
+        made.write(
+            (
+                "count",
+                {
+                    "function": "functions:count",
+                    "roi": {"offset": [0], "shape": [4]},
+                    "block_size": [1],
+                    "conflict": False,
+                },
+            )
+        )
+    project = Project(tmp_path)
+    module = str(PROFILE.parents[1] / "workflow" / "Snakefile")
+    (tmp_path / "Snakefile").write_text(TWO.format(module=module))
+    done = project.snakemake("--executor", "blocks", "--cores", "2")
+    assert done.returncode == 0, done.stderr
+    for name in ("one", "two"):
+        assert (tmp_path / name / "calls.txt").read_text() == "xxxx"

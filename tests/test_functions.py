@@ -124,6 +124,46 @@ def test_the_path_is_left_as_it_was(tmp_path: Path) -> None:
     assert sys.path == before
 
 
+# faults: kind 2
+class TestNamesThatAreTaken:
+    """A module is meant by its place; Python keeps to what it imported under its name first."""
+
+    def test_the_module_of_another_folder_is_not_taken_for_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "twofold.py").write_text(f"def f(): return {name!r}")
+        monkeypatch.setitem(sys.modules, "twofold", sys)  # put back what was there at the end
+        del sys.modules["twofold"]
+        with importable_from(tmp_path / "one"):
+            assert load(FunctionRef("twofold:f"), tmp_path)() == "one"
+        (tmp_path / "link").symlink_to("one")
+        with importable_from(tmp_path / "link"):
+            assert load(FunctionRef("twofold:f"), tmp_path)() == "one"
+        with (
+            importable_from(tmp_path / "two"),
+            pytest.raises(InputError, match=r"two/twofold\.py is meant, but .*one/twofold\.py is"),
+        ):
+            load(FunctionRef("twofold:f"), tmp_path)
+
+    @pytest.mark.parametrize("name", ["statistics:mean", "numpy:mean", "time:sleep"])
+    def test_one_of_python_itself_is_not_taken_for_the_users(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        module, _, function = name.partition(":")
+        __import__(module)
+        assert load(FunctionRef(name), tmp_path)
+        (tmp_path / f"{module}.py").write_text(f"def {function}(raw): return raw")
+        with (
+            importable_from(tmp_path),
+            pytest.raises(
+                InputError, match=rf"{module}\.py is meant, but .* rename one of the two"
+            ),
+        ):
+            load(FunctionRef(name), tmp_path)
+
+
 class TestModulesOf:
     """What a pickled function uses is found out without unpickling it."""
 

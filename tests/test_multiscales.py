@@ -160,6 +160,18 @@ class TestLevel:
         stored(project, version, "s.zarr/well/scale0/image", (4, 6))
         assert described(project, "s.zarr/well/scale0/image").voxel_size == (3, 5)
 
+    def test_a_level_may_be_a_link_or_be_reached_by_one(
+        self, project: Project, version: str, tmp_path: Path
+    ) -> None:
+        """faults: kind 2: by a link it had voxels of size 1."""
+        stored(project, version, "s.zarr/0", (4, 6))
+        store(project, version, image({"0": {"scale": [3, 5]}}, "yx"))
+        (project.folder / "raw").symlink_to(project.folder / "s.zarr" / "0")
+        assert described(project, "raw").voxel_size == (3, 5)
+        (project.folder / "s.zarr" / "0").rename(tmp_path / "elsewhere")
+        (project.folder / "s.zarr" / "0").symlink_to(tmp_path / "elsewhere")
+        assert described(project, "s.zarr/0").voxel_size == (3, 5)
+
     def test_an_arrays_own_attributes_come_first(self, project: Project, version: str) -> None:
         stored(project, version, "s.zarr/0", (4, 6), voxel_size=[7, 7])
         store(project, version, image({"0": {"scale": [2, 2]}}, "yx"))

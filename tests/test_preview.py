@@ -254,3 +254,15 @@ def test_a_dry_run_asked_of_snakemake_is_ours(project: Project, asked: str) -> N
     found = project.cli("run", "pipeline.yaml", "--", asked)
     assert found.exit_code == 0 and found.stdout.startswith("double: 8 of 8 blocks to do")
     assert snapshot(project.folder) == before
+
+
+def test_a_damaged_plan_is_told_once_and_stays(project: Project) -> None:
+    generate(project.pipeline)
+    work_all(project, "double")
+    Path("blocks/plan.json").write_text("{")
+    before = snapshot(project.folder)
+    found = project.cli("run", "pipeline.yaml", "-n")
+    assert found.stderr.count("is damaged") == found.stderr.count("a run does that") == 1
+    assert found.stdout.startswith("double: nothing to do, 8 blocks are done")
+    assert snapshot(project.folder) == before
+    assert project.cli("generate", "pipeline.yaml").stderr.count("that is done now") == 1

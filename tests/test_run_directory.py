@@ -133,7 +133,7 @@ def test_a_folder_without_permission_is_refused(
     with pytest.raises(SpecError, match=r"o\.zarr/out: cannot be made, .* is not ours to write to"):
         check_pipeline(pipeline)
     pipeline.write_text(pipeline.read_text().replace("o.zarr/out", "s.zarr/raw"))
-    with pytest.raises(InputError, match="its folder is not ours to write to; use .* -o"):
+    with pytest.raises(InputError, match=r"its folder is not ours to write to; use .* -o"):
         generate(pipeline)
 
 

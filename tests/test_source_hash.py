@@ -73,6 +73,18 @@ class TestModules:
         path.write_text(path.read_text() + "\nNEW = 2\n")
         assert source(folder) != before
 
+    def test_what_is_a_link_in_the_folder_counts(self, folder: Path, tmp_path: Path) -> None:
+        """faults: kind 2: a helper that many projects link to was edited, and nothing ran again."""
+        (tmp_path / "shared").mkdir(exist_ok=True)
+        for name in ("helper.py", "inner"):
+            (folder / name).rename(tmp_path / "shared" / name)
+            (folder / name).symlink_to(tmp_path / "shared" / name)
+        first = source(folder)
+        (tmp_path / "shared" / "helper.py").write_text("from nested import *\nX = 2\n")
+        second = source(folder)
+        (tmp_path / "shared" / "inner" / "sibling.py").write_text("B = 2\n")
+        assert len({first, second, source(folder)}) == 3
+
     @pytest.mark.parametrize("name", ["parts/other.py", "unrelated.py"])
     def test_what_is_not_imported_does_not_count(self, folder: Path, name: str) -> None:
         before = source(folder)

@@ -374,6 +374,7 @@ def test_none_for_an_optional_argument_is_its_default() -> None:
         ({"resources": {"mem_mb": "10 GB"}}, "resources.mem_mb: '10 GB' is no number"),
         ({"resources": {"gpu": True}}, "resources.gpu: must be a number or text"),
         ({"resources": {"gpu": -1}}, "resources.gpu: must be between 0"),
+        ({"resources": {"tmpdir": 5}}, "resources.tmpdir: must be the path of a folder, got 5"),
         ({"resources": {"gpu": "a\0"}}, "resources.gpu: has control characters"),
     ],
 )

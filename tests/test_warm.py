@@ -288,6 +288,25 @@ class TestModules:
         assert running.host.process.pid not in imported
         assert {int(call[1]) for call in scene.calls} <= imported
 
+    @pytest.mark.parametrize("handler", ["SIG_IGN", "SIG_DFL", "default_int_handler"])
+    def test_that_handle_signals_do_not_disturb_the_host(
+        self, scene: Scene, running: Running, handler: str
+    ) -> None:
+        """Who ignores SIGCHLD is never told how its children ended."""
+        scene.functions(
+            f"""
+            import signal
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.{handler})
+            def use(block):
+                if block.index == (1,): os.kill(os.getppid(), signal.SIGKILL)
+                note(block)
+            """
+        )
+        scene.plan(line(function="functions:use", shape=(4,), blocks_per_job=1))
+        assert [running.run(n) for n in range(4)] == [0, -signal.SIGKILL, 0, 0]
+        assert not running.host.has_died
+
     def test_without_threads_are_imported_once(self, scene: Scene, running: Running) -> None:
         scene.functions(
             """

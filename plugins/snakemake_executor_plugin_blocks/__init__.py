@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
+from snakemake_blocks.errors import BlocksError
 from snakemake_blocks.internals import (
     Conductor,
     local_executor,
@@ -18,6 +20,7 @@ from snakemake_blocks.internals import (
 )
 from snakemake_blocks.launch import start_warm_host
 from snakemake_blocks.lookahead import LookAhead
+from snakemake_blocks.paths import find_run_directory
 from snakemake_blocks.snakefile import COMMAND
 from snakemake_blocks.warm import WarmHost
 
@@ -40,8 +43,9 @@ class Executor(local_executor()):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # One per number of threads: numerical libraries read it when they are imported.
-        self._hosts: dict[int, WarmHost] = {}
+        # One per number of threads, which numerical libraries read when they are imported, and per
+        # run directory: a process can import only one of two modules of the same name.
+        self._hosts: dict[tuple[int, str], WarmHost] = {}
         self._ahead: LookAhead[Any] | None = None
         self._conductor: Conductor | None = None
         self._is_plain = False
@@ -105,11 +109,12 @@ class Executor(local_executor()):  # type: ignore[misc]
         return job.rule.shellcmd == COMMAND and not deployed
 
     def _run_warm(self, job: Any) -> Future[None]:
-        threads = int(job.threads)
-        if threads not in self._hosts or self._hosts[threads].has_died:
-            self._hosts[threads] = WarmHost(start_warm_host(threads))
-        status = self._hosts[threads].run(
-            str(job.output[0]),
+        sentinel = str(job.output[0])
+        key = int(job.threads), _run_directory(sentinel)
+        if key not in self._hosts or self._hosts[key].has_died:
+            self._hosts[key] = WarmHost(start_warm_host(int(job.threads)))
+        status = self._hosts[key].run(
+            sentinel,
             attempt=job.attempt,
             log=str(job.log[0]),
             folder=self.workflow.workdir_init,
@@ -158,6 +163,14 @@ class Executor(local_executor()):  # type: ignore[misc]
     def cancel(self) -> None:
         """Stop: as shutdown, since a signal has reached the jobs as well."""
         self.shutdown()
+
+
+def _run_directory(sentinel: str) -> str:
+    """Return the run directory of a job, empty if there is none; the job will say so."""
+    try:
+        return str(find_run_directory(Path(sentinel)))
+    except BlocksError:
+        return ""
 
 
 def _settle(ended: Future[None], status: Future[int]) -> None:
