@@ -21,6 +21,7 @@ from snakemake_blocks.arrays import describe
 from snakemake_blocks.box import Box
 from snakemake_blocks.creation import create, create_all
 from snakemake_blocks.generating import generate
+from snakemake_blocks.jobs import work_sentinel
 
 FORMATS = pytest.mark.parametrize("zarr_format", [2, 3])
 
@@ -259,6 +260,33 @@ class TestOthersOpenIt:
         assert described(project, "a.zarr/out").roi == raw.roi
         kind = ".zarray" if zarr_format == 2 else "zarr.json"
         assert (project.folder / "a.zarr/out" / kind).exists()
+
+
+# faults: kind 5
+@FORMATS
+def test_the_order_of_bytes_is_the_stores(project: Project, zarr_format: int) -> None:
+    """It changes no value: what is declared as one is found as the other."""
+    raw = np.arange(12, dtype=">u2").reshape(3, 4)
+    made = zarr.create_array(project.folder / "s.zarr/there", data=raw, zarr_format=2)
+    assert made.dtype == raw.dtype
+    project.array("s.zarr/raw", raw, voxel_size=[1, 1], zarr_format=zarr_format)
+    project.functions("def same(raw): return {'there': raw, 'new': raw}\n")
+    dtypes = {"there": "uint16", "new": ">u2"}
+    form = {
+        "function": "functions:same",
+        "call": "arrays",
+        "reads": {"raw": "s.zarr/raw"},
+        "writes": {n: {"array": f"s.zarr/{n}", "dtype": d} for n, d in dtypes.items()},
+        "roi": "s.zarr/raw",
+        "block_size": [3, 2],
+    }
+    project.write(("same", form))
+    for _ in range(2):  # and planned again with both in place
+        plan, _ = generate(project.pipeline)
+        for job in plan.jobs("same"):
+            assert work_sentinel(Path(job.sentinel), attempt=1, environment={}) == 0
+    for name in dtypes:
+        np.testing.assert_array_equal(project.read(f"s.zarr/{name}"), raw)
 
 
 # --- images
