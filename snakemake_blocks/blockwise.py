@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snakemake_blocks.creation import create
+from snakemake_blocks.creation import create_all
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.generating import Options, check_pipeline
 from snakemake_blocks.launch import INTERRUPTED
@@ -225,10 +225,9 @@ def _in_this_process(tasks: Sequence[Task]) -> RunResult:
     plan, proof = check_pipeline(pipeline, pickling=False)
     if proof.violations:
         raise SpecError(proof.violations)
-    for planned in plan.tasks.values():
-        for write in planned.writes.values():
-            if not (folder / write.array.path).exists():
-                create(write.array, folder)
+    arrays = (w.array for planned in plan.tasks.values() for w in planned.writes.values())
+    for line in create_all((a for a in arrays if not (folder / a.path).exists()), folder):
+        print(line, file=sys.stderr, flush=True)
     functions = {
         task.task_id: {
             role: function

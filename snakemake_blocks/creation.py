@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,35 @@ from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import obstacle_to
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.images import axis_names, is_ome, list_level
+from snakemake_blocks.listings import unlisted_levels
 from snakemake_blocks.location import dangling_link, make_target
 from snakemake_blocks.stores import Group, arrays_in, enter, groups_around, groups_in
 
-__all__ = ["create"]
+__all__ = ["create", "create_all"]
 
 # Another array's codec is taken only if it gives back every value: labels made like an image that
 # is stored as JPEG would be others after reading.
 _LOSSLESS = frozenset({"blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "crc32c"})
 _DIMENSIONS = "_ARRAY_DIMENSIONS"
+
+
+def create_all(arrays: Iterable[ArrayInfo], folder: Path) -> Iterator[str]:
+    """Make arrays, those of labels after those of the images that they are of.
+
+    Yields
+    ------
+    str
+        What there is to say of one that viewers will not find.
+
+    Raises
+    ------
+    InputError
+        As :func:`create`.
+    """
+    missing = {array.path: array for array in arrays}
+    for path in sorted(missing, key=lambda path: "labels" in Path(path).parts):
+        create(missing[path], folder)
+    yield from unlisted_levels(missing, folder)
 
 
 def create(array: ArrayInfo, folder: Path) -> None:

@@ -24,7 +24,7 @@ from snakemake_blocks.sources import call_problems, missing_function
 from snakemake_blocks.task import Call, Read, Task, Write
 from snakemake_blocks.tiling import Fit, Grid
 from snakemake_blocks.units import conversion, unit_name
-from snakemake_blocks.values import holds
+from snakemake_blocks.values import holds, number_type
 
 __all__ = ["UNKNOWN_FUNCTION", "Describer"]
 
@@ -414,8 +414,8 @@ class _TaskDescriber:
         self, write: WriteModel, key: str, roi: Box, reads: Mapping[str, Read]
     ) -> ArrayInfo | None:
         """Return the array to write: the one that exists, if it fits, or the one to be made."""
-        dtype = _dtype(write.dtype)
-        if dtype is None:
+        dtype = number_type(write.dtype)
+        if not dtype:
             self._say(f"{key}.dtype", f"{write.dtype!r} is not a numpy type of numbers")
             return None
         existing = self.all.existing(write.array, f"tasks.{self.name}.{key}")
@@ -435,7 +435,8 @@ class _TaskDescriber:
         for what, value in wanted.items():
             there = getattr(array, what)
             there = list(there) if isinstance(there, tuple) else there
-            if value is not None and value != there:
+            same = there == value or (what == "dtype" and number_type(array.dtype) == dtype)
+            if value is not None and not same:
                 self._say(
                     f"{key}.{what}",
                     f"{array.path} has {there}, not {value}; write to another array or delete "
@@ -497,12 +498,3 @@ _YAML_KEYS = {
     "write_roi": "block_size",
     "max_retries": "retries",
 }
-
-
-def _dtype(name: str) -> str | None:
-    """Return numpy's name of a type of numbers, None if there is none."""
-    try:
-        found = np.dtype(name)
-    except (TypeError, ValueError, SyntaxError):
-        return None
-    return str(found) if found.kind in "biufc" else None

@@ -15,7 +15,7 @@ from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.batching import Target
 from snakemake_blocks.box import Box
 from snakemake_blocks.check import check_plan
-from snakemake_blocks.creation import create
+from snakemake_blocks.creation import create_all
 from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.files import is_writable, read_file, write_atomically
 from snakemake_blocks.identity import differences
@@ -254,8 +254,9 @@ class Draft:
         move_state(self.old, self.plan, root, pickles(self.pipeline))
         for name in missing if self.old else ():
             reset_blocks(self.plan, root, name)  # what was done is gone with the array
-        for array in {a.path: a for arrays in missing.values() for a in arrays}.values():
-            create(array, self.pipeline.folder)
+        arrays = (a for arrays in missing.values() for a in arrays)
+        for line in create_all(arrays, self.pipeline.folder):
+            print(line, file=sys.stderr, flush=True)
         for line in missing_lines(reset_missing(self.plan, root, self.pipeline.folder)):
             print(comment(line), file=sys.stderr, flush=True)
         return self.plan

@@ -19,6 +19,7 @@ import numpy as np
 
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.listings import Label, list_field, with_ome
 from snakemake_blocks.multiscales import (
     Level,
     images_of,
@@ -35,7 +36,7 @@ __all__ = ["axis_names", "is_ome", "list_level"]
 _SPATIAL = "zyx"
 _LEVEL = re.compile(r"(s|scale)?\d+")
 _LEADING = {0: (), 1: (("c", "channel"),), 2: (("t", "time"), ("c", "channel"))}
-_KEYS = ("ome", "multiscales", "plate", "well")
+_KEYS = ("ome", "multiscales", "plate", "well", "bioformats2raw.layout")
 
 
 def is_ome(groups: Sequence[Group]) -> bool:
@@ -70,38 +71,19 @@ def list_level(array: ArrayInfo, folder: Path, groups: Sequence[Group]) -> None:
     group, attributes = groups[-1], groups[-1].attributes
     entries, is_new = images_of(attributes)
     more: dict[str, Any] = {"multiscales": [found.entry, *entries[1:]]}
-    holder = next((g for g in groups[:-1] if g.where.name == "labels"), None)
-    is_label = holder is not None and np.dtype(array.dtype).kind in "iu"
-    if holder is not None and is_label:
-        name = group.where.relative_to(holder.where)
-        up = "../" * (len(name.parts) + 1)
-        ome = attributes.get("ome", {}) if group.zarr_format == 3 else attributes
-        version = {} if group.zarr_format == 3 else {"version": "0.4"}
-        label = ome.get("image-label", {**version, "source": {"image": up}})
-        more["image-label"] = label
+    label = Label.of(groups) if np.dtype(array.dtype).kind in "iu" else None
+    if label is not None:
+        if label.most is not None and len(found.entry["datasets"]) > label.most:
+            return
+        more["image-label"] = label.metadata
     elif not entries and found.omero:
         more["omero"] = found.omero
-    group.put(_with(attributes, more, in_ome=is_new or (not entries and group.zarr_format == 3)))
-    if holder is not None and is_label:
-        _list_label(holder, name.as_posix())
-
-
-def _list_label(holder: Group, name: str) -> None:
-    attributes, in_ome = holder.attributes, holder.zarr_format == 3
-    listed = (attributes.get("ome") or {} if in_ome else attributes).get("labels", [])
-    if isinstance(listed, list) and name not in listed:
-        holder.put(_with(attributes, {"labels": [*listed, name]}, in_ome=in_ome))
-
-
-def _with(
-    attributes: Mapping[str, Any], more: Mapping[str, Any], *, in_ome: bool
-) -> dict[str, Any]:
-    """Return attributes with more OME-Zarr metadata, where the version has them."""
-    if not in_ome:
-        return {**attributes, **more}
-    ome = attributes.get("ome")
-    ome = ome if isinstance(ome, dict) else {}
-    return {**attributes, "ome": {"version": "0.5", **ome, **more}}
+    in_ome = is_new or (not entries and group.zarr_format == 3)
+    group.put(with_ome(attributes, more, in_ome=in_ome))
+    if label is not None:
+        label.list()
+    elif len(groups) > 1:
+        list_field(groups[-2], group.where.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,18 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.stores import attributes_of
 from snakemake_blocks.units import rounded, stored
 
-__all__ = ["Level", "images_of", "level_in", "level_of", "omero_of", "paths_of_levels"]
+__all__ = [
+    "Level",
+    "images_of",
+    "level_in",
+    "level_of",
+    "omero_of",
+    "paths_of_levels",
+    "whole_voxels",
+]
+
+# Coordinates beyond are refused everywhere.
+_COUNTABLE = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +66,15 @@ class Level:
     def in_voxels(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return voxel size and corner per axis, counted in voxels of the finest level."""
         first = self.first or self
-        pairs = list(zip(self.scale, self.corner, first.scale, first.corner, strict=True))
-        sizes = tuple(max(1, round(s / s0)) if s0 else 1 for s, _, s0, _ in pairs)
-        return sizes, tuple(round((c - c0) / s0) if s0 else 0 for _, c, s0, c0 in pairs)
+        pairs = list(zip(self.scale, self.corner, first.scale, strict=True))
+        sizes = tuple(max(1, whole_voxels(s, s0)) for s, _, s0 in pairs)
+        return sizes, tuple(whole_voxels(c, s0) for _, c, s0 in pairs)
+
+
+def whole_voxels(length: Fraction, voxel: Fraction) -> int:
+    """Return how many voxels a length is about; 0 for more than can be counted."""
+    found = round(length / voxel) if voxel else 0
+    return found if abs(found) <= _COUNTABLE else 0
 
 
 def level_of(path: str, folder: Path) -> Level | None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from snakemake_blocks.box import Index
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.multiscales import Level
-from snakemake_blocks.units import conversion, exact, rounded, unit_name, whole_unit
+from snakemake_blocks.multiscales import Level, whole_voxels
+from snakemake_blocks.units import conversion, exact, plain, rounded, unit_name, whole_unit
 
 __all__ = ["Place"]
 
@@ -85,8 +85,8 @@ class Place:
         sizes, offset = level.in_voxels()
         return cls(
             path,
-            tuple(Fraction(rounded(c)) for c in level.corner[-count:]),
-            tuple(Fraction(rounded(s)) for s in level.scale[-count:]),
+            tuple(map(plain, level.corner[-count:])),
+            tuple(map(plain, level.scale[-count:])),
             level.units[-count:],
             (sizes[-count:], offset[-count:]),
         )
@@ -139,7 +139,8 @@ class Place:
         if finer and self._is_handy(finer, names):
             return f"set unit: {finer} in pipeline.yaml, at the top, and give all sizes in it"
         sizes = self.in_voxels[0] or (1,) * len(self.voxel_size)
-        offset = self.in_voxels[1] or (0,) * len(self.offset)
+        pairs = zip(self.offset, self.voxel_size, strict=True)
+        offset = self.in_voxels[1] or tuple(whole_voxels(o, size) for o, size in pairs)
         rest = " (they come before OME-Zarr metadata)" if self.in_voxels[0] else ""
         if any(self.units) and not self.in_voxels[0]:
             rest = ", and take its attribute units away"
@@ -158,7 +159,7 @@ class Place:
 
 
 def _decimals(numbers: Sequence[Fraction]) -> str:
-    return "[" + ", ".join(f"{rounded(n):.15g}" for n in numbers) + "]"
+    return "[" + ", ".join(f"{rounded(n, digits=17):.17g}" for n in numbers) + "]"
 
 
 def _count_spatial(spatial: Sequence[int], ndim: int, path: str) -> int:

@@ -156,12 +156,14 @@ def enter(groups: Sequence[Group], array: Path, metadata: Path) -> None:
         data = _mapping(file)
         holder = data if group.zarr_format == 2 else data.get("consolidated_metadata")
         table = holder.get("metadata") if isinstance(holder, dict) else None
-        if not isinstance(table, dict):
+        if not isinstance(holder, dict) or not isinstance(table, dict):
             continue
         for node, stored in nodes.items():
             if node.is_relative_to(group.where):
                 name = node.relative_to(group.where).as_posix()
                 table.update(_entries(name, stored, group.zarr_format))
+        # zarr reads only the last run of a group's nodes: all have to stand together.
+        holder["metadata"] = dict(sorted(table.items(), key=lambda e: (e[0].count("/"), e[0])))
         _store(file, data)
 
 

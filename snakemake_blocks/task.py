@@ -22,7 +22,7 @@ from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import SpecError, TilingError
 from snakemake_blocks.quoting import comment
 from snakemake_blocks.tiling import Fit, Grid
-from snakemake_blocks.values import holds
+from snakemake_blocks.values import holds, number_type
 
 __all__ = ["RESERVED_RESOURCES", "After", "Call", "Chunks", "Read", "SourceChange", "Task", "Write"]
 
@@ -532,6 +532,10 @@ def _array_problems(task: Task) -> list[tuple[str, str]]:
     for kind in ("reads", "writes"):
         for name, use in getattr(task, kind).items():
             place, array = f"{kind}.{name}", use.array
+            if not array.exists and number_type(array.dtype) != array.dtype:
+                found.append(
+                    (f"{place}.dtype", f"{array.dtype!r} is not numpy's name of a type of numbers")
+                )
             if array.ndim != task.total_roi.dims:
                 found.append(
                     (

@@ -7,7 +7,7 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["conversion", "exact", "rounded", "stored", "unit_name", "whole_unit"]
+__all__ = ["conversion", "exact", "plain", "rounded", "stored", "unit_name", "whole_unit"]
 
 _PREFIXES = {
     "yotta": ("Y", 24), "zetta": ("Z", 21), "exa": ("E", 18), "peta": ("P", 15), "tera": ("T", 12),
@@ -32,6 +32,8 @@ _SYMBOLS = {
     "\u00c5": "angstrom",
     "\u212b": "angstrom",
 }
+# Three zeros before the noise: by chance one measured number of a thousand has them.
+_NOISELESS = 12
 # Units to advise, the coarsest first.
 _ADVISED = ("meter", "millimeter", "micrometer", "nanometer", "angstrom", "picometer", "femtometer")
 
@@ -44,8 +46,18 @@ def unit_name(text: str) -> str:
 
 
 def exact(number: Any) -> Fraction:
-    """Return the decimal number that a float stands for; floats keep 15 digits of one."""
-    return Fraction(format(number, ".15g") if isinstance(number, float) else str(number))
+    """Return the decimal number that a float stands for, without the noise of computing it."""
+    return plain(stored(number)) if isinstance(number, float) else Fraction(str(number))
+
+
+def plain(number: Fraction) -> Fraction:
+    """Return a number without the noise that floats leave: ``0.30000000000000004`` is 0.3.
+
+    That is what 15 digits are when the last of them are zeros. Other numbers stay as they are: what
+    they have beyond is measured, or cannot be told from it.
+    """
+    short = rounded(number)
+    return Fraction(short) if short == rounded(number, digits=_NOISELESS) else number
 
 
 def stored(number: Any) -> Fraction:

@@ -14,10 +14,25 @@ from numpy.typing import DTypeLike, NDArray
 
 from snakemake_blocks.errors import InputError
 
-__all__ = ["as_values", "fitted", "holds"]
+__all__ = ["as_values", "fitted", "holds", "number_type"]
 
 _NUMBERS = "biufc"
+# Bytes of the largest type of a kind that Zarr stores; on some machines numpy has larger ones.
+_LARGEST = {"f": 8, "c": 16}
 Values = NDArray[Any]
+
+
+def number_type(name: str) -> str:
+    """Return numpy's name of a type of numbers that Zarr stores, empty if there is none.
+
+    The order of bytes is left out: it is a matter of the store, and changes no value.
+    """
+    try:
+        found = np.dtype(name).newbyteorder("=")
+    except (TypeError, ValueError, SyntaxError):
+        return ""
+    fits = found.kind in _NUMBERS and found.itemsize <= _LARGEST.get(found.kind, 8)
+    return str(found) if fits else ""
 
 
 def fitted(values: Values, dtype: DTypeLike, place: str) -> tuple[Values, str]:

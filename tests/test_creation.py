@@ -19,8 +19,9 @@ from snakemake_blocks import creation
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import describe
 from snakemake_blocks.box import Box
-from snakemake_blocks.creation import create
+from snakemake_blocks.creation import create, create_all
 from snakemake_blocks.generating import generate
+from snakemake_blocks.jobs import work_sentinel
 
 FORMATS = pytest.mark.parametrize("zarr_format", [2, 3])
 
@@ -176,6 +177,24 @@ class TestLikeTheStore:
         root = zarr.open_consolidated(project.folder / "s.zarr")
         assert root["far/out"].shape == (6, 8)
 
+    @FORMATS
+    @pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
+    def test_arrays_made_in_turns_in_groups_are_all_named(
+        self, project: Project, zarr_format: int
+    ) -> None:
+        """zarr takes only the last run of a group's members that stand together."""
+        paths = [f"s.zarr/{group}/{name}" for name in "xyz" for group in ("b", "a", "a/c")]
+        for path in paths[:3]:
+            other(project, path, zarr_format=zarr_format)
+        for group in ("a", "a/c", "b", "."):
+            zarr.open_group(project.folder / "s.zarr" / group, mode="a", zarr_format=zarr_format)
+        zarr.consolidate_metadata(project.folder / "s.zarr")
+        for path in paths[3:]:
+            create(to_be_made(path), project.folder)
+        root: Any = zarr.open_consolidated(project.folder / "s.zarr")
+        members = {name for name, node in root.members(max_depth=None) if hasattr(node, "shape")}
+        assert members == {path.removeprefix("s.zarr/") for path in paths}
+
     def test_a_store_without_them_gets_none(self, project: Project) -> None:
         create(to_be_made("s.zarr/g/a"), project.folder)
         assert "consolidated_metadata" not in json_of(project.folder / "s.zarr/zarr.json")
@@ -260,6 +279,33 @@ class TestOthersOpenIt:
         assert described(project, "a.zarr/out").roi == raw.roi
         kind = ".zarray" if zarr_format == 2 else "zarr.json"
         assert (project.folder / "a.zarr/out" / kind).exists()
+
+
+# faults: kind 5
+@FORMATS
+def test_the_order_of_bytes_is_the_stores(project: Project, zarr_format: int) -> None:
+    """It changes no value: what is declared as one is found as the other."""
+    raw = np.arange(12, dtype=">u2").reshape(3, 4)
+    made = zarr.create_array(project.folder / "s.zarr/there", data=raw, zarr_format=2)
+    assert made.dtype == raw.dtype
+    project.array("s.zarr/raw", raw, voxel_size=[1, 1], zarr_format=zarr_format)
+    project.functions("def same(raw): return {'there': raw, 'new': raw}\n")
+    dtypes = {"there": "uint16", "new": ">u2"}
+    form = {
+        "function": "functions:same",
+        "call": "arrays",
+        "reads": {"raw": "s.zarr/raw"},
+        "writes": {n: {"array": f"s.zarr/{n}", "dtype": d} for n, d in dtypes.items()},
+        "roi": "s.zarr/raw",
+        "block_size": [3, 2],
+    }
+    project.write(("same", form))
+    for _ in range(2):  # and planned again with both in place
+        plan, _ = generate(project.pipeline)
+        for job in plan.jobs("same"):
+            assert work_sentinel(Path(job.sentinel), attempt=1, environment={}) == 0
+    for name in dtypes:
+        np.testing.assert_array_equal(project.read(f"s.zarr/{name}"), raw)
 
 
 # --- images
@@ -371,6 +417,7 @@ class TestImages:
         zarr.open_group(project.folder / "new.ome.zarr", mode="w", zarr_format=zarr_format)
         half = {"dtype": "uint16", "channels": [3, 2], "voxel_size": [5000, 5000]}
         quarter = {**half, "voxel_size": [10000, 10000]}
+        coarse = {"dtype": "uint32", "voxel_size": [5000, 5000]}
         self.pipeline(
             project,
             ("half", "a.ome.zarr/0", "a.ome.zarr/1", half),
@@ -378,6 +425,7 @@ class TestImages:
             ("half", "new.ome.zarr/0", "new.ome.zarr/1", quarter),
             ("first", "a.ome.zarr/0", "time.ome.zarr/0", {"dtype": "uint16", "channels": [3]}),
             ("cells", "a.ome.zarr/0", "a.ome.zarr/labels/nuclei/0", {"dtype": "uint32"}),
+            ("half", "a.ome.zarr/labels/nuclei/0", "a.ome.zarr/labels/nuclei/1", coarse),
         )
         assert scales(ome_of(project, "a.ome.zarr")) == [scale, [0.5, 1, 0.5, 0.5]]
         new = ome_of(project, "new.ome.zarr")
@@ -393,7 +441,7 @@ class TestImages:
         assert ome_of(project, "a.ome.zarr/labels")["labels"] == ["nuclei"]
         label = ome_of(project, "a.ome.zarr/labels/nuclei")
         assert label["image-label"]["source"] == {"image": "../../"}
-        assert scales(label) == [[0.25, 0.25]]
+        assert scales(label) == [[0.25, 0.25], [0.5, 0.5]]
         assert {a["unit"] for a in label["multiscales"][0]["axes"]} == {"micrometer"}
         assert described(project, "new.ome.zarr/1", "angstrom").voxel_size == (10000, 10000)
 
@@ -404,6 +452,7 @@ class TestImages:
     ) -> None:
         an_image(project, store, np.zeros((8, 8)), "yx", [1, 1], zarr_format=zarr_format)
         origin = described(project, f"{store}/0")
+        create(to_be_made(f"{store}/1", voxel_size=(2, 2), origin=origin), project.folder)
         for name, dtype in (("nuclei", "uint32"), ("deep/er", "int16"), ("chance", "float32")):
             for level, size in ((0, (1, 1)), (1, (2, 2))):
                 path = f"{store}/labels/{name}/{level}"
@@ -417,6 +466,72 @@ class TestImages:
         deep = ome_of(project, f"{store}/labels/deep/er")
         assert deep["image-label"]["source"] == {"image": "../../../"}
         assert "image-label" not in ome_of(project, f"{store}/labels/chance")
+
+    @FORMATS
+    def test_labels_have_as_many_levels_as_their_image(
+        self, project: Project, zarr_format: int
+    ) -> None:
+        """Else readers of 0.5 refuse the image, and so the plate that it lies in."""
+        an_image(project, "a.zarr", np.zeros((8, 8)), "yx", [1, 1], zarr_format=zarr_format)
+        origin = described(project, "a.zarr/0")
+
+        def make(*paths: str) -> list[str]:
+            """Make levels, labels first."""
+            arrays = (
+                to_be_made(path, dtype="uint8", voxel_size=(2 ** int(path[-1]),) * 2, origin=origin)
+                for path in paths
+            )
+            return list(create_all(arrays, project.folder))
+
+        def listed() -> list[str]:
+            attributes: Any = dict(zarr.open_group("a.zarr/labels", mode="r").attrs)
+            found: list[str] = attributes.get("ome", attributes)["labels"]
+            return found
+
+        said = make("a.zarr/labels/cells/0", "a.zarr/1", "a.zarr/2")
+        assert len(scales(ome_of(project, "a.zarr"))) == 3
+        assert len(scales(ome_of(project, "a.zarr/labels/cells"))) == 1
+        if zarr_format == 2:  # who reads 0.4 takes fewer
+            assert (listed(), said) == (["cells"], [])
+            return
+        assert (listed(), said) == (
+            [],
+            [
+                "a.zarr/labels/cells/0: viewers find cells when it has as many levels as its "
+                "image, 3; write 2 more, each reduced from the one before"
+            ],
+        )
+        (said_of_1,) = make("a.zarr/labels/cells/1")
+        assert "write 1 more" in said_of_1
+        assert listed() == []
+        assert make("a.zarr/labels/cells/2") == []
+        assert listed() == ["cells"]
+        assert make("a.zarr/labels/cells/3") == [
+            "a.zarr/labels/cells/3: is no level of cells, whose image has only 3"
+        ]
+        assert scales(ome_of(project, "a.zarr/labels/cells")) == [[1, 1], [2, 2], [4, 4]]
+
+    @FORMATS
+    def test_a_new_field_of_a_well_is_listed(self, project: Project, zarr_format: int) -> None:
+        an_image(project, "p.zarr/A/1/0", np.zeros((8, 8)), "yx", [1, 1], zarr_format=zarr_format)
+        well: dict[str, Any] = {"images": [{"path": "0", "acquisition": 7}]}
+        for group in ("p.zarr", "p.zarr/A", "p.zarr/A/1"):
+            zarr.open_group(project.folder / group, mode="a", zarr_format=zarr_format)
+        group = zarr.open_group(project.folder / "p.zarr/A/1", mode="a")
+        group.attrs.update(
+            {"well": {**well, "version": "0.4"}}
+            if zarr_format == 2
+            else {"ome": {"version": "0.5", "well": well}}
+        )
+        origin = described(project, "p.zarr/A/1/0/0")
+        for path in ("1/0", "1/1", "0/1", "0/labels/cells/0"):
+            size = (2 ** int(path[-1]),) * 2
+            array = to_be_made(f"p.zarr/A/1/{path}", dtype="uint8", voxel_size=size, origin=origin)
+            create(array, project.folder)
+        attributes: Any = dict(zarr.open_group(project.folder / "p.zarr/A/1", mode="r").attrs)
+        found = attributes.get("ome", attributes)["well"]["images"]
+        assert found == [{"path": "0", "acquisition": 7}, {"path": "1"}]
+        assert len(scales(ome_of(project, "p.zarr/A/1/1"))) == 2
 
     def test_levels_that_are_there_stay_as_they_are(self, project: Project) -> None:
         scale = [0.30000000000000004, 0.29898804047838085]

@@ -140,6 +140,45 @@ def test_the_advice_for_an_arrays_own_attributes_works_when_followed(
     np.testing.assert_array_equal(project.read("s.zarr/out"), raw[::2, ::2])
 
 
+@pytest.mark.parametrize(
+    ("key", "numbers", "unit"),
+    [
+        ("voxel_size", [0.12345678901234567] * 2, "zeptometer"),
+        ("offset", [1234567890123.4568, 0], "nanometer"),
+        ("offset", [0, -1234567.1234567891], "femtometer"),
+    ],
+)
+@pytest.mark.parametrize("by", ["attributes", "image"])
+def test_digits_that_were_measured_are_not_dropped(
+    project: Project, key: str, numbers: list[float], unit: str, by: str
+) -> None:
+    """With 15 digits of them, they would be whole."""
+    own = {"voxel_size": [1.0, 1.0], "offset": [0, 0], key: numbers}
+    if by == "image":
+        image(project, own["voxel_size"], own["offset"])
+        text = refusal(project, "a.ome.zarr/0", unit)
+    else:
+        project.array("s.zarr/raw", np.zeros((2, 2)), units=["um"] * 2, **own)
+        text = refusal(project, "s.zarr/raw", unit)
+    assert "is not whole" in text
+    assert str(max(map(abs, numbers))) in text
+
+
+@pytest.mark.parametrize("by", ["attributes", "image"])
+def test_the_advice_keeps_arrays_where_they_lie(project: Project, by: str) -> None:
+    """Of two arrays in one world, one begins 20 and -3 voxels of the other further on."""
+    size, zero = 0.29898804047838085, 7 / 3
+    texts = []
+    for offset in ([zero, zero], [zero + 20 * size, zero - 3 * size]):
+        if by == "image":
+            image(project, [size, size], offset)
+            texts.append(refusal(project, "a.ome.zarr/1", ""))
+        else:
+            project.array("s.zarr/raw", np.zeros((2, 2)), voxel_size=[size] * 2, offset=offset)
+            texts.append(refusal(project, "s.zarr/raw", ""))
+    assert ["offset: [8, 8]" in texts[0], "offset: [28, 5]" in texts[1]] == [True, True]
+
+
 def test_a_handy_unit_is_still_advised_and_works(project: Project) -> None:
     image(project, [0.1625, 0.2], [0.5, -3])
     text = refusal(project, "a.ome.zarr/0", "")

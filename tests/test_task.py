@@ -224,6 +224,13 @@ class TestNumbers:
         assert found == (3, 2, 0.5, 2**64 - 1)
         assert [type(n) for n in found] == [int, int, float, int]
 
+    @pytest.mark.parametrize("dtype", ["float128", ">u2", "M8[ns]", "what"])
+    def test_a_type_that_cannot_be_made_is_refused(self, dtype: str) -> None:
+        change = {"writes": {"out": Write(array(dtype=dtype, exists=False))}}
+        assert problems(**change) == [
+            f"writes.out.dtype: {dtype!r} is not numpy's name of a type of numbers"
+        ]
+
     @pytest.mark.parametrize(
         ("fill", "dtype"),
         [

@@ -50,6 +50,18 @@ def test_noise_of_floats_is_no_digit(number: float, text: str) -> None:
     assert exact(number) == Fraction(text)
 
 
+# faults: kind 6
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.29898804047838085", "123456789.12345678", "0.3333333333333333",
+        "9007199254740993", "-0.10000000000123457",
+    ],
+)  # fmt: skip
+def test_more_digits_than_noise_leaves_are_kept(text: str) -> None:
+    assert exact(float(text) if "." in text else int(text)) == Fraction(text)
+
+
 @pytest.mark.parametrize(
     ("lengths", "unit"),
     [

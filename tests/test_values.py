@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.values import as_values, fitted, holds
+from snakemake_blocks.values import as_values, fitted, holds, number_type
 
 # faults: kind 5
 
@@ -174,6 +174,18 @@ def test_a_list_of_rows_that_differ_is_refused() -> None:
 
 def test_an_example_of_a_cut_fraction() -> None:
     assert fitted(np.array([1.0, 0.75]), "uint8", "a")[1] == "0.75 becomes 0"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        (">u2", "uint16"), ("<f8", "float64"), ("bool_", "bool"), ("half", "float16"),
+        ("complex", "complex128"), ("float128", ""), ("clongdouble", ""), ("longdouble", ""),
+        ("M8[ns]", ""), ("m8", ""), ("U5", ""), ("u1,u2", ""), ("O", ""), ("what", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_types_of_numbers_that_zarr_stores(name: str, dtype: str) -> None:
+    assert number_type(name) == dtype
 
 
 def test_safe_pairs_are_not_looked_at() -> None:
