@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,32 @@ class TestRun:
         assert result.exit_code == 2
         assert "there is no profile 'sulrm'" in result.output
         assert "known are local, lsf, slurm" in result.output
+        assert project.files() == before
+
+    # faults: kind 12
+    @pytest.mark.timeout(60)
+    @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "dangling", "bomb", "list", "no"])
+    def test_a_damaged_one_ends_with_2_and_writes_nothing(
+        self, project: Project, home: Path, kind: str
+    ) -> None:
+        simple(project)
+        path = home / "ours" / "config.yaml"
+        path.parent.mkdir(parents=True)
+        bomb = "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9 if n else 1}]\n" for n in range(12))
+        texts = {"bomb": bomb, "list": "- jobs: 1\n", "no": "jobs: [\n"}
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        elif kind in texts:
+            path.write_text(texts[kind])
+        else:
+            path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+        before = project.files()
+        result = project.cli("run", "pipeline.yaml", "--profile", "ours")
+        assert result.exit_code == 2
+        assert result.output.startswith(f"{path}: ")
+        assert result.output.count("\n") == 1
         assert project.files() == before
 
     @pytest.mark.e2e
