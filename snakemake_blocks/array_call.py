@@ -73,7 +73,8 @@ class ArrayCall:
         Raises
         ------
         InputError
-            If the function returns something else than the task writes.
+            If the function returns something else than the task writes, or what the block reads
+            cannot be read or fills the memory.
         """
         region = Box.from_roi(block.read_roi)
         inputs = {n: self._input(n, r, region, visible) for n, r in self.task.reads.items()}
@@ -92,6 +93,16 @@ class ArrayCall:
         }
 
     def _input(self, name: str, read: Read, region: Box, visible: Sequence[Box]) -> NDArray[Any]:
+        try:
+            return self._seen(name, read, region, visible)
+        except MemoryError:
+            raise InputError(
+                f"{read.array.path}: reading {list(region.begin)} to {list(region.end)} takes more "
+                "memory than there is; choose smaller blocks, or less context"
+            ) from None
+
+    def _seen(self, name: str, read: Read, region: Box, visible: Sequence[Box]) -> NDArray[Any]:
+        """Return what the function sees of an array."""
         if name not in self._own:
             return read_region(self._arrays[name], read, region)
         array = read.array

@@ -290,6 +290,12 @@ class TestRefusals:
         with pytest.raises(InputError, match=message):
             check(project, function)
 
+    # faults: kind 12
+    def test_a_context_that_fills_the_memory(self, project: Project) -> None:
+        path, name = task(project, "smooth", params={"sigma": 1}, context=10**7)
+        with pytest.raises(InputError, match=r"s\.zarr/raw: reading .* takes more memory than"):
+            check_task_context(path, name)
+
 
 class TestLessonsAboutSeams:
     def test_the_demo_needs_four_sigma_and_two_are_not_enough(self, project: Project) -> None:

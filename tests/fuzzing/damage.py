@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from snakemake_blocks.files import parse_json
 from snakemake_blocks.ledger import record_dtype
 
 VALUES: tuple[Any, ...] = (
@@ -150,9 +151,9 @@ def _mutate_content(path: Path, data: bytes, rng: random.Random) -> str:
             words = "a record"
         else:
             *lines, last = data.splitlines(keepends=True) if path.suffix == ".jsonl" else (data,)
-            tree, words = mutated(json.loads(last), rng)
+            tree, words = mutated(parse_json(last), rng)
             path.write_bytes(b"".join(lines) + json.dumps(tree).encode())
-    except (ValueError, yaml.YAMLError):
+    except (ValueError, yaml.YAMLError, RecursionError):
         return ""
     return words
 
