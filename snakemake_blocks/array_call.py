@@ -26,6 +26,9 @@ from snakemake_blocks.values import as_values
 
 __all__ = ["ArrayCall", "lower_phase_only", "takes"]
 
+# Voxels of a read that no memory holds; of even more numpy does not say that memory lacks.
+_MOST = 2**48
+
 
 @dataclass(slots=True)
 class ArrayCall:
@@ -94,6 +97,8 @@ class ArrayCall:
 
     def _input(self, name: str, read: Read, region: Box, visible: Sequence[Box]) -> NDArray[Any]:
         try:
+            if read.array.voxels(region).size > _MOST:
+                raise MemoryError
             return self._seen(name, read, region, visible)
         except MemoryError:
             raise InputError(

@@ -326,7 +326,7 @@ def _belongs(records: NDArray[np.void], task: PlannedTask, job: Index) -> NDArra
 def _drop_foreign_ledgers(task: PlannedTask, paths: RunPaths) -> None:
     """Remove ledgers of jobs that the new plan does not have."""
     for path in (paths.task(task.slug) / "ledger").glob("*/*"):
-        index = tuple(int(k) for k in path.name.split("-") if k.isdigit())
+        index = tuple(int(k) for k in path.name.split("-") if k.isdecimal())
         if path.suffix or path.name.startswith("."):
             continue
         if not task.jobs.jobs.indices.contains(index):

@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import yaml
-
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.files import read_file, read_text, write_atomically
 from snakemake_blocks.internals import profile_folders
@@ -71,7 +69,7 @@ def _changed(text: str, key: str, value: str) -> str:
         raise InputError(f"{key!r} cannot be set; give a setting like jobs, or one resource")
     if not value.isprintable():
         raise InputError(f"{key}={value!r}: has control characters in it; give one plain value")
-    profile = yaml.safe_load(text)
+    profile = parse_yaml(text)
     place: tuple[str, ...] = (key,)
     if key in profile or "-" in key or key in _SINGLE_WORDS:
         text = _with_line(text, f"{key}: {value}")
@@ -104,10 +102,10 @@ def _with_resource(text: str, key: str, value: str) -> str:
 def _checked(text: str, path: tuple[str, ...], value: str) -> str:
     """Return the text if it is still a profile that has something at a path."""
     try:
-        found = yaml.safe_load(text)
+        found = parse_yaml(text)
         for key in path:
             found = found[key]
-    except (yaml.YAMLError, KeyError, TypeError):
+    except (YamlError, KeyError, TypeError):
         found = None
     if found is None or isinstance(found, dict):
         raise InputError(f"{path[-1]}={value}: is no value of YAML; put quotes around it")

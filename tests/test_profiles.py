@@ -105,6 +105,10 @@ class TestSet:
             ("lsf", "jobs", "[1"),
             ("lsf", "jobs", "a: b"),
             ("lsf", "jobs", ""),
+            ("lsf", "jobs", "!!int x"),
+            ("lsf", "jobs", "9" * 5000),
+            ("lsf", "mem_mb", "9" * 5000),
+            ("lsf", "jobs", "[" * 3000),
         ],
     )
     def test_refuses_what_makes_no_profile(self, name: str, key: str, value: str) -> None:

@@ -126,7 +126,7 @@ def _problems(arguments: list[str], done: Done) -> Iterator[str]:
     """Yield what a verb should not have said, or ended with."""
     if done.escaped:
         yield done.escaped
-    elif done.status not in (0, 1, 2):
+    elif done.status not in (0, 1, 2, *([130] if "--watch" in arguments else [])):
         yield f"status {done.status} {done.said[-200:]}"
     if "Traceback (most" in done.said and arguments[0] != "block":
         yield f"prints a traceback: {_last_error(done.said)}"
