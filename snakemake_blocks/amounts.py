@@ -8,9 +8,11 @@ from typing import Any
 
 __all__ = ["amount_problem", "as_number", "grows"]
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtpe]?)(i?)b?", re.IGNORECASE)
+# Of more digits no amount has a use, and floats become infinite.
+_NUMBER = r"([0-9]{1,18}(?:\.[0-9]{1,18})?)"
+_SIZE = re.compile(_NUMBER + r"\s*([kmgtpe]?)(i?)b?", re.IGNORECASE)
 _TIME = re.compile(
-    r"(\d+(?:\.\d+)?)\s*([smhdw]|secs?|seconds?|mins?|minutes?|hours?|days?|weeks?)?",
+    _NUMBER + r"\s*([smhdw]|secs?|seconds?|mins?|minutes?|hours?|days?|weeks?)?",
     re.IGNORECASE,
 )
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -35,12 +37,12 @@ def amount_problem(name: str, value: Any) -> str:
     """Return what is wrong with the value of a resource, nothing if Snakemake takes it."""
     if not isinstance(value, str):
         return ""
-    if name in _COUNTS and not value.isdecimal():
-        return f"{value!r} is no number; write a whole number, or {_COUNTS[name]} instead"
+    if name in _COUNTS and not re.fullmatch("[0-9]{1,18}", value):
+        return f"{value!r:.60} is no number; write a whole number, or {_COUNTS[name]} instead"
     if name not in _AMOUNTS:
         return ""
     pattern, example = _AMOUNTS[name]
-    return "" if pattern.fullmatch(value) else f"{value!r} is no amount; write e.g. {example}"
+    return "" if pattern.fullmatch(value) else f"{value!r:.60} is no amount; write e.g. {example}"
 
 
 def as_number(name: str, value: Any) -> Any:

@@ -26,6 +26,9 @@ from snakemake_blocks.values import as_values
 
 __all__ = ["ArrayCall", "lower_phase_only", "takes"]
 
+# Voxels of a read that no memory holds; of even more numpy does not say that memory lacks.
+_MOST = 2**48
+
 
 @dataclass(slots=True)
 class ArrayCall:
@@ -73,7 +76,8 @@ class ArrayCall:
         Raises
         ------
         InputError
-            If the function returns something else than the task writes.
+            If the function returns something else than the task writes, or what the block reads
+            cannot be read or fills the memory.
         """
         region = Box.from_roi(block.read_roi)
         inputs = {n: self._input(n, r, region, visible) for n, r in self.task.reads.items()}
@@ -92,6 +96,18 @@ class ArrayCall:
         }
 
     def _input(self, name: str, read: Read, region: Box, visible: Sequence[Box]) -> NDArray[Any]:
+        try:
+            if read.array.voxels(region).size > _MOST:
+                raise MemoryError
+            return self._seen(name, read, region, visible)
+        except MemoryError:
+            raise InputError(
+                f"{read.array.path}: reading {list(region.begin)} to {list(region.end)} takes more "
+                "memory than there is; choose smaller blocks, or less context"
+            ) from None
+
+    def _seen(self, name: str, read: Read, region: Box, visible: Sequence[Box]) -> NDArray[Any]:
+        """Return what the function sees of an array."""
         if name not in self._own:
             return read_region(self._arrays[name], read, region)
         array = read.array

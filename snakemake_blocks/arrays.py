@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.files import is_writable
+from snakemake_blocks.files import is_writable, may_be_read
 from snakemake_blocks.location import lost_link
 from snakemake_blocks.metadata import check_metadata, is_array
 from snakemake_blocks.multiscales import level_of
@@ -263,6 +263,7 @@ def _values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
 
 def _stored_values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
     """Return what is stored in some voxels, of all axes, or say which chunk cannot be read."""
+    _check_chunks(data, array, voxels)
     try:
         return np.asarray(data[_as_slices(voxels)])
     except MemoryError:
@@ -273,6 +274,30 @@ def _stored_values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
             f"{array.path}: {_unreadable(data, array, voxels)} cannot be read "
             f"({type(error).__name__}: {what}); restore it, or have it made anew"
         ) from error
+
+
+def _check_chunks(data: Any, array: ArrayInfo, voxels: Box) -> None:
+    """Refuse what no library should open in place of chunks (or shards): pipes, sizes without end.
+
+    Raises
+    ------
+    InputError
+        With the first.
+    """
+    root = Path(data.store.root)
+    most = _most_of_chunk(array, data.dtype.itemsize)
+    for chunk in _chunks(array, voxels):
+        _check_chunk(root / data.metadata.encode_chunk_key(chunk), most)
+
+
+def _check_chunk(path: Path, most: int) -> None:
+    if not may_be_read(path, most=most):
+        raise InputError(f"{path}: is no chunk of this array; restore or remove it")
+
+
+def _most_of_chunk(array: ArrayInfo, itemsize: int) -> int:
+    """Return how many bytes a stored chunk may have: compression seldom makes any larger."""
+    return 2 * math.prod(array.chunks) * itemsize + (1 << 20)
 
 
 def _unreadable(data: Any, array: ArrayInfo, voxels: Box) -> str:
@@ -316,6 +341,8 @@ def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any])
     inside = wanted.intersect(Box.from_shape(array.shape))
     if inside:
         place = inside.shift([-b for b in wanted.begin])
+        lead = (0,) * len(array.channels)
+        _check_chunks(data, array, Box(lead + inside.begin, array.channels + inside.end))
         data[_slices(array, inside)] = found[_slices(array, place)]
     return cut
 
@@ -382,7 +409,7 @@ def _stored_cells(mask: ArrayInfo, data: Any, folder: Path, near: Box, cell: Ind
     """Return the cells of ``near`` in which a chunk (or shard) is stored."""
     found: set[Index] = set()
     root = folder / mask.path
-    most = 2 * math.prod(mask.chunks) * data.dtype.itemsize + (1 << 20)
+    most = _most_of_chunk(mask, data.dtype.itemsize)
     for parent, folders, files in os.walk(root):
         for name in (*files, *folders):
             path = os.path.join(parent, name)
@@ -391,8 +418,7 @@ def _stored_cells(mask: ArrayInfo, data: Any, folder: Path, near: Box, cell: Ind
                 data.metadata.encode_chunk_key(index) != os.path.relpath(path, root)
             ):
                 continue
-            if not os.path.isfile(path) or os.path.getsize(path) > most:
-                raise InputError(f"{path}: is no chunk of this array; restore or remove it")
+            _check_chunk(Path(path), most)
             begin = tuple(i * c for i, c in zip(index, mask.chunks, strict=True))
             end = tuple(b + c for b, c in zip(begin, mask.chunks, strict=True))
             part = Box(begin, end).intersect(near)

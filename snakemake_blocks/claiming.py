@@ -16,6 +16,7 @@ from pathlib import Path
 
 from snakemake_blocks.completion import is_sentinel_of
 from snakemake_blocks.errors import BusyError, InputError
+from snakemake_blocks.files import append_to
 from snakemake_blocks.jobs import (
     JobResult,
     NotReadyError,
@@ -79,9 +80,8 @@ def work_task(path: Path, *, environment: Mapping[str, str]) -> int:
 @contextlib.contextmanager
 def _written_to(log: Path) -> Iterator[None]:
     """Have what this process and those it starts print written to the end of a job's log."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    handle = append_to(log)
     kept = os.dup(1), os.dup(2)
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         _flush_and_turn(handle, handle)
         yield

@@ -97,8 +97,8 @@ def check_context(
     Raises
     ------
     InputError
-        If there is no such task, it does not work on arrays, or something that it reads is
-        missing.
+        If there is no such task, it does not work on arrays, a number makes no sense, or something
+        that it reads is missing.
     """
     if name not in plan.tasks:
         raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
@@ -109,6 +109,11 @@ def check_context(
     asked = tuple(context) if context is not None else declared
     if len(asked) != task.grid.ndim:
         raise InputError(f"{len(asked)} contexts for {task.grid.ndim} axes; give one per axis")
+    if samples < 1 or not 0 <= tolerance < math.inf:
+        raise InputError(
+            f"{samples} samples, tolerance {tolerance}: look at one block or more, "
+            "with a tolerance from 0 on"
+        )
     step = _steps(task)
     if any(c % s for c, s in zip(asked, step, strict=True)):
         raise InputError(f"context {asked} is not a multiple of the voxel size {step}")

@@ -129,12 +129,9 @@ def _be_crew(channel: Connection, plan: Plan | None, parent: int) -> None:
 def _run(request: Request, plan: Plan | None, bench: Bench) -> int:
     """Run one job and return its exit status; everything that is printed goes to its log."""
     os.chdir(request["folder"])
-    os.makedirs(os.path.dirname(request["log"]) or ".", exist_ok=True)
-    with open(request["log"], "w"):
-        pass  # as a shell's `>` does; workers open it once more
-    print_to(request["log"])
-    bench.output = request["log"]
     try:
+        print_to(request["log"], anew=True)  # as a shell's `>` does; workers open it once more
+        bench.output = request["log"]
         return work_sentinel(
             Path(request["sentinel"]),
             attempt=request["attempt"],

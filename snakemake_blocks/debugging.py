@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from snakemake_blocks.block import cantor_index
@@ -29,8 +30,8 @@ def find_block(task: PlannedTask, text: str) -> Index:
         If the task has no such block, or it is masked.
     """
     numbers = text.split("-")
-    if not all(n.isdigit() for n in numbers):
-        raise InputError(f"{text!r} names no block; write an index like 1-2, or daisy's id")
+    if not all(re.fullmatch("[0-9]{1,100}", n) for n in numbers):
+        raise InputError(f"{text!r:.60} names no block; write an index like 1-2, or daisy's id")
     index = tuple(int(n) for n in numbers)
     if len(index) == 1 and task.grid.ndim > 1:
         first = (low // w for low, w in zip(task.grid.lower, task.grid.block_size, strict=True))

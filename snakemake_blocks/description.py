@@ -310,9 +310,9 @@ class _TaskDescriber:
         value = self.model.timeout
         if not isinstance(value, str):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value)
+        match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*([smhd]?)", value)
         if match is None:
-            self._say("timeout", f"{value!r} is not a time; write seconds, or 90s, 10m, 2h, 1d")
+            self._say("timeout", f"{value!r:.60} is not a time; write seconds, or 90s, 10m, 2h, 1d")
             return None
         return float(match[1]) * _SECONDS[match[2] or "s"]
 

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from snakemake_blocks.box import Index
 from snakemake_blocks.errors import BlocksError, InputError
-from snakemake_blocks.files import append_to, read_file
+from snakemake_blocks.files import append_to, parse_json, read_file
 from snakemake_blocks.quoting import comment
 
 __all__ = [
@@ -57,6 +57,14 @@ class Failure:
     message: str
     trace: str = ""
     log: str = ""
+
+    def __post_init__(self) -> None:
+        kinds = (tuple, int, str, str, str, str)
+        for name, kind in zip(self.__slots__, kinds, strict=True):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} of a failure is no {kind.__name__}")
+        if not all(isinstance(k, int) for k in self.index):
+            raise TypeError("index of a failure is not of whole numbers")
 
 
 class BlockFailedError(BlocksError):
@@ -128,7 +136,7 @@ def read_failures(path: Path) -> Iterator[Failure]:
         return
     for line in text.splitlines():
         try:
-            data = json.loads(line)
+            data = parse_json(line)
             yield Failure(**{**data, "index": tuple(data["index"])})
         except (ValueError, TypeError, KeyError):
             continue

@@ -7,17 +7,27 @@ without an end. Everything that is read from disk by its name is read here.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from snakemake_blocks.errors import InputError
 
-__all__ = ["append_to", "is_writable", "open_file", "read_file", "read_text", "write_atomically"]
+__all__ = [
+    "append_to",
+    "is_writable",
+    "may_be_read",
+    "open_file",
+    "parse_json",
+    "read_file",
+    "read_text",
+    "write_atomically",
+]
 
 # Far above what any file holds that is read whole, pickled functions with their data included.
 _MOST = 256 << 20
@@ -92,6 +102,29 @@ def read_text(path: Path, *, most: int = _MOST) -> str:
         return read_file(path, most=most).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error.reason})") from None
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Return what a text in JSON says.
+
+    Raises
+    ------
+    ValueError
+        If it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def may_be_read(path: Path, *, most: int) -> bool:
+    """Tell whether others can read a file: there is none, or a regular one of bounded size."""
+    try:
+        state = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    return stat.S_ISREG(state.st_mode) and state.st_size <= most
 
 
 def append_to(path: Path) -> int:

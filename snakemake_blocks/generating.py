@@ -281,6 +281,8 @@ class Draft:
         folder : Path
             Where Snakemake will run.
         """
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, not a file; move it away")
         plan = self.write()
         text = self.text
         if folder == self.pipeline.run_directory:

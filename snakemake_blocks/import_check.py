@@ -59,7 +59,7 @@ class ImportCheck:
         self._asked = asked
 
     def problems(self, *, patience: float = _PATIENCE) -> list[str]:
-        """Wait for the end, so many seconds at most; return what cannot be imported, a line each."""
+        """Wait so many seconds at most, and return what cannot be imported, a line each."""
         try:
             told, _ = self._process.communicate(self._question, timeout=patience)
         except TimeoutExpired:

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from snakemake_blocks.errors import BusyError, InputError, LedgerError
-from snakemake_blocks.files import read_file, write_atomically
+from snakemake_blocks.files import parse_json, read_file, write_atomically
 from snakemake_blocks.processes import boot_clock, process_host, process_start
 
 __all__ = [
@@ -131,7 +131,7 @@ def holder_of(path: Path) -> Holder | None:
     """Return who holds the lock at ``path``; None if nobody does or the file is damaged."""
     try:
         head, _, counter = read_file(path, most=_MOST).partition(b"\n")
-        return Holder(**json.loads(head), counter=int(counter))
+        return Holder(**parse_json(head), counter=int(counter))
     except (FileNotFoundError, InputError, ValueError, TypeError):
         return None
 

@@ -6,13 +6,12 @@ anybody's guess: it waits, fills the memory, or raises whatever comes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.files import read_file
+from snakemake_blocks.files import parse_json, read_file
 
 __all__ = ["check_metadata", "is_array", "read_metadata"]
 
@@ -31,10 +30,10 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
         If it is no file, or no mapping in JSON.
     """
     try:
-        data = json.loads(read_file(path, most=_MOST))
+        data = parse_json(read_file(path, most=_MOST))
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise InputError(f"{path}: is not JSON; restore it or store the array anew") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: is no mapping in JSON; restore it or store the array anew")

@@ -80,16 +80,27 @@ def refuse_running(root: Path, *, patience: float = _PATIENCE) -> None:
 
 
 @contextlib.contextmanager
-def changing_state(root: Path) -> Iterator[None]:
+def changing_state(root: Path, *plans: Plan) -> Iterator[None]:
     """Keep jobs from beginning inside the ``with`` block, which none runs at the begin of.
+
+    Parameters
+    ----------
+    root : Path
+        The run directory.
+    plans : Plan
+        Whose tasks' files may change.
 
     Raises
     ------
     BusyError
         If a job runs, or somebody else changes the state.
+    InputError
+        If something is in the way of these files: a change that fails half way leaves more to be
+        mended than it found.
     """
     with held(RunPaths(root).moving, os.environ, what=f"the state of {root}"):
         refuse_running(root)
+        _survey({task.slug for plan in plans for task in plan.tasks.values()}, root)
         yield
 
 
@@ -112,13 +123,12 @@ def move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes
     BusyError
         While a job runs.
     """
-    with changing_state(root):
+    with changing_state(root, *([old] if old else []), new):
         _move_state(old, new, root, pickles)
 
 
 def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, bytes]) -> None:
     paths = RunPaths(root)
-    _survey({task.slug for plan in (old, new) if plan for task in plan.tasks.values()}, root)
     _finish_masks(old, paths)
     moved = [task for task in new.tasks.values() if _is_moved(old, task)]
     for task in moved:
@@ -154,8 +164,6 @@ def _move_state(old: Plan | None, new: Plan, root: Path, pickles: dict[str, byte
 def _survey(slugs: Collection[str], root: Path) -> None:
     """Refuse what is no file, or none of ours, where files of the state are to be changed.
 
-    Nothing is written before: a move that fails half way leaves more to be mended than it found.
-
     Raises
     ------
     InputError
@@ -166,10 +174,11 @@ def _survey(slugs: Collection[str], root: Path) -> None:
     for path in folders:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is no folder; move it away")
-    patterns = ["masks/*", "functions/*", "plan.json"]
+    patterns = ["masks/*", "functions/*", "envs/*", "plan.json", "Snakefile", "stop"]
     for slug in slugs:
         patterns += [f"{slug}/{rest}" for rest in ("ledger/*/*", "done.json", "identities/*.json")]
         patterns += [f"{slug}/{rest}" for rest in ("p[0-9]*/*/*.json", "tree/*/*.json")]
+        patterns += [f"{slug}/{rest}" for rest in ("logs/*/*", "notes/*", "slots/*")]
     for path in (p for pattern in patterns for p in root.glob(pattern)):
         if not path.is_file():
             raise InputError(f"{path}: is no file; move it away")
@@ -178,7 +187,8 @@ def _survey(slugs: Collection[str], root: Path) -> None:
                 raise InputError(f"{path}: does not belong here; move it away")
         elif path.suffix == ".json" and path.parent.parent.parent.name in slugs:
             SentinelName.from_path(path)
-        if path.name != "plan.json" and path.stat().st_size > _MOST:
+        is_bounded = path.name != "plan.json" and "logs" not in path.parts[-3:]
+        if is_bounded and path.stat().st_size > _MOST:
             raise InputError(f"{path}: is larger than anything that belongs here; move it away")
 
 
@@ -316,7 +326,7 @@ def _belongs(records: NDArray[np.void], task: PlannedTask, job: Index) -> NDArra
 def _drop_foreign_ledgers(task: PlannedTask, paths: RunPaths) -> None:
     """Remove ledgers of jobs that the new plan does not have."""
     for path in (paths.task(task.slug) / "ledger").glob("*/*"):
-        index = tuple(int(k) for k in path.name.split("-") if k.isdigit())
+        index = tuple(int(k) for k in path.name.split("-") if k.isdecimal())
         if path.suffix or path.name.startswith("."):
             continue
         if not task.jobs.jobs.indices.contains(index):

@@ -25,7 +25,7 @@ from snakemake_blocks.block import Block, block_of
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.dependencies import JobGrid, needed_jobs
 from snakemake_blocks.errors import InputError, TilingError
-from snakemake_blocks.files import read_file
+from snakemake_blocks.files import parse_json, read_file
 from snakemake_blocks.functions import FunctionRef
 from snakemake_blocks.paths import RunPaths, SentinelName, index_name, job_name
 from snakemake_blocks.phases import Phases
@@ -434,8 +434,8 @@ class Plan:
 def _parsed(path: Path, content: bytes) -> dict[str, Any]:
     """Return what the file of a plan says, once its form is known to be right."""
     try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(content)
+    except ValueError as error:
         raise DamagedPlanError(f"{path}: is damaged ({error}); plan again") from None
     made_by = data.get("format") if isinstance(data, dict) else None
     if isinstance(made_by, int) and made_by > FORMAT:

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.plan import Plan, PlannedTask
 
 __all__ = ["draw_demo", "draw_plan"]
@@ -29,7 +30,16 @@ _PALETTE = [
 
 
 def draw_plan(plan: Plan, path: Path) -> None:
-    """Draw a slice of every task's tiling, coloured by phase, into a PNG."""
+    """Draw a slice of every task's tiling, coloured by phase, into a PNG.
+
+    Raises
+    ------
+    InputError
+        If the path names a file that is no picture.
+    """
+    known = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise InputError(f"{path}: is not the name of a picture; give one like plan.png")
     tasks = list(plan.tasks.values())
     figure = Figure(figsize=(5.2 * len(tasks), 5.4), layout="constrained")
     FigureCanvasAgg(figure)

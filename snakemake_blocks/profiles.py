@@ -7,16 +7,17 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import yaml
-
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.files import read_file, read_text, write_atomically
 from snakemake_blocks.internals import profile_folders
+from snakemake_blocks.yaml_text import YamlError, parse_yaml
 
 __all__ = ["install_profile", "profile_text", "resolve_profile", "shipped_profiles"]
 
 # Options of Snakemake without a hyphen that shipped profiles leave out and sites may want.
 _SINGLE_WORDS = frozenset({"cores", "logger", "printshellcmds", "quiet", "reporter", "verbose"})
+# Far above the text of any profile.
+_MOST = 1 << 20
 # What Snakemake takes for a profile in a folder; it prefers the highest version that it has.
 _FILES = re.compile(r"(profile|config)(\.v\d+\+)?\.yaml")
 
@@ -68,7 +69,7 @@ def _changed(text: str, key: str, value: str) -> str:
         raise InputError(f"{key!r} cannot be set; give a setting like jobs, or one resource")
     if not value.isprintable():
         raise InputError(f"{key}={value!r}: has control characters in it; give one plain value")
-    profile = yaml.safe_load(text)
+    profile = parse_yaml(text)
     place: tuple[str, ...] = (key,)
     if key in profile or "-" in key or key in _SINGLE_WORDS:
         text = _with_line(text, f"{key}: {value}")
@@ -101,10 +102,10 @@ def _with_resource(text: str, key: str, value: str) -> str:
 def _checked(text: str, path: tuple[str, ...], value: str) -> str:
     """Return the text if it is still a profile that has something at a path."""
     try:
-        found = yaml.safe_load(text)
+        found = parse_yaml(text)
         for key in path:
             found = found[key]
-    except (yaml.YAMLError, KeyError, TypeError):
+    except (YamlError, KeyError, TypeError):
         found = None
     if found is None or isinstance(found, dict):
         raise InputError(f"{path[-1]}={value}: is no value of YAML; put quotes around it")
@@ -153,11 +154,12 @@ def resolve_profile(name: str, folder: Path) -> str:
     Raises
     ------
     InputError
-        If there is no such profile.
+        If there is no such profile, or it cannot be read.
     """
     named = profile_folders() if Path(name).name == name else ()
     for path in [place / name for place in (*named, Path.cwd(), folder)]:
         if _is_profile(path):
+            _check_profile(path)
             return str(path.absolute())
     if name in shipped_profiles():
         return str(_shipped(name).parent.absolute())
@@ -175,6 +177,28 @@ def _installed() -> Iterator[str]:
 
 def _is_profile(path: Path) -> bool:
     """Tell whether Snakemake would take a file or folder for a profile."""
-    if path.is_dir():
-        return any(_FILES.fullmatch(file.name) for file in path.iterdir())
-    return path.is_file()
+    return any(_files(path)) if path.is_dir() else path.is_file()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield what Snakemake may read of a profile."""
+    return (file for file in sorted(folder.iterdir()) if _FILES.fullmatch(file.name))
+
+
+def _check_profile(path: Path) -> None:
+    """Refuse what Snakemake would wait for, or answer with a traceback.
+
+    Raises
+    ------
+    InputError
+        With the file, and what is wrong with it.
+    """
+    for file in _files(path) if path.is_dir() else [path]:
+        try:
+            settings = parse_yaml(read_text(file, most=_MOST))
+        except FileNotFoundError:
+            raise InputError(f"{file}: leads nowhere; restore or remove it") from None
+        except YamlError as error:
+            raise InputError(f"{file}: {error}") from None
+        if not isinstance(settings, dict):
+            raise InputError(f"{file}: is no profile; one has lines like `jobs: 100`")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.files import read_file
+from snakemake_blocks.files import parse_json, read_file
 from snakemake_blocks.identity import differences
 from snakemake_blocks.judgement import (
     History,
@@ -107,14 +106,14 @@ def _identity(path: Path) -> tuple[int, dict[str, Any]]:
         If the file is damaged.
     """
     try:
-        identity = json.loads(read_file(path, most=_MOST))
+        identity = parse_json(read_file(path, most=_MOST))
         sizes, (offsets,) = identity["block_size"], identity["roi"].values()
         if any(type(n) is not int or abs(n) > 2**53 for n in (*sizes, *offsets)):
             raise ValueError
         if not len(sizes) == len(offsets):
             raise ValueError
         return int(path.stem, 16), identity
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(
             f"{path}: is damaged; remove it: it only tells why earlier results do not count"
         ) from None

@@ -58,7 +58,7 @@ def reset_blocks(
     task = _known(plan, name)
     if roi is not None and roi.ndim != task.grid.ndim:
         raise InputError(f"--roi has {roi.ndim} axes, task {name} has {task.grid.ndim}")
-    with changing_state(root):
+    with changing_state(root, plan):
         indices = _chosen(task, Judge(plan, root), roi, only_failed=only_failed)
         forget(task, root, indices)
         settle_sentinels(Judge(plan, root), root)
@@ -116,7 +116,7 @@ def reset_missing(
         _known(plan, name)
     found = find_missing(Judge(plan, root), folder, name=name)
     if found:
-        with changing_state(root):
+        with changing_state(root, plan):
             for task_name, (_, indices) in found.items():
                 forget(plan.tasks[task_name], root, indices)
             settle_sentinels(Judge(plan, root), root)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from snakemake_blocks.files import read_file, write_atomically
+from snakemake_blocks.files import parse_json, read_file, write_atomically
 
 __all__ = ["Sentinel", "digest_of_sentinels", "digest_of_stamps", "read_sentinel"]
 
@@ -66,7 +66,7 @@ class Sentinel:
     def from_bytes(cls, content: bytes) -> Sentinel | None:
         """Return the sentinel that a file holds, None if it is damaged."""
         try:
-            return cls(**json.loads(content))
+            return cls(**parse_json(content))
         except (ValueError, TypeError):
             return None
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.files import read_file
 from snakemake_blocks.functions import stable_text
 
 __all__ = ["hash_of_module", "hash_of_object"]
@@ -129,8 +131,8 @@ def _file_of(stem: Path) -> Path | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError:  # who runs it will be told
+        return read_file(path)
+    except (OSError, InputError):  # who runs it will be told
         return b""
 
 

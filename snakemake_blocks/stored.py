@@ -8,7 +8,6 @@ there when the block ended. All others have to be there for ever.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,8 @@ from numpy.typing import NDArray
 from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.files import open_file
+from snakemake_blocks.metadata import read_metadata
 from snakemake_blocks.tiling import Axis, Grid
 
 __all__ = ["ChunkKeys", "Loss", "Stored", "chunks_of", "losses"]
@@ -62,26 +63,27 @@ class ChunkKeys:
         """
         where = folder / array.path
         try:
-            if (where / "zarr.json").exists():
-                return cls(str(where), *_keys_of_v3(_json(where / "zarr.json")))
-            separator = _json(where / ".zarray").get("dimension_separator") or "."
-            return cls(str(where), "", str(separator))
-        except FileNotFoundError:
-            raise InputError(
-                f"{array.path}: is missing; `snakemake-blocks generate` makes declared outputs"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if (new := read_metadata(where / "zarr.json")) is not None:
+                return cls(str(where), *_keys_of_v3(new))
+            if (old := read_metadata(where / ".zarray")) is not None:
+                return cls(str(where), "", _separator(old.get("dimension_separator") or "."))
+        except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{array.path}: its metadata cannot be read ({error}); write it anew"
             ) from error
+        raise InputError(
+            f"{array.path}: is missing; `snakemake-blocks generate` makes declared outputs"
+        )
 
     def key(self, chunk: Sequence[int]) -> str:
         """Return the key of a chunk."""
         return self.prefix + self.separator.join(map(str, chunk))
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_bytes())
+def _separator(found: Any) -> str:
+    if found not in ("/", "."):
+        raise ValueError(f"chunk keys parted by {found!r} are not known")
+    return str(found)
 
 
 def _keys_of_v3(metadata: Any) -> tuple[str, str]:
@@ -92,10 +94,10 @@ def _keys_of_v3(metadata: Any) -> tuple[str, str]:
         else (encoding["name"], encoding.get("configuration") or {})
     )
     if name == "default":
-        separator = given.get("separator", "/")
+        separator = _separator(given.get("separator", "/"))
         return f"c{separator}", separator
     if name == "v2":
-        return "", given.get("separator", ".")
+        return "", _separator(given.get("separator", "."))
     raise ValueError(f"chunk keys of the form {name!r} are not known")
 
 
@@ -134,7 +136,7 @@ class Stored:
         Raises
         ------
         InputError
-            If an array is gone.
+            If an array is gone, or something that is no file lies in place of a chunk.
         OSError
             If the store could not keep what was written.
         """
@@ -164,19 +166,19 @@ class Stored:
 
 
 def _synced(path: str) -> bool:
-    """Wait until a file is on disk; false if nothing is there.
+    """Wait until a file is on disk; false if there is none. An empty one is never left out.
 
-    What holds nothing, an empty file or a folder, was not left out: it is missing later.
+    Raises
+    ------
+    InputError
+        If something else is in its place.
     """
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
+        with open_file(Path(path)) as file:
+            os.fsync(file.fileno())
+    except FileNotFoundError:
         return False
-    try:
-        os.fsync(handle)
-        return True
-    finally:
-        os.close(handle)
+    return True
 
 
 def _sync_folder(folder: str) -> None:
@@ -362,19 +364,19 @@ def _not_there(wanted: Flags, origin: Index, keys: ChunkKeys) -> Flags:
     return lost
 
 
-def _has_content(path: str) -> bool:
-    """Tell whether something may hold values: a file that is not empty."""
+def _has_content(path: str | os.DirEntry[str]) -> bool:
+    """Tell whether a file holds something; what is no file does not."""
     try:
-        found = os.stat(path)
+        state = path.stat() if isinstance(path, os.DirEntry) else os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+    return stat.S_ISREG(state.st_mode) and state.st_size > 0
 
 
 def _listed(folder: str) -> Iterator[str]:
     """Yield the names of files that hold something."""
     try:
         with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries if _has_content(entry.path))
+            yield from (entry.name for entry in entries if _has_content(entry))
     except (FileNotFoundError, NotADirectoryError):
         return

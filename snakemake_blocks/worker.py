@@ -29,6 +29,7 @@ from snakemake_blocks.block import Block
 from snakemake_blocks.blockwork import Meter, Work
 from snakemake_blocks.errors import LedgerError
 from snakemake_blocks.failures import append_failure, failure_of
+from snakemake_blocks.files import append_to
 from snakemake_blocks.ledger import Event, Ledger
 from snakemake_blocks.locks import Lock
 from snakemake_blocks.plan import PlannedTask
@@ -155,11 +156,19 @@ class WorkerContext:
         os.environ[MARK] = f"{self.lock.holder.token}.{os.getpid()}"
 
 
-def print_to(path: str) -> None:
-    """Let this process and what it starts append what they print to a file."""
+def print_to(path: str, *, anew: bool = False) -> None:
+    """Let this process and what it starts append what they print to a file, emptied if ``anew``.
+
+    Raises
+    ------
+    InputError
+        If something that is no file lies there.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    handle = append_to(Path(path))
+    if anew:
+        os.ftruncate(handle, 0)
     for stream in (1, 2):
         os.dup2(handle, stream)
     os.close(handle)

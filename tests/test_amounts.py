@@ -56,3 +56,14 @@ def test_what_is_no_amount_is_named() -> None:
 )
 def test_what_grows(name: str, value: Any, does: bool) -> None:
     assert grows(name, value) is does
+
+
+# faults: kind 12
+@pytest.mark.parametrize(
+    "text", ["9" * 5000, "9" * 5000 + "h", "9" * 400 + "GB", "\u00b2", "\u0663"]
+)
+@pytest.mark.parametrize("name", ["mem", "disk", "runtime", "mem_mb", "disk_mb"])
+def test_numbers_that_no_float_holds_are_none(name: str, text: str) -> None:
+    assert "; write " in amount_problem(name, text)
+    assert len(amount_problem(name, text)) < 200
+    assert as_number(name, text) == text

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -494,3 +495,35 @@ class TestCallArrays:
         padded = np.pad(raw, [(0, 0), (2, 2), (0, 0)], constant_values=5)
         total = sum(padded[0, i : i + 16] for i in range(5))
         np.testing.assert_array_equal(project.read("o.zarr/total"), total)
+
+
+# faults: kind 12
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse", "folder"])
+def test_what_is_no_chunk_is_named_and_not_read(
+    project: Project, kind: str, zarr_format: int
+) -> None:
+    project.array("s.zarr/raw", np.ones((4, 4)), chunks=(2, 2), zarr_format=zarr_format)
+    array = describe("s.zarr/raw", project.folder)
+    assert array is not None
+    chunk = project.folder / "s.zarr/raw" / ("c/0/1" if zarr_format == 3 else "0.1")
+    chunk.unlink()
+    if kind == "pipe":
+        os.mkfifo(chunk)
+    elif kind == "device":
+        chunk.symlink_to("/dev/zero")
+    elif kind == "folder":
+        chunk.mkdir()
+    else:
+        chunk.touch()
+        os.truncate(chunk, 1 << 40)
+    data = open_array(array, project.folder, writable=True)
+    part = Box((1, 1), (3, 3))  # of every chunk a voxel: writing reads them, too
+    for access in (
+        lambda: read_region(data, Read(array), part),
+        lambda: write_region(data, array, part, np.zeros((2, 2))),
+    ):
+        with pytest.raises(InputError, match=f"{chunk}: is no chunk of this array"):
+            access()
+    assert read_region(data, Read(array), Box((0, 0), (2, 2))).all()

@@ -290,6 +290,24 @@ class TestRefusals:
         with pytest.raises(InputError, match=message):
             check(project, function)
 
+    # faults: kind 12
+    @pytest.mark.parametrize(
+        ("samples", "tolerance"), [(0, 1e-5), (-1, 1e-5), (1, -1.0), (1, np.nan), (1, np.inf)]
+    )
+    def test_numbers_that_make_no_sense(
+        self, project: Project, samples: int, tolerance: float
+    ) -> None:
+        path, name = task(project, "mean", params={"sizes": 3})
+        with pytest.raises(InputError, match="look at one block or more"):
+            check_task_context(path, name, samples=samples, tolerance=tolerance)
+
+    # faults: kind 12
+    @pytest.mark.parametrize("context", [10**7, 10**15])
+    def test_a_context_that_fills_the_memory(self, project: Project, context: int) -> None:
+        path, name = task(project, "smooth", params={"sigma": 1}, context=context)
+        with pytest.raises(InputError, match=r"s\.zarr/raw: reading .* takes more memory than"):
+            check_task_context(path, name)
+
 
 class TestLessonsAboutSeams:
     def test_the_demo_needs_four_sigma_and_two_are_not_enough(self, project: Project) -> None:

@@ -19,6 +19,9 @@ from snakemake_blocks.generating import make_plan
 from snakemake_blocks.locks import held
 from snakemake_blocks.task import Task
 
+# Digits for Python, but none that a block has; and more of them than Python takes.
+_ODD = ["\u00b2", "\u0663-\u0663", "9" * 100, "9" * 5000]
+
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
@@ -53,7 +56,7 @@ class TestFinding:
         scene.plan(line(shape=(4,), context=10))
         assert find_block(scene.in_place.tasks["task"], "2") == (2,)
 
-    @pytest.mark.parametrize("text", ["", "a", "1-", "1-x", "-1", "3-0-0", "9-9", "999"])
+    @pytest.mark.parametrize("text", ["", "a", "1-", "1-x", "-1", "3-0-0", "9-9", "999", *_ODD])
     def test_nonsense(self, scene: Scene, text: str) -> None:
         scene.plan(line(shape=(3, 4)))
         with pytest.raises(InputError):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -138,3 +140,13 @@ class TestHostileText:
         error = BlockFailedError("\x1b[31m red \0 " + "y" * 9_000)
         cause = failure_of(error, (0,), 1, "").cause
         assert cause.isprintable() and len(cause) < 600
+
+
+# faults: kind 12
+def test_lines_that_are_no_failures_are_passed_over(tmp_path: Path) -> None:
+    one, path = Failure((1, 2), 3, "bad", "so"), tmp_path / "f"
+    wrong = ({"cause": ["bad"]}, {"index": ["1"]}, {"index": 1}, {"attempt": "3"}, {"trace": None})
+    lines = [json.dumps({**asdict(one), **change}) for change in wrong]
+    path.write_text("\n".join([*lines, "[" * 100_000, "[]", "null", "{", ""]))
+    append_failure(path, one)
+    assert grouped(read_failures(path)) == {"bad": [one]}

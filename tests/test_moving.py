@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from snakemake_blocks import locks, moving
 from snakemake_blocks.box import Box, Index
 from snakemake_blocks.completion import is_sentinel_of
-from snakemake_blocks.errors import BusyError
+from snakemake_blocks.errors import BusyError, InputError
 from snakemake_blocks.judgement import Judge, block_fingerprints
 from snakemake_blocks.ledger import Event, Ledger, first_block
 from snakemake_blocks.locks import Holder, Lock, held
@@ -563,6 +563,19 @@ def test_nothing_is_moved_the_first_time(scene: Scene) -> None:
     move_state(None, new, scene.root, payloads)
     assert scene.in_place.to_bytes() is not None
     assert not list(scene.root.glob("task/*"))
+
+
+# faults: kind 12
+@pytest.mark.parametrize("name", ["Snakefile", "stop", "envs/blocks.yaml", "task/logs/0/0.log"])
+def test_what_is_in_the_way_is_named_before_anything_changes(scene: Scene, name: str) -> None:
+    scene.plan(grid(1))
+    before = scene.paths.plan.read_bytes()
+    path = scene.root / name
+    path.mkdir(parents=True)
+    new, payloads = scene.draft(grid([2, 2]))
+    with pytest.raises(InputError, match=f"{path}: is no file; move it away"):
+        move_state(scene.in_place, new, scene.root, payloads)
+    assert scene.paths.plan.read_bytes() == before
 
 
 # faults: kind 12

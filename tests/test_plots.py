@@ -8,6 +8,7 @@ from funlib.geometry import Roi
 from matplotlib.figure import Figure
 from skimage.io import imread
 
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.planning import plan_pipeline
@@ -61,3 +62,10 @@ def test_of_a_huge_tiling_only_the_middle_is_drawn(tmp_path: Path) -> None:
     axes = Figure().subplots()
     draw_tiling(axes, task)
     assert len(axes.collections[0].get_paths()) == 48 * 48
+
+
+# faults: kind 12
+def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"pipeline\.yaml: is not the name of a picture"):
+        draw_plan(planned(2), tmp_path / "pipeline.yaml")
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,10 @@ class TestSet:
             ("lsf", "jobs", "[1"),
             ("lsf", "jobs", "a: b"),
             ("lsf", "jobs", ""),
+            ("lsf", "jobs", "!!int x"),
+            ("lsf", "jobs", "9" * 5000),
+            ("lsf", "mem_mb", "9" * 5000),
+            ("lsf", "jobs", "[" * 3000),
         ],
     )
     def test_refuses_what_makes_no_profile(self, name: str, key: str, value: str) -> None:
@@ -191,6 +196,32 @@ class TestRun:
         assert result.exit_code == 2
         assert "there is no profile 'sulrm'" in result.output
         assert "known are local, lsf, slurm" in result.output
+        assert project.files() == before
+
+    # faults: kind 12
+    @pytest.mark.timeout(60)
+    @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "dangling", "bomb", "list", "no"])
+    def test_a_damaged_one_ends_with_2_and_writes_nothing(
+        self, project: Project, home: Path, kind: str
+    ) -> None:
+        simple(project)
+        path = home / "ours" / "config.yaml"
+        path.parent.mkdir(parents=True)
+        bomb = "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9 if n else 1}]\n" for n in range(12))
+        texts = {"bomb": bomb, "list": "- jobs: 1\n", "no": "jobs: [\n"}
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        elif kind in texts:
+            path.write_text(texts[kind])
+        else:
+            path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+        before = project.files()
+        result = project.cli("run", "pipeline.yaml", "--profile", "ours")
+        assert result.exit_code == 2
+        assert result.output.startswith(f"{path}: ")
+        assert result.output.count("\n") == 1
         assert project.files() == before
 
     @pytest.mark.e2e

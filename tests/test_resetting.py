@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,21 @@ class TestRefusing:
         ):
             reset(scene)
         assert len(scene.stamps()) == 1
+
+
+# faults: kind 12
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["done.json", "notes/x", "slots/0", "logs/0/0.log"])
+def test_what_is_in_the_way_is_named_before_anything_is_forgotten(scene: Scene, name: str) -> None:
+    scene.plan(line(blocks_per_job=2))
+    scene.run_all()
+    before = scene.stamps()
+    path = scene.root / "task" / name
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=f"{path}: is no file; move it away"):
+        reset(scene)
+    assert scene.stamps() == before
+    path.unlink()
+    assert reset(scene) == 4

@@ -71,3 +71,10 @@ def test_digests() -> None:
     assert digest_of_sentinels([b"a", b"b"]) == digest_of_sentinels(iter([b"a", b"b"]))
     found = [digest_of_sentinels(x) for x in ([b"a", b"b"], [b"b", b"a"], [b"ab"], [b"ab", b""])]
     assert len(set(found)) == 4
+
+
+# faults: kind 12
+@pytest.mark.parametrize("nest", ["[", '{"a":'])
+def test_one_that_is_nested_without_end_is_damaged(tmp_path: Path, nest: str) -> None:
+    (tmp_path / "x.json").write_text(nest * 100_000)
+    assert read_sentinel(tmp_path / "x.json") is None

@@ -144,6 +144,10 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
         {"timeout": True},
         "timeout: must be seconds, or a time like 90s, 10m, 2h, 1d, got true",
     ),
+    "a time without end": (
+        {"timeout": "9" * 400 + "h"},
+        f"timeout: '{'9' * 59} is not a time; write seconds, or 90s, 10m, 2h, 1d",
+    ),
     "no time": ({"timeout": 0}, "timeout: must be positive, got 0; leave it out for none"),
     "never": ({"timeout": float("inf")}, "timeout: must be a finite number, got Infinity"),
     "an unknown batch": (

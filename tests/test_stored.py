@@ -218,7 +218,8 @@ class TestSettle:
             make(root / wrong)
             assert lost_in(array, project.folder) == ([wrong], size)
             if make is Path.mkdir:
-                assert Stored([array], project.folder).settle(array.roi) == 0
+                with pytest.raises(InputError, match="is a folder, not a file; move it away"):
+                    Stored([array], project.folder).settle(array.roi)
                 (root / wrong).rmdir()
                 (root / wrong).touch()
 
@@ -265,3 +266,45 @@ def test_numbers_count_through_the_arrays(project: Project) -> None:
     for name, k in itertools.product("ab", (1, 2)):
         (project.folder / f"s.zarr/{name}/c/{k}").unlink()
     assert Stored(arrays, project.folder).settle(Box((0,), (3,))) == 0b110110
+
+
+# faults: kind 12
+@pytest.mark.timeout(20)
+class TestWhatIsNoChunk:
+    @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "dangling"])
+    @pytest.mark.parametrize("number", [4, 32])  # looked at one by one, or listed
+    def test_is_missing_and_hides_no_other(self, project: Project, kind: str, number: int) -> None:
+        project.array("s.zarr/a", np.ones(number), chunks=(1,))
+        array = described(project)
+        path = project.folder / "s.zarr/a/c/2"
+        replace_by(path, kind)
+        assert lost_in(array, project.folder) == (["c/2"], number)
+
+    def test_is_not_waited_for(self, project: Project) -> None:
+        project.array("s.zarr/a", np.ones(4), chunks=(1,))
+        array = described(project)
+        replace_by(project.folder / "s.zarr/a/c/2", "pipe")
+        with pytest.raises(InputError, match="a/c/2: is a pipe"):
+            Stored([array], project.folder).settle(array.roi)
+
+    @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "sparse", "nested"])
+    def test_nor_are_metadata(self, project: Project, kind: str) -> None:
+        project.array("s.zarr/a", np.ones(4))
+        array = described(project)
+        replace_by(project.folder / "s.zarr/a/zarr.json", kind)
+        with pytest.raises(InputError, match=r"s\.zarr/a: its metadata cannot be read"):
+            ChunkKeys.of(array, project.folder)
+
+
+def replace_by(path: Path, kind: str) -> None:
+    """Put what is no file, or none of ours, in the place of a file."""
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind in ("device", "dangling"):
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    else:
+        path.write_text("[" * 100_000 if kind == "nested" else "")
+        os.truncate(path, 1 << 40 if kind == "sparse" else 100_000)

@@ -139,6 +139,12 @@ class TestJobs:
         assert job.result(PATIENCE) == 2
         assert "no plan.json here or above" in Path("x.log").read_text()
 
+    # faults: kind 12
+    def test_a_pipe_in_place_of_the_log_is_not_waited_for(self, running: Running) -> None:
+        os.mkfifo("task-0.log")
+        assert running.run(0) == 2
+        assert running.run(1) == 0
+
     def test_a_new_plan_is_noticed(self, scene: Scene, running: Running) -> None:
         assert running.run(0) == 0
         scene.plan(line(function="functions:Model", shape=(6,), blocks_per_job=2))

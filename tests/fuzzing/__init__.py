@@ -1,0 +1,1 @@
+"""What `tests/fuzz.py` feeds to the verbs: damaged files, projects to damage, and cases of them."""
