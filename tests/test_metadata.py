@@ -15,7 +15,9 @@ from project import Project
 from snakemake_blocks.arrays import block_presence, describe
 from snakemake_blocks.box import Box
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.generating import generate
 from snakemake_blocks.metadata import check_metadata, is_array, read_metadata
+from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.tiling import Fit, Grid
 
 TASK: dict[str, Any] = {
@@ -166,6 +168,62 @@ def test_a_folder_in_place_of_a_file_is_refused_before_anything_moves(
     assert f"{path}: is no file; move it away" in done.output
     assert project.files() == before
     assert (project.folder / "blocks/plan.json").read_bytes() == plan
+
+
+# faults: kind 12
+@pytest.mark.parametrize("damage", ["text", "folder"])
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        (["generate", "pipeline.yaml"], "moving.json: is no lock; if nothing runs here, remove it"),
+        (["reset", "blocks", "smooth"], "moving.json: is no lock; if nothing runs here, remove it"),
+        (["block", "blocks", "smooth", "0-0"], "moving.json, which cannot be read (if nothing run"),
+        (["work", "blocks/smooth"], "moving.json, which cannot be read (if nothing runs here, rem"),
+        (["status", "blocks"], ""),
+        (["verify", "blocks"], ""),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_moving_json_that_is_no_lock(
+    project: Project, monkeypatch: pytest.MonkeyPatch, verb: list[str], words: str, damage: str
+) -> None:
+    monkeypatch.setattr("snakemake_blocks.claiming._IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("snakemake_blocks.locks.TIMING.unreadable", 0.1)
+    project.array("s.zarr/raw", np.zeros((16, 16), np.uint8))
+    project.functions("def smooth(raw):\n    return raw\n")
+    project.write(("smooth", TASK))
+    assert project.cli("generate", "pipeline.yaml").exit_code == 0
+    moving = RunPaths(project.folder / "blocks").moving
+    moving.mkdir(parents=True) if damage == "folder" else moving.write_text("no JSON")
+    done = project.cli(*verb)
+    assert words in done.output, done.output
+    assert done.exit_code == (2 if verb[0] in ("generate", "reset", "block") else 1)
+
+
+# faults: kind 12
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["generate", "pipeline.yaml"],
+        ["work", "SENTINEL"],
+        ["work", "blocks/smooth"],
+        ["reset", "blocks", "smooth"],
+        ["work", "blocks/smooth/done.json"],
+    ],
+    ids=lambda verb: verb[-1],
+)
+def test_a_folder_in_place_of_a_sentinel(project: Project, verb: list[str]) -> None:
+    project.array("s.zarr/raw", np.zeros((16, 16), np.uint8))
+    project.functions("def smooth(raw):\n    return raw\n")
+    project.write(("smooth", TASK))
+    plan, _ = generate(project.pipeline)
+    sentinel = next(iter(plan.jobs("smooth"))).sentinel
+    Path(sentinel, "inside").mkdir(parents=True)
+    done = project.cli(*(sentinel if word == "SENTINEL" else word for word in verb))
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith(f"{sentinel}: ") and line.endswith("; move it away")
+    assert project.cli("verify", "blocks").exit_code in (1, 2)
 
 
 # faults: kind 12
