@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,49 @@ class TestMask:
             os.truncate(chunk, 1 << 40 if kind == "sparse" else 5)
         with pytest.raises(InputError, match=r"is no chunk of this array|cannot be read"):
             block_presence(mask, grid, project.folder)
+
+
+# faults: kind 12
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("chunks", [[4, 8], [16, 16], [0, 8], [8], [10**12, 10**12]])
+def test_a_mask_whose_chunks_lie(project: Project, zarr_format: int, chunks: list[int]) -> None:
+    project.array("s.zarr/raw", np.zeros((16, 16), np.uint8))
+    project.array("m.zarr/mask", np.ones((16, 16)), chunks=(8, 8), zarr_format=zarr_format)
+    path = project.folder / "m.zarr/mask" / (".zarray" if zarr_format == 2 else "zarr.json")
+    told = json.loads(path.read_text())
+    if zarr_format == 2:
+        told["chunks"] = chunks
+    else:
+        told["chunk_grid"]["configuration"]["chunk_shape"] = chunks
+    path.write_text(json.dumps(told))
+    project.functions("def smooth(raw):\n    return raw\n")
+    project.write(("smooth", {**TASK, "mask": "m.zarr/mask"}))
+    for verb in ("check", "plan", "generate"):
+        done = project.cli(verb, "pipeline.yaml")
+        assert done.exit_code == 2
+        (line,) = done.output.splitlines()
+        assert "m.zarr/mask: " in line
+
+
+# faults: kind 12
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("masked", [True, False])
+def test_ten_million_million_blocks(project: Project, masked: bool) -> None:
+    """Planned like few; a mask, of which something is kept for each, is refused."""
+    project.array("s.zarr/mask", np.ones((16, 16), np.uint8))
+    project.functions("def f(block):\n    pass\n")
+    roi = {"offset": [0, 0], "shape": [10**8, 10**7]}
+    task = {"function": "functions:f", "roi": roi, "block_size": [10, 10], "conflict": False}
+    project.write(("t", {**task, **({"mask": "s.zarr/mask"} if masked else {})}))
+    tracemalloc.start()
+    for verb in ("check", "plan", "generate"):
+        done = project.cli(verb, "pipeline.yaml")
+        assert done.exit_code == (2 if masked else 0), done.output
+        words = "would be kept for each of 10,000,000,000,000 blocks, at most 10,000,000 can be;"
+        assert (words in done.output) is masked
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
 
 
 # faults: kind 12
