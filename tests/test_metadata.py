@@ -54,6 +54,17 @@ class TestMetadata:
         with pytest.raises(InputError, match=r"\.zarray: shape must be a list of whole numbers"):
             check_metadata(tmp_path)
 
+    @pytest.mark.parametrize("attributes", [[], ["x"], "x", 3])
+    def test_attributes_of_format_2_are_a_mapping(self, project: Project, attributes: Any) -> None:
+        project.array("s.zarr/raw", np.zeros((16, 16), np.uint8), zarr_format=2)
+        (project.folder / "s.zarr/raw/.zattrs").write_text(json.dumps(attributes))
+        project.functions("def smooth(raw):\n    return raw\n")
+        project.write(("smooth", TASK))
+        for verb in ("check", "plan", "generate"):
+            done = project.cli(verb, "pipeline.yaml")
+            assert done.exit_code == 2
+            assert "s.zarr/raw/.zattrs: is no mapping" in done.output
+
     @pytest.mark.parametrize("attributes", [[], "x", 3, None])
     def test_attributes_are_a_mapping(self, tmp_path: Path, attributes: Any) -> None:
         (tmp_path / "zarr.json").write_text(json.dumps({"attributes": attributes}))
