@@ -356,7 +356,7 @@ def _try_importing(references: Sequence[FunctionRef], functions: Path, report: i
 
 
 def _can_fork() -> bool:
-    """Tell whether a fork of this process lives: what modules have it do there may end or hang it."""
+    """Tell whether a fork of this process lives; modules may have it do there what ends it."""
     pid = os.fork()
     if pid == 0:
         os._exit(_FIT)

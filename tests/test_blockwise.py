@@ -152,8 +152,11 @@ def test_arrays_can_be_declared_in_python(project: Project) -> None:
 @pytest.mark.e2e
 def test_what_a_script_sets_reaches_workers_as_the_docs_say(project: Project) -> None:
     """Its own variables do, those of a module that it imports do not; `params` do."""
-    project.functions("SCALE = 1\ndef f(block, scale): note('module', SCALE * 10 + scale)\n"
-                      "def note(name, value): open(name, 'w').write(str(value))", "scaling")
+    project.functions(
+        "SCALE = 1\ndef f(block, scale): note('module', SCALE * 10 + scale)\n"
+        "def note(name, value): open(name, 'w').write(str(value))",
+        "scaling",
+    )
     project.functions(
         """
         import scaling
