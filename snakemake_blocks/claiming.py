@@ -108,6 +108,8 @@ class _Claimer:
     stops: StopReasons
     left: int = field(default=0, init=False)
     by_keyboard: bool = field(default=False, init=False)
+    # Why the last job that could not be claimed is in other hands.
+    _busy: str = field(default="", init=False)
     _plan: Plan = field(init=False)
     _watch: Watch = field(default_factory=Watch, init=False)
     # Sentinels that were valid, by what they were in the file system.
@@ -165,7 +167,7 @@ class _Claimer:
 
     def _claim_all(self) -> bool | str:
         """Go through the jobs once; tell whether one was done, or why to end."""
-        claimed, self.left = False, 0
+        claimed, self.left, self._busy = False, 0, ""
         for job in self._jobs():
             if self._is_done(job):
                 continue
@@ -185,7 +187,10 @@ class _Claimer:
                         patience=0,
                         watch=self._watch,
                     )
-            except (BusyError, NotReadyError):
+            except BusyError as error:
+                self._busy = str(error)
+                continue
+            except NotReadyError:
                 continue
             except PlanChangedError:
                 self._read_plan()
@@ -269,4 +274,4 @@ class _Claimer:
             text += f", {len(self._failed)} failed here"
         if waiting:
             text += f", {waiting} wait for jobs that nobody runs"
-        return text
+        return f"{text}; {self._busy}" if self._busy else text

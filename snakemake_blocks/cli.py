@@ -39,7 +39,9 @@ class _Group(click.Group):
         except OSError as error:
             if error.filename is None:
                 raise
-            click.echo(f"{error.filename}: {error.strerror}", err=True)
+            in_the_way = isinstance(error, (IsADirectoryError, NotADirectoryError))
+            hint = "; move it away" if in_the_way else ""
+            click.echo(f"{error.filename}: {error.strerror}{hint}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             ctx.exit(130)

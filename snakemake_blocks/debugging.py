@@ -11,7 +11,7 @@ from snakemake_blocks.blockwork import Work
 from snakemake_blocks.box import Index
 from snakemake_blocks.errors import BusyError, InputError
 from snakemake_blocks.jobs import neighbours
-from snakemake_blocks.locks import Watch, held, holder_of, is_taken
+from snakemake_blocks.locks import Watch, held, in_hand_of, is_taken
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Job, Plan, PlannedTask
 from snakemake_blocks.task import Call
@@ -104,4 +104,4 @@ def _refuse_neighbours(job: Job, paths: RunPaths) -> None:
     others = {f"job {n.name}": paths.job_lock(n.task.slug, n.index) for n in neighbours(job)}
     for what, lock in {"the state": paths.moving, **others}.items():
         if is_taken(lock, Watch()):
-            raise BusyError(f"{what} is in hand of {holder_of(lock)}; wait for it")
+            raise BusyError(f"{what} is {in_hand_of(lock)}; wait for it")

@@ -28,7 +28,7 @@ from snakemake_blocks.failures import Failure, append_failure, read_failures
 from snakemake_blocks.files import read_file
 from snakemake_blocks.judgement import Judge, Judgement, Progress
 from snakemake_blocks.ledger import Event, Ledger, first_block, source_mark
-from snakemake_blocks.locks import TIMING, Holder, Lock, Watch, holder_of, is_taken
+from snakemake_blocks.locks import TIMING, Holder, Lock, Watch, in_hand_of, is_taken
 from snakemake_blocks.paths import RunPaths, SentinelName, find_run_directory, index_name
 from snakemake_blocks.plan import Job, Plan
 from snakemake_blocks.pool import Outcome, Pool
@@ -263,11 +263,11 @@ def _hindrance(run: _Run, watch: Watch) -> str:
     """Return who has to end before the job may begin, empty if nobody has."""
     moving = run.paths.moving
     if is_taken(moving, watch):
-        return f"{run.root}: {holder_of(moving)} changes its state"
+        return f"{run.root}: its state is {in_hand_of(moving)}"
     for other in neighbours(run.job):
         lock = run.paths.job_lock(other.task.slug, other.index)
         if other.phase < run.job.phase and is_taken(lock, watch):
-            return f"job {run.job.name}: its neighbour {other.name} is in hand of {holder_of(lock)}"
+            return f"job {run.job.name}: its neighbour {other.name} is {in_hand_of(lock)}"
     return ""
 
 

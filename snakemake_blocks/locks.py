@@ -36,6 +36,7 @@ __all__ = [
     "Watch",
     "held",
     "holder_of",
+    "in_hand_of",
     "is_alive",
     "is_taken",
     "not_a_lock",
@@ -134,6 +135,13 @@ def holder_of(path: Path) -> Holder | None:
         return Holder(**parse_json(head), counter=int(counter))
     except (FileNotFoundError, InputError, ValueError, TypeError):
         return None
+
+
+def in_hand_of(path: Path) -> str:
+    """Return in words who has what the lock at ``path``, which is taken, stands for."""
+    if other := holder_of(path):
+        return f"in hand of {other}"
+    return f"held by {path}, which cannot be read (if nothing runs here, remove it)"
 
 
 def not_a_lock(path: Path) -> InputError:

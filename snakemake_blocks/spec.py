@@ -85,7 +85,7 @@ def _model(data: dict[Any, Any]) -> tuple[PipelineModel, list[str], set[str]]:
         return PipelineModel.model_validate(data), [], set()
     except ValidationError as error:
         found = problems_of(error)
-    problems = [f"{'.'.join(map(str, place))}: {text}" for place, text in found]
+    problems = [f"{'.'.join(str(k) or repr('') for k in place)}: {text}" for place, text in found]
     tasks = {str(place[1]) for place, _ in found if len(place) > 1}
     try:
         rest = PipelineModel.model_validate(_without(data, [place for place, _ in found]))

@@ -6,8 +6,8 @@ and must not fork. It reads requests from its standard input and answers on its 
 when the input ends, its Snakemake is gone and it stops its jobs.
 
 A process that has threads of others must not fork either: a module of the user that starts some
-when it is imported (a pool, a reader of arrays, a GPU runtime) is left to the workers. What
-importing it does is tried out in a process that ends then.
+when it is imported (a pool, a reader of arrays, a GPU runtime), or that does not survive a fork, is
+left to the workers. What importing it does is tried out in a process that ends then.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ _CLOSING_SECONDS = 60.0
 _LAST_ANSWERS_SECONDS = 5.0
 # Importing the user's modules takes seconds at most, or it hangs.
 _IMPORT_SECONDS = 60.0
+# Empty forks of it take a millisecond.
+_FORK_SECONDS = 2.0
 # No module that ends the process as it is imported has this status by chance.
 _FIT = 87
 
@@ -318,7 +320,7 @@ def _warm_up(plan: Plan, root: Path) -> None:
 
 
 def _tried(references: Sequence[FunctionRef], functions: Path) -> list[Import]:
-    """Return what importing and calling functions will import, if that starts no thread.
+    """Return what importing and calling functions will import, if one can fork after that.
 
     It is tried out in another process, which may hang, crash or end as it likes.
     """
@@ -335,7 +337,7 @@ def _tried(references: Sequence[FunctionRef], functions: Path) -> list[Import]:
 
 
 def _try_importing(references: Sequence[FunctionRef], functions: Path, report: int) -> NoReturn:
-    """Write down what could be imported, and end with status _FIT if no thread is left behind."""
+    """Write down what could be imported, and end with status _FIT if one can fork after that."""
     status = 1
     try:
         os.setpgid(0, 0)
@@ -351,11 +353,19 @@ def _try_importing(references: Sequence[FunctionRef], functions: Path, report: i
                 wanted += [Import(name) for name in sorted(modules_of(ref, functions))]
                 wanted += imports_of(load(ref, functions))
         done = [one for one in dict.fromkeys(wanted) if perform(one)]
-        if count_threads() <= threads:
+        if count_threads() <= threads and _can_fork():
             os.write(report, json.dumps(done).encode())
             status = _FIT
     finally:
         os._exit(status)
+
+
+def _can_fork() -> bool:
+    """Tell whether a fork of this process lives; modules may have it do there what ends it."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(_FIT)
+    return end_child(pid, patience=_FORK_SECONDS) == _FIT
 
 
 if __name__ == "__main__":

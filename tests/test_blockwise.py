@@ -148,6 +148,39 @@ def test_arrays_can_be_declared_in_python(project: Project) -> None:
     assert [job.sentinel for job in plan.jobs("a")] == [f"blocks/a/p0/0/{k}.json" for k in range(4)]
 
 
+# faults: kind 3
+@pytest.mark.e2e
+def test_what_a_script_sets_reaches_workers_as_the_docs_say(project: Project) -> None:
+    """Its own variables do, those of a module that it imports do not; `params` do."""
+    project.functions(
+        "SCALE = 1\ndef f(block, scale): note('module', SCALE * 10 + scale)\n"
+        "def note(name, value): open(name, 'w').write(str(value))",
+        "scaling",
+    )
+    project.functions(
+        """
+        import scaling
+        import snakemake_blocks as sb
+        SCALE = 1
+        def g(block):
+            scaling.note("script", SCALE)
+        if __name__ == "__main__":
+            scaling.SCALE = SCALE = 2
+            roi = sb.Roi((0,), (10,))
+            first = sb.Task("f", roi, roi, roi, scaling.f, params={"scale": 2})
+            second = sb.Task("g", roi, roi, roi, g)
+            assert sb.run_blockwise([first, second], summary=False, progress=False)
+        """,
+        "script",
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=project.folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (project.folder / "module").read_text() == "12"
+    assert (project.folder / "script").read_text() == "2"
+
+
 WORKERS = """
     import os, sys, time
     from pathlib import Path

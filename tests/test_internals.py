@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -118,6 +119,39 @@ def test_what_lies_deeper_is_told_too() -> None:
         "scheduler.resources[_job_count]",
         "workflow.deployment_settings.deployment_method",
     ]
+
+
+HOME = Path(__file__).parents[1]
+PLUGIN = HOME / "plugins/snakemake_executor_plugin_blocks/__init__.py"
+
+
+def test_all_that_the_executor_uses_is_looked_for() -> None:
+    """Beside what the interface of executor plugins promises."""
+    text = PLUGIN.read_text()
+    promised = {"__post_init__", "report_job_success", "report_job_error", "run_job", "shutdown"}
+    for kind, pattern in {
+        "job": r"\bjob\.([a-z_]+)",
+        "workflow": r"\bworkflow\.([a-z_]+)",
+        "executor": r"\bsuper\(\)\.([a-z_]+)|self\.(cores)\b",
+    }.items():
+        used = {"".join(found) for found in re.findall(pattern, text)} - promised
+        assert used and used <= set(NAMES[kind]), kind
+
+
+def test_snakemakes_own_modules_are_imported_in_few_places() -> None:
+    imports = r"^\s*(?:from|import) (snakemake(?:\.[\w.]+)?)\b"
+    found = {
+        (path.name if path.name != "__init__.py" else path.parent.name, module)
+        for folder in ("snakemake_blocks", "plugins")
+        for path in (HOME / folder).rglob("*.py")
+        for module in re.findall(imports, path.read_text(), re.M)
+    }
+    assert {pair for pair in found if pair[0] != "internals.py"} == {
+        ("launch.py", "snakemake.cli"),
+        ("snakemake_executor_plugin_blocks", "snakemake.exceptions"),
+        ("snakemake_executor_plugin_blocks", "snakemake.executors.local"),
+        ("snakemake_logger_plugin_blocks", "snakemake.logging"),
+    }
 
 
 def test_a_groups_members_are_looked_at() -> None:

@@ -474,7 +474,7 @@ class TestLocks:
         scene.plan(line())
         lock = Lock(scene.paths.moving, Holder.this_process({}))
         lock.acquire()
-        with pytest.raises(BusyError, match="changes its state"):
+        with pytest.raises(BusyError, match="its state is in hand of"):
             scene.run(patience=0)
         threading.Timer(0.5, lock.release).start()
         began = time.monotonic()

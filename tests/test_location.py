@@ -11,7 +11,7 @@ import pytest
 from project import Project
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.generating import check_pipeline, make_plan
+from snakemake_blocks.generating import check_pipeline, generate, make_plan
 from snakemake_blocks.location import Names, is_inside, is_same, place_of, way_to
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.spec import load_pipeline
@@ -79,19 +79,45 @@ def linked(project: Project) -> Project:
     return project
 
 
-def test_two_writers_by_two_names_are_refused(linked: Project) -> None:
-    linked.write(("a", task("s.zarr/raw", "out.zarr/x")), ("b", task("s.zarr/raw", "alias.zarr/x")))
+@pytest.fixture(params=["a link", "an absolute path through a linked home"])
+def other(request: pytest.FixtureRequest, linked: Project, tmp_path: Path) -> str:
+    """Another name of out.zarr/x."""
+    if request.param == "a link":
+        return "alias.zarr/x"
+    (tmp_path / "home").symlink_to(linked.folder)
+    return f"{tmp_path}/home/out.zarr/x"
+
+
+def test_two_writers_by_two_names_are_refused(linked: Project, other: str) -> None:
+    linked.write(("a", task("s.zarr/raw", "out.zarr/x")), ("b", task("s.zarr/raw", other)))
     _, proof = check_pipeline("pipeline.yaml")
     assert any("writes out.zarr/x, and so does" in text for text in proof.violations)
 
 
-def test_a_reader_by_another_name_waits(linked: Project) -> None:
-    linked.write(("a", task("s.zarr/raw", "out.zarr/x")), ("b", task("alias.zarr/x", "t.zarr/y")))
+def test_a_reader_by_another_name_waits(linked: Project, other: str) -> None:
+    linked.write(("a", task("s.zarr/raw", "out.zarr/x")), ("b", task(other, "t.zarr/y")))
     plan = make_plan("pipeline.yaml")
     assert plan.tasks["b"].upstream == ("a",)
     linked.write(("a", task("s.zarr/raw", "out.zarr/x")), ("b", task("out.zarr/x", "t.zarr/y")))
     plain = make_plan("pipeline.yaml")
     assert plain.tasks["b"].fingerprint == plan.tasks["b"].fingerprint
+
+
+def test_a_reader_by_another_name_keeps_no_stale_input(linked: Project, other: str) -> None:
+    def do() -> list[int]:
+        generate(linked.pipeline)
+        for name in ("a", "b"):
+            assert linked.cli("work", f"blocks/{name}").exit_code == 0
+        assert linked.cli("verify", "blocks").exit_code == 0
+        return linked.read("t.zarr/y").tolist()  # type: ignore[no-any-return]
+
+    first = task("s.zarr/raw", "out.zarr/x")
+    first |= {"function": "functions:plus", "params": {"add": 1}}
+    linked.functions("def same(raw): return raw\ndef plus(raw, add): return raw + add\n")
+    linked.write(("a", first), ("b", task(other, "t.zarr/y")))
+    assert do() == list(range(1, 9))
+    linked.write(("a", {**first, "params": {"add": 5}}), ("b", task(other, "t.zarr/y")))
+    assert do() == list(range(5, 13))
 
 
 def test_tasks_in_python_wait_likewise(linked: Project) -> None:

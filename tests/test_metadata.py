@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from project import Project
 from snakemake_blocks.arrays import block_presence, describe
 from snakemake_blocks.box import Box
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.generating import generate
 from snakemake_blocks.metadata import check_metadata, is_array, read_metadata
+from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.tiling import Fit, Grid
 
 TASK: dict[str, Any] = {
@@ -50,6 +53,17 @@ class TestMetadata:
         (tmp_path / ".zarray").write_text(json.dumps({"shape": shape, "chunks": [1]}))
         with pytest.raises(InputError, match=r"\.zarray: shape must be a list of whole numbers"):
             check_metadata(tmp_path)
+
+    @pytest.mark.parametrize("attributes", [[], ["x"], "x", 3])
+    def test_attributes_of_format_2_are_a_mapping(self, project: Project, attributes: Any) -> None:
+        project.array("s.zarr/raw", np.zeros((16, 16), np.uint8), zarr_format=2)
+        (project.folder / "s.zarr/raw/.zattrs").write_text(json.dumps(attributes))
+        project.functions("def smooth(raw):\n    return raw\n")
+        project.write(("smooth", TASK))
+        for verb in ("check", "plan", "generate"):
+            done = project.cli(verb, "pipeline.yaml")
+            assert done.exit_code == 2
+            assert "s.zarr/raw/.zattrs: is no mapping" in done.output
 
     @pytest.mark.parametrize("attributes", [[], "x", 3, None])
     def test_attributes_are_a_mapping(self, tmp_path: Path, attributes: Any) -> None:
@@ -119,6 +133,49 @@ class TestMask:
 
 
 # faults: kind 12
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("chunks", [[4, 8], [16, 16], [0, 8], [8], [10**12, 10**12]])
+def test_a_mask_whose_chunks_lie(project: Project, zarr_format: int, chunks: list[int]) -> None:
+    project.array("s.zarr/raw", np.zeros((16, 16), np.uint8))
+    project.array("m.zarr/mask", np.ones((16, 16)), chunks=(8, 8), zarr_format=zarr_format)
+    path = project.folder / "m.zarr/mask" / (".zarray" if zarr_format == 2 else "zarr.json")
+    told = json.loads(path.read_text())
+    if zarr_format == 2:
+        told["chunks"] = chunks
+    else:
+        told["chunk_grid"]["configuration"]["chunk_shape"] = chunks
+    path.write_text(json.dumps(told))
+    project.functions("def smooth(raw):\n    return raw\n")
+    project.write(("smooth", {**TASK, "mask": "m.zarr/mask"}))
+    for verb in ("check", "plan", "generate"):
+        done = project.cli(verb, "pipeline.yaml")
+        assert done.exit_code == 2
+        (line,) = done.output.splitlines()
+        assert "m.zarr/mask: " in line
+
+
+# faults: kind 12
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("masked", [True, False])
+def test_ten_million_million_blocks(project: Project, masked: bool) -> None:
+    """Planned like few; a mask, of which something is kept for each, is refused."""
+    project.array("s.zarr/mask", np.ones((16, 16), np.uint8))
+    project.functions("def f(block):\n    pass\n")
+    roi = {"offset": [0, 0], "shape": [10**8, 10**7]}
+    task = {"function": "functions:f", "roi": roi, "block_size": [10, 10], "conflict": False}
+    project.write(("t", {**task, **({"mask": "s.zarr/mask"} if masked else {})}))
+    tracemalloc.start()
+    for verb in ("check", "plan", "generate"):
+        done = project.cli(verb, "pipeline.yaml")
+        assert done.exit_code == (2 if masked else 0), done.output
+        words = "would be kept for each of 10,000,000,000,000 blocks, at most 10,000,000 can be;"
+        assert (words in done.output) is masked
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+# faults: kind 12
 class TestOneInsideOfAnother:
     @pytest.mark.parametrize(
         ("writes", "run_directory", "said"),
@@ -166,6 +223,62 @@ def test_a_folder_in_place_of_a_file_is_refused_before_anything_moves(
     assert f"{path}: is no file; move it away" in done.output
     assert project.files() == before
     assert (project.folder / "blocks/plan.json").read_bytes() == plan
+
+
+# faults: kind 12
+@pytest.mark.parametrize("damage", ["text", "folder"])
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        (["generate", "pipeline.yaml"], "moving.json: is no lock; if nothing runs here, remove it"),
+        (["reset", "blocks", "smooth"], "moving.json: is no lock; if nothing runs here, remove it"),
+        (["block", "blocks", "smooth", "0-0"], "moving.json, which cannot be read (if nothing run"),
+        (["work", "blocks/smooth"], "moving.json, which cannot be read (if nothing runs here, rem"),
+        (["status", "blocks"], ""),
+        (["verify", "blocks"], ""),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_moving_json_that_is_no_lock(
+    project: Project, monkeypatch: pytest.MonkeyPatch, verb: list[str], words: str, damage: str
+) -> None:
+    monkeypatch.setattr("snakemake_blocks.claiming._IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("snakemake_blocks.locks.TIMING.unreadable", 0.1)
+    project.array("s.zarr/raw", np.zeros((16, 16), np.uint8))
+    project.functions("def smooth(raw):\n    return raw\n")
+    project.write(("smooth", TASK))
+    assert project.cli("generate", "pipeline.yaml").exit_code == 0
+    moving = RunPaths(project.folder / "blocks").moving
+    moving.mkdir(parents=True) if damage == "folder" else moving.write_text("no JSON")
+    done = project.cli(*verb)
+    assert words in done.output, done.output
+    assert done.exit_code == (2 if verb[0] in ("generate", "reset", "block") else 1)
+
+
+# faults: kind 12
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["generate", "pipeline.yaml"],
+        ["work", "SENTINEL"],
+        ["work", "blocks/smooth"],
+        ["reset", "blocks", "smooth"],
+        ["work", "blocks/smooth/done.json"],
+    ],
+    ids=lambda verb: verb[-1],
+)
+def test_a_folder_in_place_of_a_sentinel(project: Project, verb: list[str]) -> None:
+    project.array("s.zarr/raw", np.zeros((16, 16), np.uint8))
+    project.functions("def smooth(raw):\n    return raw\n")
+    project.write(("smooth", TASK))
+    plan, _ = generate(project.pipeline)
+    sentinel = next(iter(plan.jobs("smooth"))).sentinel
+    Path(sentinel, "inside").mkdir(parents=True)
+    done = project.cli(*(sentinel if word == "SENTINEL" else word for word in verb))
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith(f"{sentinel}: ") and line.endswith("; move it away")
+    assert project.cli("verify", "blocks").exit_code in (1, 2)
 
 
 # faults: kind 12

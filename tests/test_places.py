@@ -194,6 +194,23 @@ def test_a_handy_unit_is_still_advised_and_works(project: Project) -> None:
     np.testing.assert_array_equal(project.read("a.ome.zarr/2"), raw[::4, ::4])
 
 
+@pytest.mark.parametrize("verb", ["check", "plan", "generate"])
+def test_sizes_in_picometers_that_nobody_meant(project: Project, verb: str) -> None:
+    """The unit that was advised, and blocks as large as before: more than 2^63 of them."""
+    group = zarr.open_group(project.folder / "a.ome.zarr", mode="w")
+    group.create_array("0", shape=(2000, 2000, 2000), chunks=(64,) * 3, dtype="uint16")
+    axes = [{"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"]
+    scale = [{"type": "scale", "scale": [0.108333] * 3}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    project.functions("def same(block):\n    pass\n")
+    task = {"function": "functions:same", "roi": "a.ome.zarr/0", "block_size": [64] * 3}
+    project.write(("same", task), unit="picometer")
+    done = project.cli(verb, "pipeline.yaml")
+    assert done.exit_code == 2
+    assert "pipeline.yaml: tasks.same.block_size: (64, 64, 64) " in done.output, done.output
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_more_blocks_than_can_be_counted_are_refused(project: Project, axes: int) -> None:
     project.array("s.zarr/raw", np.zeros((4,) * axes, np.uint8), voxel_size=[2**50] * axes)

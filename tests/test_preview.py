@@ -95,6 +95,20 @@ def test_before_anything_ran_all_is_new(project: Project) -> None:
     assert snapshot(project.folder) == before
 
 
+def test_both_values_of_a_parameter_are_told(project: Project) -> None:
+    """And the sentinels that its change makes worthless are there afterwards."""
+    project.write(*tasks(double={"params": {"times": 9000}}))
+    done(project)
+    project.write(*tasks(double={"params": {"times": 12000}}))
+    before = snapshot(project.folder)
+    assert sum(path.endswith(("/0.json", "/1.json")) for path in before) > 3
+    for verb in (["run", "pipeline.yaml", "-n"], ["plan", "pipeline.yaml"]):
+        told = project.cli(*verb).output
+        assert "double: 8 of 8 blocks to do" in told
+        assert "  8: params.times is 12000, was 9000" in told
+        assert snapshot(project.folder) == before
+
+
 @pytest.mark.parametrize(
     ("change", "lines"),
     [

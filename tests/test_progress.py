@@ -12,7 +12,7 @@ from faults import SIZE, Scene, line
 
 from snakemake_blocks import progress
 from snakemake_blocks.ledger import Event, Ledger, first_block
-from snakemake_blocks.progress import Count, ProgressView, Tracker
+from snakemake_blocks.progress import Count, ProgressView, Tracker, watch_run
 from snakemake_blocks.quoting import comment
 
 
@@ -133,6 +133,20 @@ class TestDamage:
             file.write(damage)
         assert tracker.poll()["up"] == Count(total=4, done=2)
         assert Tracker(scene.in_place, scene.root).poll()["up"] == Count(total=4, done=2)
+
+    def test_who_watches_sees_the_end(self, scene: Scene) -> None:
+        """That is what `status --watch` does."""
+        scene.functions("def picky(block): pass")
+        for number in (0, 1):
+            path = scene.paths.ledger("up", (number,))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"torn")
+            scene.run("up", (number,))
+        for number in range(4):
+            scene.run("down", (number,))
+        stream = io.StringIO()
+        watch_run(scene.in_place, scene.root, stream)
+        assert "up: 4 of 4 blocks done" in stream.getvalue()
 
     def test_folders_may_go_while_it_looks(
         self, scene: Scene, monkeypatch: pytest.MonkeyPatch

@@ -53,6 +53,23 @@ def test_a_link_to_another_disk_leads_to_our_folder(project: Project, tmp_path: 
     assert Rules("blocks", plan=plan.fingerprint).targets == ["blocks/plus/done.json"]
 
 
+@pytest.mark.e2e
+def test_run_and_verify_through_such_a_link(project: Project, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    adding(project, scratch, 100)
+    adding(project, project.folder, 1)
+    for folder in (scratch, project.folder):
+        there = Project(folder)
+        there.array("s.zarr/out", np.full(8, -1), voxel_size=[1], offset=[0])
+    (scratch / "blocks").mkdir()
+    (project.folder / "blocks").symlink_to(scratch / "blocks")
+    for verb in (["run", "pipeline.yaml"], ["verify", "blocks"]):
+        done = project.blocks(*verb)
+        assert done.returncode == 0, done.stderr
+    assert project.read("s.zarr/out").tolist() == list(range(1, 9))
+    assert Project(scratch).read("s.zarr/out").tolist() == [-1] * 8
+
+
 def test_a_plain_one_can_be_moved_with_its_project(project: Project, tmp_path: Path) -> None:
     plan, _ = generate(adding(project, project.folder, 1))
     assert plan.base == ".."

@@ -706,6 +706,7 @@ class TestSchema:
         ('run_directory: "a\\nb"', "run_directory"),
         ("<word>: 1", "<word>"),
         ('"[key]": 1', "[key]"),
+        ('"": 1', "''"),
     ],
 )
 def test_hostile_keys_and_paths(project: Project, change: str, place: str) -> None:

@@ -269,12 +269,14 @@ class TestModules:
             ("pool", "P = ThreadPoolExecutor(2); list(P.map(abs, range(9)))"),
             ("reader", "A = zarr.open_array('r.zarr', mode='r')[...]"),
             ("thread", "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"),
+            ("aborts", "os.register_at_fork(after_in_child=os.abort)"),
+            ("hangs", "os.register_at_fork(after_in_child=lambda: time.sleep(1000))"),
         ],
     )
-    def test_that_start_threads_work_as_in_any_worker(
+    def test_that_bear_no_fork_work_as_in_any_worker(
         self, scene: Scene, running: Running, name: str, code: str
     ) -> None:
-        """The host leaves them alone, for who forks with threads of others may hang for ever."""
+        """The host leaves them alone: with threads of others, or so meant, forks hang or die."""
         zarr.save_array("r.zarr", np.arange(4))
         scene.functions(
             f"""

@@ -3,6 +3,8 @@
 # faults: kind 1
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,12 @@ FUNCTIONS = """
 """
 
 
-def masked(project: Project) -> None:
-    """`up` doubles 16 blocks, `down` reads the only one that the mask leaves."""
+MASKED = {"mask": "s.zarr/mask"}
+SMALLER = {"roi": {"offset": [6], "shape": [2]}}
+
+
+def less(project: Project, below: dict[str, Any] = MASKED) -> None:
+    """`up` doubles 16 blocks, `down` reads the only one that its mask or roi leaves."""
     project.functions(FUNCTIONS)
     project.array("s.zarr/raw", np.arange(32), voxel_size=[1], offset=[0])
     project.array("s.zarr/mask", np.arange(16) == 3, voxel_size=[2], offset=[0])
@@ -56,10 +62,7 @@ def masked(project: Project) -> None:
                     "writes": {"out": {"array": out[name], "dtype": "int64"}},
                 },
             )
-            for name, source, more in (
-                ("up", "s.zarr/raw", {}),
-                ("down", "s.zarr/up", {"mask": "s.zarr/mask"}),
-            )
+            for name, source, more in (("up", "s.zarr/raw", {}), ("down", "s.zarr/up", below))
         )
     )
 
@@ -70,7 +73,7 @@ def reduction(project: Project, **more: Any) -> None:
     for name, size in (("parts", 8), ("total", 1)):
         project.array(f"s.zarr/{name}", np.zeros(size, int), chunks=[1], voxel_size=[1], offset=[0])
     parts = {"array": "s.zarr/parts", "dtype": "int64"}
-    common = {"block_size": [1], "conflict": False, "blocks_per_job": 1}
+    common = {"block_size": [1], "conflict": False, "blocks_per_job": 4}
     project.write(
         (
             "parts",
@@ -98,39 +101,88 @@ def reduction(project: Project, **more: Any) -> None:
 WHOLE = {"after": [{"task": "parts", "whole": True}]}
 
 
+def by_snakemake(project: Project, *, explicit: bool = False) -> None:
+    generate(project.pipeline, options=Options(explicit=explicit))
+    done = project.snakemake("--cores", "2")
+    assert done.returncode == 0, done.stderr
+
+
+def by_module(project: Project) -> None:
+    shipped = Path(__file__).parents[1] / "workflow" / "Snakefile"
+    (project.folder / "Snakefile").write_text(
+        f"module ours:\n    snakefile: {str(shipped)!r}\n"
+        "    config: {'pipeline': 'pipeline.yaml'}\n\nuse rule * from ours as ours_*\n"
+    )
+    done = project.snakemake("--cores", "2")
+    assert done.returncode == 0, done.stderr
+
+
+def by_run(project: Project) -> None:
+    assert project.cli("check", "pipeline.yaml").exit_code == 0
+    done = project.blocks("run", "pipeline.yaml", "--cores", "2")
+    assert done.returncode == 0, done.stderr
+
+
+def by_program(project: Project) -> None:
+    *rest, last = sb.load_pipeline("pipeline.yaml").tasks
+    last = replace(last, upstream_tasks=rest)
+    assert sb.run_blockwise(last, run_directory="blocks", progress=False, summary=False)
+
+
+def by_hand(project: Project) -> None:
+    plan, _ = generate(project.pipeline)
+    for name in plan.tasks:
+        assert project.cli("work", f"blocks/{name}").exit_code == 0
+
+
+WAYS = {
+    "snakemake": by_snakemake,
+    "snakemake, explicit": partial(by_snakemake, explicit=True),
+    "module": by_module,
+    "run": by_run,
+    "run_blockwise": by_program,
+    "work": by_hand,
+}
+
+
 @pytest.mark.e2e
 class TestEveryTask:
-    @pytest.mark.parametrize("explicit", [False, True], ids=["loops", "explicit"])
-    def test_runs_whole_under_plain_snakemake(self, project: Project, explicit: bool) -> None:
-        masked(project)
-        generate(project.pipeline, options=Options(explicit=explicit))
-        done = project.snakemake("--cores", "2")
-        assert done.returncode == 0, done.stderr
+    @pytest.mark.parametrize(
+        ("way", "below"), [*((way, MASKED) for way in WAYS), ("snakemake", SMALLER)]
+    )
+    def test_runs_whole(self, project: Project, way: str, below: dict[str, Any]) -> None:
+        """And complete is said of nothing else."""
+        less(project, below)
+        WAYS[way](project)
         assert (project.read("s.zarr/up") == np.arange(32) * 2).all()
+        assert project.read("s.zarr/down").sum() == 24 + 28
         assert project.blocks("verify").returncode == 0
 
-    def test_runs_whole_under_run(self, project: Project) -> None:
-        masked(project)
-        assert project.blocks("run", "pipeline.yaml").returncode == 0
-        assert (project.read("s.zarr/up") == np.arange(32) * 2).all()
-        assert project.read("s.zarr/down")[6:8].tolist() == [24, 28]
-
-    def test_all_is_waited_for_where_it_is_said(self, project: Project) -> None:
-        reduction(project, **WHOLE)
-        done = project.blocks("run", "pipeline.yaml", "--cores", "2")
+    def test_a_pilot_runs_all_that_lies_there(self, project: Project) -> None:
+        """No block of `down` does, and one of `up` that it reads."""
+        less(project)
+        done = project.blocks("run", "pipeline.yaml", "--roi", "0:6")
         assert done.returncode == 0, done.stderr
+        assert project.read("s.zarr/up").tolist() == [*range(0, 12, 2), *[0] * 26]
+        done = project.blocks("run", "pipeline.yaml", "--roi", "4:16")
+        assert done.returncode == 0, done.stderr
+        assert project.read("s.zarr/up").tolist() == [*range(0, 32, 2), *[0] * 16]
+        assert project.read("s.zarr/down").sum() == 24 + 28
+
+    @pytest.mark.parametrize("way", ["snakemake", "run", "run_blockwise", "work"])
+    def test_all_is_waited_for_where_it_is_said(self, project: Project, way: str) -> None:
+        reduction(project, **WHOLE)
+        WAYS[way](project)
         assert project.read("s.zarr/total").tolist() == [11111111]
 
 
 @pytest.mark.e2e
-def test_what_was_not_asked_for_is_said(project: Project) -> None:
-    masked(project)
-    done = project.blocks("run", "pipeline.yaml", "--", "--until", "up_p0")
+def test_what_was_not_asked_for_is_said_of_each_task(project: Project) -> None:
+    less(project)
+    done = project.blocks("run", "pipeline.yaml", "--", "--until", "blocks/up/p0/0/0.json")
     assert done.returncode == 1
-    assert (
-        "down: 1 pending blocks were not begun: Snakemake did all that it was asked for "
-        "with --until up_p0" in done.stdout
-    )
+    for count, task in ((8, "up"), (1, "down")):
+        assert f"{task}: {count} pending blocks were not begun: Snakemake did all" in done.stdout
 
 
 class TestWhole:
