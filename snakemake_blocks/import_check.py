@@ -7,6 +7,7 @@ here, a module that raises. What it prints, starts or leaves behind stays in tha
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -83,18 +84,24 @@ class ImportCheck:
 def _answer() -> None:
     """Read folder and questions, import, and write what went wrong, in the other process."""
     folder, *asked = json.load(sys.stdin)
-    answer, sys.stdout = sys.stdout, sys.stderr  # modules may print
-    found = []
-    with importable_from(Path(folder)):
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answer:
+        # Modules may print, and what they are made of may write to the file itself.
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        sys.stdout = sys.stderr
+        json.dump(list(_problems(Path(folder), asked)), answer)
+
+
+def _problems(folder: Path, asked: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield what cannot be imported, a line each."""
+    with importable_from(folder):
         for place, name in asked:
             try:
-                load(FunctionRef(name), Path(folder))
+                load(FunctionRef(name), folder)
             except BaseException as error:
                 last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 at = f" ({Path(where.filename).name}, line {where.lineno})"
-                found.append(f"{place}: {name} cannot be imported: {last}{at}")
-    json.dump(found, answer)
+                yield f"{place}: {name} cannot be imported: {last}{at}"
 
 
 if __name__ == "__main__":

@@ -203,9 +203,12 @@ def be_snakemake() -> None:
     """Be Snakemake, in the process that :func:`run_snakemake` started."""
     die_with_parent(int(sys.argv[1]))
     sys.argv[:2] = ["snakemake"]
-    main = main_of_snakemake()
-    call_sigterm_in_thread()
-    main()
+    try:
+        main = main_of_snakemake()
+        call_sigterm_in_thread()
+        main()
+    except KeyboardInterrupt:  # before it handles that itself, or while it ends
+        sys.exit(INTERRUPTED)
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -52,6 +52,7 @@ def test_check_names_task_key_and_reason(project: Project) -> None:
         ("import sys; sys.exit(3)", "SystemExit: 3"),
         ("import os; os._exit(0)", "the process that imports the functions ended with status 0"),
         ("import os; os.abort()", "the process that imports the functions ended with status -6"),
+        ("import os; os.write(1, b'[1]hello'); 1 / 0", "ZeroDivisionError: division by zero"),
         ("print('hello'); 1 / 0", "ZeroDivisionError: division by zero (functions.py, line 1)"),
     ],
 )
@@ -73,6 +74,7 @@ def test_run_fails_once_and_soon(project: Project) -> None:
     run = project.blocks("run", "pipeline.yaml", "--cores", "2")
     assert run.returncode == 2
     assert run.stderr.count("No module named 'no_such_library'") == 1, run.stderr
+    assert "KeyboardInterrupt" not in run.stderr, run.stderr
     assert len(list(Path("blocks/one/logs").rglob("*.log"))) < 40
     assert time.monotonic() - began < 60
     project.functions("def f(block): pass")
