@@ -326,10 +326,10 @@ def _belongs(records: NDArray[np.void], task: PlannedTask, job: Index) -> NDArra
 def _drop_foreign_ledgers(task: PlannedTask, paths: RunPaths) -> None:
     """Remove ledgers of jobs that the new plan does not have."""
     for path in (paths.task(task.slug) / "ledger").glob("*/*"):
-        index = tuple(int(k) for k in path.name.split("-") if k.isdecimal())
-        if path.suffix or path.name.startswith("."):
-            continue
-        if not task.jobs.jobs.indices.contains(index):
+        if not re.fullmatch(r"[0-9]+(-[0-9]+)*", path.name):
+            continue  # a lock, or none of ours
+        index = tuple(map(int, path.name.split("-")))
+        if len(index) != task.grid.ndim or not task.jobs.jobs.indices.contains(index):
             path.unlink()
 
 
@@ -392,8 +392,7 @@ def _drop_foreign_sentinels(plan: Plan, root: Path) -> None:
                 path.unlink()
         for path in (root / task.slug / "tree").glob("*/*.json"):
             level, node = int(path.parent.name), int(path.stem)
-            levels = task.aggregates.levels
-            if level > len(levels) or node >= levels[level - 1]:
+            if not task.aggregates.holds(level, node):
                 path.unlink()
 
 

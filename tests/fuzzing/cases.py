@@ -292,6 +292,7 @@ _SLOW = (["check", "P", "--import"], ["run", "P", "--cores", "2"])
 _FOREIGN = (
     "x", "smooth/x", "smooth/p0/x", "smooth/ledger/x", "smooth/tree/x/x.json",
     "smooth/p0/0-0/x.json", "smooth/ledger/0/9-9", "smooth/p0/0/9.json", "smooth/tree/1/x.json",
+    "smooth/tree/0/0.json", "smooth/ledger/0/9", "smooth/ledger/0/x", "smooth/ledger/0/\u00b2",
     "smooth/pX/0/0-0.json", "stop", "smooth/notes/x.0", "functions/x.pkl", "masks/x.npz",
 )  # fmt: skip
 
@@ -353,6 +354,42 @@ def _run_verbs(folder: Path, rng: random.Random) -> list[Verbs]:
     return [rng.sample(verbs, 5)] if rng.random() < 0.5 else [[verb] for verb in verbs]
 
 
+# --- arguments -----------------------------------------------------------------------------------
+
+# In place of each ? stands something odd.
+_ASKED = (
+    ["block", "blocks", "smooth", "?"], ["block", "blocks", "?", "0-0"],
+    ["block", "?", "smooth", "0"],
+    ["reset", "blocks", "?"], ["reset", "blocks", "smooth", "--roi", "?"], ["reset", "?", "smooth"],
+    ["reset", "blocks", "?", "--missing"], ["check-context", "pipeline.yaml", "?"],
+    ["check-context", "pipeline.yaml", "smooth", "--samples", "?"],
+    ["check-context", "pipeline.yaml", "smooth", "--context", "?"],
+    ["check-context", "pipeline.yaml", "smooth", "--tolerance", "?"],
+    ["run", "pipeline.yaml", "-n", "--roi", "?"], ["run", "pipeline.yaml", "-n", "--cores", "?"],
+    ["run", "?", "-n"], ["check", "?"], ["plan", "?"], ["generate", "?"], ["status", "?"],
+    ["verify", "?"], ["stop", "?"], ["work", "?"], ["work", "blocks/?"],
+    ["work", "blocks/smooth/?"],
+    ["work", "blocks/smooth/p0/0-0/?.json"], ["work", "blocks/smooth/p?/0-0/0-0.json"],
+    ["work", "blocks/smooth/tree/?/0.json"], ["work", "blocks/smooth/done.json", "--attempt", "?"],
+    ["profile", "show", "?"], ["profile", "show", "slurm", "--set", "?"],
+    ["profile", "show", "slurm", "--set", "jobs=?"],
+    ["profile", "show", "lsf", "--set", "mem_mb=?"],
+    ["profile", "show", "local", "--set", "?=1"], ["plan", "pipeline.yaml", "--picture", "?"],
+    ["generate", "pipeline.yaml", "-o", "?"],
+)  # fmt: skip
+_ODD = (
+    "", " ", "x", "0", "-1", "1e5", "nan", "inf", "1e400", "\u0663", "\u00b2", "0-0", "0-0-0",
+    "0--0", "9-9", "9" * 200, "9" * 5000, "1_0", "0:8", "0:8,0:8", "8:0,0:8", "0:8,0:8,0:8", ":,:", "x=",
+    "9" * 5000 + ":1,0:8", f"0:{10**30},0:8", "-10:-5,0:8", f"-{2**62}:{2**62},0:8", "0:0,0:0",
+    "=1", ".", "..", "/dev/zero", "/dev/null", "none", "s.zarr", "s.zarr/raw", "blocks", "blocks/smooth",
+    "\udcff", "a" * 5000, "a\nb", "!!int x", "&a [*a]", "[" * 3000, "a b", "tree/1", "done", "~",
+)  # fmt: skip
+
+
+def _asked(folder: Path, rng: random.Random) -> list[Verbs]:
+    return [[[word.replace("?", rng.choice(_ODD)) for word in rng.choice(_ASKED)]]]
+
+
 # --- profiles ------------------------------------------------------------------------------------
 
 
@@ -390,5 +427,6 @@ KINDS = {
     "zarr": Kind("zarr", lambda folder: None, _zarr_damage, _zarr_verbs),
     "runs": Kind("runs", finished_run, _run_damage, _run_verbs),
     "tasks": Kind("tasks", finished_tasks, _run_damage, _run_verbs),
+    "arguments": Kind("arguments", finished_run, lambda folder, rng: "", _asked),
     "profiles": Kind("profiles", _installed_profile, _profile_damage, _profile_verbs),
 }

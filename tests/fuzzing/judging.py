@@ -101,7 +101,7 @@ def _judge(kind: Kind, folder: Path, arguments: list[str], label: str, found: Re
     before, began, peak, computed = _tree(folder), time.monotonic(), _peak(), _computed()
     done = _process(folder, arguments) if starts else _here(arguments)
     took, grown, computed = time.monotonic() - began, _peak() - peak, _computed() - computed
-    label = f"{kind.name} {label}".replace(str(folder) + "/", "")
+    label = ascii(f"{kind.name} {label}".replace(f"{folder}/", ""))[1:-1]
     changed = set(before.items()) ^ set(_tree(folder).items())
     found.cases += 1
     found.statuses[f"{kind.name} {arguments[0]} {done.status}"] += 1
@@ -146,7 +146,7 @@ def _wrong_writes(
     folder: Path, arguments: list[str], done: Done, changed: set[str]
 ) -> Iterator[str]:
     """Yield what was written by who only reads, or refused."""
-    only_reads = bool(_READING & set(arguments[:3])) and "--csv" not in arguments
+    only_reads = bool(_READING & set(arguments[:3])) and not {"--csv", "--picture"} & set(arguments)
     refused = done.status == 2 and arguments[0] in ("generate", "run", "reset", "profile")
     if refused:
         changed = {path for path in changed if not _LEFT.search(path)}
