@@ -593,7 +593,7 @@ def test_what_the_plan_does_not_have_goes(scene: Scene, name: str) -> None:
 
 
 # faults: kind 12
-@pytest.mark.parametrize("name", ["ledger/0/\u00b2", "ledger/0/x", "ledger/0/1-x"])
+@pytest.mark.parametrize("name", ["ledger/0-0/\u00b2", "ledger/0-0/x", "ledger/0-0/1-x"])
 def test_what_is_none_of_ours_stays(scene: Scene, name: str) -> None:
     scene.plan(grid(1))
     scene.run_all()

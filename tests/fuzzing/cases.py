@@ -289,10 +289,12 @@ _OF_PIPELINES = (
 )  # fmt: skip
 # Only now and then: they start other processes, which takes seconds.
 _SLOW = (["check", "P", "--import"], ["run", "P", "--cores", "2"])
+_FAILED = b'{"index": [], "attempt": 1, "cause": "x", "message": "x"}\n'
 _FOREIGN = (
     "x", "smooth/x", "smooth/p0/x", "smooth/ledger/x", "smooth/tree/x/x.json",
     "smooth/p0/0-0/x.json", "smooth/ledger/0/9-9", "smooth/p0/0/9.json", "smooth/tree/1/x.json",
     "smooth/tree/0/0.json", "smooth/ledger/0/9", "smooth/ledger/0/x", "smooth/ledger/0/\u00b2",
+    "smooth/logs/0/x.failures.jsonl", "smooth/logs/0/9.failures.jsonl",
     "smooth/pX/0/0-0.json", "stop", "smooth/notes/x.0", "functions/x.pkl", "masks/x.npz",
 )  # fmt: skip
 
@@ -318,7 +320,7 @@ def _run_damage(folder: Path, rng: random.Random) -> str:
         path = root / rng.choice(_FOREIGN)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(rng.choice((b"", b"{}", b"x" * 100)))
+            path.write_bytes(rng.choice((b"", b"{}", b"x" * 100, _FAILED)))
             words.append(f"{path.relative_to(root)} foreign")
     if rng.random() < 0.5:
         (folder / "broken").unlink(missing_ok=True)
@@ -379,10 +381,11 @@ _ASKED = (
 )  # fmt: skip
 _ODD = (
     "", " ", "x", "0", "-1", "1e5", "nan", "inf", "1e400", "\u0663", "\u00b2", "0-0", "0-0-0",
-    "0--0", "9-9", "9" * 200, "9" * 5000, "1_0", "0:8", "0:8,0:8", "8:0,0:8", "0:8,0:8,0:8", ":,:", "x=",
-    "9" * 5000 + ":1,0:8", f"0:{10**30},0:8", "-10:-5,0:8", f"-{2**62}:{2**62},0:8", "0:0,0:0",
-    "=1", ".", "..", "/dev/zero", "/dev/null", "none", "s.zarr", "s.zarr/raw", "blocks", "blocks/smooth",
-    "\udcff", "a" * 5000, "a\nb", "!!int x", "&a [*a]", "[" * 3000, "a b", "tree/1", "done", "~",
+    "0--0", "9-9", "9" * 200, "9" * 5000, "1_0", "0:8", "0:8,0:8", "8:0,0:8", "0:8,0:8,0:8", ":,:",
+    "x=", "9" * 5000 + ":1,0:8", f"0:{10**30},0:8", "-10:-5,0:8", f"-{2**62}:{2**62},0:8",
+    "=1", ".", "..", "/dev/zero", "/dev/null", "none", "s.zarr", "s.zarr/raw", "blocks",
+    "blocks/smooth", "\udcff", "a" * 5000, "a\nb", "!!int x", "&a [*a]", "[" * 3000, "a b",
+    "tree/1", "0:0,0:0", "done", "~",
 )  # fmt: skip
 
 
