@@ -107,7 +107,8 @@ def _judge(kind: Kind, folder: Path, arguments: list[str], label: str, found: Re
     found.statuses[f"{kind.name} {arguments[0]} {done.status}"] += 1
     found.slowest = max(found.slowest, (took, label))
     found.largest = max(found.largest, (grown, label))
-    most = _RUN_SECONDS if starts and done.status != 2 else SECONDS
+    works = starts or arguments[0] == "work"
+    most = _RUN_SECONDS if works and done.status != 2 else SECONDS
     limits = {
         f"took {took:.1f} s, {computed:.1f} s of computing": computed > most,
         f"grew by {grown >> 20} MB": grown > BYTES,
@@ -178,7 +179,7 @@ def _here(arguments: list[str]) -> Done:
         signal.setitimer(signal.ITIMER_REAL, _WATCH_SECONDS)
     else:
         signal.signal(signal.SIGALRM, expired)
-        signal.alarm(KILLED_AFTER)
+        signal.alarm(2 * KILLED_AFTER if arguments[0] == "work" else KILLED_AFTER)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             main.main(arguments, prog_name="snakemake-blocks", standalone_mode=True)
