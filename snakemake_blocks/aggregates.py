@@ -30,6 +30,10 @@ class Aggregates:
             counts.append(below)
         return tuple(counts)
 
+    def holds(self, level: int, node: int) -> bool:
+        """Tell whether there is such a node."""
+        return 1 <= level <= len(self.levels) and 0 <= node < self.levels[level - 1]
+
     def children(self, level: int, node: int) -> range:
         """Return the numbers of the jobs (level 1) or nodes below that a node stands on."""
         below = self.num_jobs if level == 1 else self.levels[level - 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from snakemake_blocks.aggregates import Aggregates
@@ -69,7 +70,7 @@ def write_aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> None:
     Raises
     ------
     InputError
-        If the plan has no such task.
+        If the plan has no such task or aggregate.
     LedgerError
         If one of the sentinels is missing, damaged, or of another plan.
     """
@@ -77,6 +78,8 @@ def write_aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> None:
     if task is None:
         raise InputError(f"{'/'.join(parts)}: the plan has no task {parts[0]}; plan again")
     paths, tree = RunPaths(root), task.aggregates
+    if not _is_aggregate(parts, tree):
+        raise InputError(f"{'/'.join(parts)}: the plan has no such aggregate; plan again")
     contents = []
     blocks = 0
     for path in aggregate_inputs(paths, task, tree, parts):
@@ -101,6 +104,15 @@ def write_aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> None:
         digest=digest_of_sentinels(contents),
     )
     sentinel.write(root.joinpath(*parts))
+
+
+def _is_aggregate(parts: tuple[str, ...], tree: Aggregates) -> bool:
+    """Tell whether the parts of a path name an aggregate, as it is spelled."""
+    if parts[1:] == ("done.json",):
+        return True
+    number = "(0|[1-9][0-9]{0,17})"
+    match = re.fullmatch(rf"tree/{number}/{number}\.json", "/".join(parts[1:]))
+    return match is not None and tree.holds(int(match[1]), int(match[2]))
 
 
 def aggregate_inputs(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.box import Box, Index
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.ledger import Event, LedgerReader, first_block, read_records, source_mark
 from snakemake_blocks.paths import RunPaths
 from snakemake_blocks.plan import Plan, PlannedTask
@@ -360,7 +361,23 @@ class Judge:
         self._whole.clear()
 
     def _judge(self, task: PlannedTask, region: Box) -> Judgement:
-        """Return the judgement on a box: what its ledgers tell, and whether that counts."""
+        """Return the judgement on a box, or say that memory does not hold so many blocks.
+
+        Raises
+        ------
+        InputError
+            If it does not.
+        """
+        try:
+            return self._judged(task, region)
+        except MemoryError:
+            raise InputError(
+                f"task {task.name}: {region.size:,} blocks are more than memory holds; "
+                "take larger blocks"
+            ) from None
+
+    def _judged(self, task: PlannedTask, region: Box) -> Judgement:
+        """Return what the ledgers tell of a box, and whether that counts."""
         seen, ready = self._seen(task, region)
         past = self.history(task, region)
         expected = block_fingerprints(task, region)

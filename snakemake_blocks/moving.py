@@ -27,7 +27,7 @@ from snakemake_blocks.forgetting import disordered, forget
 from snakemake_blocks.judgement import Judge
 from snakemake_blocks.ledger import Event, first_block, read_records, write_records
 from snakemake_blocks.locks import TIMING, Watch, held, holder_of, is_alive, not_a_lock
-from snakemake_blocks.paths import RunPaths, SentinelName
+from snakemake_blocks.paths import RunPaths, SentinelName, index_of
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.sentinel import digest_of_sentinels, read_sentinel
 
@@ -326,10 +326,10 @@ def _belongs(records: NDArray[np.void], task: PlannedTask, job: Index) -> NDArra
 def _drop_foreign_ledgers(task: PlannedTask, paths: RunPaths) -> None:
     """Remove ledgers of jobs that the new plan does not have."""
     for path in (paths.task(task.slug) / "ledger").glob("*/*"):
-        index = tuple(int(k) for k in path.name.split("-") if k.isdecimal())
-        if path.suffix or path.name.startswith("."):
-            continue
-        if not task.jobs.jobs.indices.contains(index):
+        index = index_of(path.name)
+        if index is None:
+            continue  # a lock, or none of ours
+        if len(index) != task.grid.ndim or not task.jobs.jobs.indices.contains(index):
             path.unlink()
 
 
@@ -392,8 +392,7 @@ def _drop_foreign_sentinels(plan: Plan, root: Path) -> None:
                 path.unlink()
         for path in (root / task.slug / "tree").glob("*/*.json"):
             level, node = int(path.parent.name), int(path.stem)
-            levels = task.aggregates.levels
-            if level > len(levels) or node >= levels[level - 1]:
+            if not task.aggregates.holds(level, node):
                 path.unlink()
 
 

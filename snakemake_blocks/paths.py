@@ -44,6 +44,13 @@ def index_name(index: Sequence[int]) -> str:
     return "-".join(map(str, index))
 
 
+def index_of(name: str) -> Index | None:
+    """Return the index that has a name, None if it is the name of none."""
+    if not re.fullmatch(r"[0-9]{1,18}(-[0-9]{1,18})*", name):
+        return None
+    return tuple(map(int, name.split("-")))
+
+
 def shard(index: Sequence[int]) -> str:
     """Return the folder of an index: neighbouring indices share one, up to about a thousand.
 
@@ -76,14 +83,14 @@ class SentinelName:
         InputError
             If the path has another form.
         """
-        match = re.fullmatch(r"(\d+(?:-\d+)*)\.json", path.name)
-        phase = re.fullmatch(r"p(\d+)", path.parents[1].name) if len(path.parents) > 3 else None
-        if match is None or phase is None:
+        index = index_of(path.stem) if path.suffix == ".json" else None
+        deep = len(path.parents) > 3
+        phase = re.fullmatch(r"p([0-9]{1,18})", path.parents[1].name) if deep else None
+        if index is None or phase is None:
             raise InputError(
                 f"{path}: is not a sentinel; one looks like "
                 "blocks/<task>/p<phase>/<shard>/<i>-<j>-<k>.json"
             )
-        index = tuple(int(x) for x in match[1].split("-"))
         return cls(path.parents[3], path.parents[2].name, int(phase[1]), index)
 
 

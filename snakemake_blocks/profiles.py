@@ -200,5 +200,5 @@ def _check_profile(path: Path) -> None:
             raise InputError(f"{file}: leads nowhere; restore or remove it") from None
         except YamlError as error:
             raise InputError(f"{file}: {error}") from None
-        if not isinstance(settings, dict):
+        if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise InputError(f"{file}: is no profile; one has lines like `jobs: 100`")

@@ -23,7 +23,7 @@ from snakemake_blocks.judgement import (
     of_other_source,
 )
 from snakemake_blocks.ledger import Event, first_block
-from snakemake_blocks.paths import RunPaths
+from snakemake_blocks.paths import RunPaths, index_of
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.task import SourceChange
 
@@ -91,7 +91,7 @@ def _sentinels(judge: Judge, task: PlannedTask) -> Blocks:
     """Return which jobs have a sentinel; lists folders, for there may be a million jobs."""
     found = np.zeros(task.jobs.jobs.shape, bool)
     for path in RunPaths(judge.root).task(task.slug).glob("p*/*/*.json"):
-        index = tuple(int(k) for k in path.stem.split("-") if k.isdecimal())
+        index = index_of(path.stem) or ()
         if len(index) == task.grid.ndim and task.jobs.jobs.indices.contains(index):
             found[index] = True
     return found

@@ -16,7 +16,7 @@ from snakemake_blocks.failures import Failure, grouped, read_failures
 from snakemake_blocks.judgement import Judge, Progress
 from snakemake_blocks.locks import holder_of, is_alive
 from snakemake_blocks.notes import read_notes
-from snakemake_blocks.paths import RunPaths, index_name
+from snakemake_blocks.paths import RunPaths, index_name, index_of
 from snakemake_blocks.plan import Plan, PlannedTask
 from snakemake_blocks.reasons import blocks_of_other_source, jobs_without_sentinel, reasons_of
 
@@ -332,8 +332,8 @@ def _failures(task: PlannedTask, failed: NDArray[np.bool_], paths: RunPaths) -> 
 
 
 def _has_sentinel(task: PlannedTask, name: str, paths: RunPaths) -> bool:
-    job = tuple(int(k) for k in name.split("-"))
-    if not task.jobs.jobs.indices.contains(job):
+    job = index_of(name) or ()
+    if len(job) != task.grid.ndim or not task.jobs.jobs.indices.contains(job):
         return True
     return paths.sentinel(task.slug, task.phases.of(job), job).exists()
 

@@ -1,10 +1,11 @@
-"""Feed damaged pipelines, arrays, run directories and profiles to every verb; print what was bad.
+"""Feed damaged pipelines, arrays, run directories, profiles to every verb; print what was bad.
 
 A case is bad if it ends in a traceback or with another exit status than 0, 1 or 2, wrote something
 although it refused or only reads, took over 5 s, or over 1 GB more than before; or if all is said
 to be well and is not. By hand, for long::
 
-    python tests/fuzz.py --yaml 20000 --zarr 5000 --runs 1000 --profiles 200 --seed 1
+    python tests/fuzz.py --yaml 20000 --zarr 5000 --runs 1000 --tasks 300 --seed 1
+    python tests/fuzz.py --profiles 200 --arguments 5000 --seed 1
 """
 
 from __future__ import annotations

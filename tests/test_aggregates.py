@@ -26,6 +26,13 @@ def test_levels(jobs: int, levels: tuple[int, ...]) -> None:
     assert Aggregates(jobs).levels == levels
 
 
+def test_which_nodes_there_are() -> None:
+    tree = Aggregates(300)
+    assert [tree.holds(1, node) for node in (-1, 0, 2, 3)] == [False, True, True, False]
+    assert not any(tree.holds(level, 0) for level in (-1, 0, 2))
+    assert not Aggregates(1).holds(0, 0)
+
+
 def test_children() -> None:
     tree = Aggregates(300)
     assert tree.levels == (3,)

@@ -666,6 +666,16 @@ class TestAggregates:
         with pytest.raises(InputError, match="the plan has no task other"):
             work_sentinel(scene.root / "other" / "done.json", attempt=1, environment={})
 
+    # faults: kind 12
+    @pytest.mark.parametrize(
+        "name",
+        ["", "1", "0/0.json", "1/0.json", "-1/0.json", "x/0.json", "\u00b2/0.json", "1/0/0.json"],
+    )
+    def test_an_unknown_aggregate(self, scene: Scene, name: str) -> None:
+        scene.plan(line())
+        with pytest.raises(InputError, match="the plan has no such aggregate"):
+            work_sentinel(scene.root / "task" / "tree" / name, attempt=1, environment={})
+
 
 def test_workers_do_not_inherit_the_mark_of_others(scene: Scene) -> None:
     assert MARK not in os.environ

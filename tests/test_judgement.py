@@ -16,6 +16,7 @@ from strategies import GridCase, grid_cases, job_grids
 
 from snakemake_blocks import judgement
 from snakemake_blocks.box import Box, Index
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.functions import FunctionRef
 from snakemake_blocks.judgement import Judge, Progress, block_fingerprints, fingerprints_at
 from snakemake_blocks.ledger import Event, Ledger, first_block
@@ -400,3 +401,10 @@ class TestReading:
         scene.run_all()
         judge = Judge(scene.in_place, scene.root)
         assert 0.08 <= judge.seconds(judge.plan.tasks["task"]) < 2
+
+    # faults: kind 12
+    def test_more_blocks_than_memory_holds(self, scene: Scene) -> None:
+        scene.plan(line(shape=(10**7, 10**7), blocks_per_job=[10**4, 10**4]))
+        judge = Judge(scene.in_place, scene.root)
+        with pytest.raises(InputError, match="task task: 100,000,000,000,000 blocks are more"):
+            judge.judge_all(judge.plan.tasks["task"])

@@ -579,6 +579,32 @@ def test_what_is_in_the_way_is_named_before_anything_changes(scene: Scene, name:
 
 
 # faults: kind 12
+@pytest.mark.parametrize("name", ["tree/0/0.json", "tree/1/0.json", "ledger/0/9", "ledger/0/9-9"])
+def test_what_the_plan_does_not_have_goes(scene: Scene, name: str) -> None:
+    scene.plan(grid(1))
+    scene.run_all()
+    stamps = scene.stamps()
+    path = scene.root / "task" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"{}")
+    scene.plan(grid([2, 2]))
+    assert scene.stamps() == stamps
+    assert not path.exists()
+
+
+# faults: kind 12
+@pytest.mark.parametrize("name", ["ledger/0-0/\u00b2", "ledger/0-0/x", "ledger/0-0/1-x"])
+def test_what_is_none_of_ours_stays(scene: Scene, name: str) -> None:
+    scene.plan(grid(1))
+    scene.run_all()
+    stamps = scene.stamps()
+    (scene.root / "task" / name).write_bytes(b"{}")
+    scene.plan(grid([2, 2]))
+    assert scene.stamps() == stamps
+    assert (scene.root / "task" / name).exists()
+
+
+# faults: kind 12
 class TestWithoutThePlan:
     @pytest.mark.parametrize("damage", [b"{", b'{"format": 0}', None])
     @pytest.mark.parametrize("batch", [1, [2, 2], [4, 4]])

@@ -18,6 +18,7 @@ from snakemake_blocks.profiles import (
     shipped_profiles,
 )
 
+_DAMAGES = ["pipe", "folder", "device", "dangling", "bomb", "list", "no", "flag"]
 NAMES = ["local", "lsf", "slurm"]
 
 
@@ -200,7 +201,7 @@ class TestRun:
 
     # faults: kind 12
     @pytest.mark.timeout(60)
-    @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "dangling", "bomb", "list", "no"])
+    @pytest.mark.parametrize("kind", _DAMAGES)
     def test_a_damaged_one_ends_with_2_and_writes_nothing(
         self, project: Project, home: Path, kind: str
     ) -> None:
@@ -208,7 +209,7 @@ class TestRun:
         path = home / "ours" / "config.yaml"
         path.parent.mkdir(parents=True)
         bomb = "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9 if n else 1}]\n" for n in range(12))
-        texts = {"bomb": bomb, "list": "- jobs: 1\n", "no": "jobs: [\n"}
+        texts = {"bomb": bomb, "list": "- jobs: 1\n", "no": "jobs: [\n", "flag": "yes: 1\n"}
         if kind == "pipe":
             os.mkfifo(path)
         elif kind == "folder":

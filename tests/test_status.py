@@ -8,6 +8,7 @@ import pytest
 from project import Project
 
 from snakemake_blocks.box import Box
+from snakemake_blocks.failures import Failure, append_failure
 from snakemake_blocks.generating import generate
 from snakemake_blocks.jobs import work_sentinel
 from snakemake_blocks.judgement import block_fingerprints
@@ -123,6 +124,13 @@ class TestStates:
         assert counts(status, "up") == {"done": 4, "masked": 2}
         assert counts(status, "down") == {"done": 6}
         assert status.complete
+
+    # faults: kind 12
+    @pytest.mark.parametrize("name", ["x", "0-0", "\u00b2", "99"])
+    def test_failures_of_no_job_are_none(self, project: Project, name: str) -> None:
+        plan = chain(project)
+        append_failure(ROOT / "up/logs/0" / f"{name}.failures.jsonl", Failure((), 1, "x", "x"))
+        assert not read_status(plan, ROOT).tasks["up"].failures
 
     def test_a_set_up_that_fails_is_told_although_no_block_began(self, project: Project) -> None:
         plan = chain(project, function="functions:Model", blocks_per_job=6)

@@ -289,9 +289,12 @@ _OF_PIPELINES = (
 )  # fmt: skip
 # Only now and then: they start other processes, which takes seconds.
 _SLOW = (["check", "P", "--import"], ["run", "P", "--cores", "2"])
+_FAILED = b'{"index": [], "attempt": 1, "cause": "x", "message": "x"}\n'
 _FOREIGN = (
     "x", "smooth/x", "smooth/p0/x", "smooth/ledger/x", "smooth/tree/x/x.json",
     "smooth/p0/0-0/x.json", "smooth/ledger/0/9-9", "smooth/p0/0/9.json", "smooth/tree/1/x.json",
+    "smooth/tree/0/0.json", "smooth/ledger/0/9", "smooth/ledger/0/x", "smooth/ledger/0/\u00b2",
+    "smooth/logs/0/x.failures.jsonl", "smooth/logs/0/9.failures.jsonl",
     "smooth/pX/0/0-0.json", "stop", "smooth/notes/x.0", "functions/x.pkl", "masks/x.npz",
 )  # fmt: skip
 
@@ -317,7 +320,7 @@ def _run_damage(folder: Path, rng: random.Random) -> str:
         path = root / rng.choice(_FOREIGN)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(rng.choice((b"", b"{}", b"x" * 100)))
+            path.write_bytes(rng.choice((b"", b"{}", b"x" * 100, _FAILED)))
             words.append(f"{path.relative_to(root)} foreign")
     if rng.random() < 0.5:
         (folder / "broken").unlink(missing_ok=True)
@@ -351,6 +354,43 @@ def _run_verbs(folder: Path, rng: random.Random) -> list[Verbs]:
     verbs = [[names.get(v, v) for v in verb] for verb in chosen]
     # One after the other, each on what those before it left; or each on the same damage.
     return [rng.sample(verbs, 5)] if rng.random() < 0.5 else [[verb] for verb in verbs]
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+# In place of each ? stands something odd.
+_ASKED = (
+    ["block", "blocks", "smooth", "?"], ["block", "blocks", "?", "0-0"],
+    ["block", "?", "smooth", "0"],
+    ["reset", "blocks", "?"], ["reset", "blocks", "smooth", "--roi", "?"], ["reset", "?", "smooth"],
+    ["reset", "blocks", "?", "--missing"], ["check-context", "pipeline.yaml", "?"],
+    ["check-context", "pipeline.yaml", "smooth", "--samples", "?"],
+    ["check-context", "pipeline.yaml", "smooth", "--context", "?"],
+    ["check-context", "pipeline.yaml", "smooth", "--tolerance", "?"],
+    ["run", "pipeline.yaml", "-n", "--roi", "?"], ["run", "pipeline.yaml", "-n", "--cores", "?"],
+    ["run", "?", "-n"], ["check", "?"], ["plan", "?"], ["generate", "?"], ["status", "?"],
+    ["verify", "?"], ["stop", "?"], ["work", "?"], ["work", "blocks/?"],
+    ["work", "blocks/smooth/?"],
+    ["work", "blocks/smooth/p0/0-0/?.json"], ["work", "blocks/smooth/p?/0-0/0-0.json"],
+    ["work", "blocks/smooth/tree/?/0.json"], ["work", "blocks/smooth/done.json", "--attempt", "?"],
+    ["profile", "show", "?"], ["profile", "show", "slurm", "--set", "?"],
+    ["profile", "show", "slurm", "--set", "jobs=?"],
+    ["profile", "show", "lsf", "--set", "mem_mb=?"],
+    ["profile", "show", "local", "--set", "?=1"], ["plan", "pipeline.yaml", "--picture", "?"],
+    ["generate", "pipeline.yaml", "-o", "?"],
+)  # fmt: skip
+_ODD = (
+    "", " ", "x", "0", "-1", "1e5", "nan", "inf", "1e400", "\u0663", "\u00b2", "0-0", "0-0-0",
+    "0--0", "9-9", "9" * 200, "9" * 5000, "1_0", "0:8", "0:8,0:8", "8:0,0:8", "0:8,0:8,0:8", ":,:",
+    "x=", "9" * 5000 + ":1,0:8", f"0:{10**30},0:8", "-10:-5,0:8", f"-{2**62}:{2**62},0:8",
+    "=1", ".", "..", "/dev/zero", "/dev/null", "none", "s.zarr", "s.zarr/raw", "blocks",
+    "blocks/smooth", "\udcff", "a" * 5000, "a\nb", "!!int x", "&a [*a]", "[" * 3000, "a b",
+    "tree/1", "0:0,0:0", "done", "~",
+)  # fmt: skip
+
+
+def _asked(folder: Path, rng: random.Random) -> list[Verbs]:
+    return [[[word.replace("?", rng.choice(_ODD)) for word in rng.choice(_ASKED)]]]
 
 
 # --- profiles ------------------------------------------------------------------------------------
@@ -390,5 +430,6 @@ KINDS = {
     "zarr": Kind("zarr", lambda folder: None, _zarr_damage, _zarr_verbs),
     "runs": Kind("runs", finished_run, _run_damage, _run_verbs),
     "tasks": Kind("tasks", finished_tasks, _run_damage, _run_verbs),
+    "arguments": Kind("arguments", finished_run, lambda folder, rng: "", _asked),
     "profiles": Kind("profiles", _installed_profile, _profile_damage, _profile_verbs),
 }

@@ -19,7 +19,8 @@ from snakemake_blocks.ledger import record_dtype
 VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 1.5, 2**53, 2**63, 10**30, 10**400, float("nan"), float("inf"), 1e308,
     "", " ", "x", "a\0b", "a\nb: c", "\N{FACE WITH TEARS OF JOY}" * 3, "../..", "/dev/zero",
-    "1" * 400, [], {}, [[]], [None], [1, 2, 3], [0, 0], [2**62, 2**62], {"a": 1}, {"array": []},
+    "1" * 400, "9" * 5000, "\u00b2", "9" * 400 + "h",
+    [], {}, [[]], [None], [1, 2, 3], [0, 0], [2**62, 2**62], {"a": 1}, {"array": []},
     "a" * 5000, list(range(64)), "{wildcards}", "s.zarr", "s.zarr/raw", "~", "*",
 )  # fmt: skip
 TEXTS = (

@@ -101,13 +101,14 @@ def _judge(kind: Kind, folder: Path, arguments: list[str], label: str, found: Re
     before, began, peak, computed = _tree(folder), time.monotonic(), _peak(), _computed()
     done = _process(folder, arguments) if starts else _here(arguments)
     took, grown, computed = time.monotonic() - began, _peak() - peak, _computed() - computed
-    label = f"{kind.name} {label}".replace(str(folder) + "/", "")
+    label = ascii(f"{kind.name} {label}".replace(f"{folder}/", ""))[1:-1]
     changed = set(before.items()) ^ set(_tree(folder).items())
     found.cases += 1
     found.statuses[f"{kind.name} {arguments[0]} {done.status}"] += 1
     found.slowest = max(found.slowest, (took, label))
     found.largest = max(found.largest, (grown, label))
-    most = _RUN_SECONDS if starts and done.status != 2 else SECONDS
+    works = starts or arguments[0] == "work"
+    most = _RUN_SECONDS if works and done.status != 2 else SECONDS
     limits = {
         f"took {took:.1f} s, {computed:.1f} s of computing": computed > most,
         f"grew by {grown >> 20} MB": grown > BYTES,
@@ -146,7 +147,7 @@ def _wrong_writes(
     folder: Path, arguments: list[str], done: Done, changed: set[str]
 ) -> Iterator[str]:
     """Yield what was written by who only reads, or refused."""
-    only_reads = bool(_READING & set(arguments[:3])) and "--csv" not in arguments
+    only_reads = bool(_READING & set(arguments[:3])) and not {"--csv", "--picture"} & set(arguments)
     refused = done.status == 2 and arguments[0] in ("generate", "run", "reset", "profile")
     if refused:
         changed = {path for path in changed if not _LEFT.search(path)}
@@ -178,7 +179,7 @@ def _here(arguments: list[str]) -> Done:
         signal.setitimer(signal.ITIMER_REAL, _WATCH_SECONDS)
     else:
         signal.signal(signal.SIGALRM, expired)
-        signal.alarm(KILLED_AFTER)
+        signal.alarm(2 * KILLED_AFTER if arguments[0] == "work" else KILLED_AFTER)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             main.main(arguments, prog_name="snakemake-blocks", standalone_mode=True)
