@@ -45,6 +45,8 @@ _PORTION_VOXELS = 1 << 24
 # Of a mask in memory; and the parts of it that a minute is enough for.
 _MOST_AT_ONCE = 256 << 20
 _MOST_CELLS = 10**5
+# Bytes before a chunk's values in the format of Blosc; the last four say how long the chunk is.
+_BLOSC_HEAD = 16
 
 
 def describe(path: str, folder: Path, *, unit: str = "") -> ArrayInfo | None:
@@ -257,14 +259,19 @@ def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
 
 def _values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
     """Return what is stored in some voxels, whatever the channel."""
-    lead = (0,) * len(array.channels)
-    return _stored_values(data, array, Box(lead + voxels.begin, array.channels + voxels.end))
+    return _stored_values(data, array, _all_axes(array, voxels))
+
+
+def _all_axes(array: ArrayInfo, voxels: Box) -> Box:
+    """Return voxels of all channels."""
+    return Box((0,) * len(array.channels) + voxels.begin, array.channels + voxels.end)
 
 
 def _stored_values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
     """Return what is stored in some voxels, of all axes, or say which chunk cannot be read."""
     _check_chunks(data, array, voxels)
     try:
+        _check_ends(data, array, voxels)
         return np.asarray(data[_as_slices(voxels)])
     except MemoryError:
         raise
@@ -303,13 +310,43 @@ def _most_of_chunk(array: ArrayInfo, itemsize: int) -> int:
 def _unreadable(data: Any, array: ArrayInfo, voxels: Box) -> str:
     """Return the first chunk (or shard) in some voxels whose reading fails, by its key."""
     for chunk in _chunks(array, voxels):
-        begin = tuple(k * c for k, c in zip(chunk, array.chunks, strict=True))
-        end = tuple(b + c for b, c in zip(begin, array.chunks, strict=True))
+        part = _voxels_of(array, chunk).intersect(voxels)
         try:
-            data[_as_slices(Box(begin, end).intersect(voxels))]
+            _check_ends(data, array, part)
+            data[_as_slices(part)]
         except Exception:  # this is the one; the caller raises
             return f"chunk {data.metadata.encode_chunk_key(chunk)}"
     return "a chunk"
+
+
+def _check_ends(data: Any, array: ArrayInfo, voxels: Box, *, is_kept: bool = True) -> None:
+    """Refuse chunks that lack their end, where zarr reads what lies behind them in memory.
+
+    Blosc gets no length of what it is given. With ``is_kept=False`` nothing is asked of chunks of
+    which all is in ``voxels``.
+    """
+    codec = data.compressors[-1] if data.compressors and data.shards is None else None
+    if codec is None or not type(codec).__name__.startswith("Blosc"):
+        return
+    root = os.path.join(data.store.root, data.path)
+    for chunk in _chunks(array, voxels):
+        inside = _voxels_of(array, chunk).intersect(Box.from_shape(array.full_shape))
+        if not is_kept and voxels.covers(inside):
+            continue
+        try:
+            with open(os.path.join(root, data.metadata.encode_chunk_key(chunk)), "rb") as file:
+                head, size = file.read(_BLOSC_HEAD), os.fstat(file.fileno()).st_size
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            continue
+        stated = int.from_bytes(head[-4:], "little")
+        if size < max(stated, _BLOSC_HEAD):
+            raise ValueError(f"it ends after {size} of {stated} bytes")
+
+
+def _voxels_of(array: ArrayInfo, chunk: Index) -> Box:
+    """Return the voxels of a chunk (or shard), all axes."""
+    begin = tuple(k * c for k, c in zip(chunk, array.chunks, strict=True))
+    return Box(begin, tuple(b + c for b, c in zip(begin, array.chunks, strict=True)))
 
 
 def _as_slices(voxels: Box) -> tuple[slice, ...]:
@@ -334,16 +371,27 @@ def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any])
     Raises
     ------
     InputError
-        If the array's type cannot hold the values.
+        If the array's type cannot hold the values, or a chunk of which they are a part cannot be
+        read.
     """
     found, cut = fitted(values, array.dtype, array.path)
     wanted = array.voxels(region)
     inside = wanted.intersect(Box.from_shape(array.shape))
     if inside:
         place = inside.shift([-b for b in wanted.begin])
-        lead = (0,) * len(array.channels)
-        _check_chunks(data, array, Box(lead + inside.begin, array.channels + inside.end))
-        data[_slices(array, inside)] = found[_slices(array, place)]
+        _check_chunks(data, array, _all_axes(array, inside))
+        try:
+            _check_ends(data, array, _all_axes(array, inside), is_kept=False)
+            data[_slices(array, inside)] = found[_slices(array, place)]
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # what damaged chunks raise is anybody's guess
+            what = (str(error).splitlines() or [""])[0]
+            raise InputError(
+                f"{array.path}: {_unreadable(data, array, _all_axes(array, inside))} holds more "
+                f"than is written now, and cannot be read ({type(error).__name__}: {what}); "
+                "remove it, then `snakemake-blocks run` makes its blocks anew"
+            ) from error
     return cut
 
 
@@ -374,7 +422,7 @@ def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool
     voxels = mask.voxels(region).intersect(Box.from_shape(mask.shape))
     if not voxels:
         return present
-    near = Box((0,) * len(mask.channels) + voxels.begin, mask.channels + voxels.end)
+    near = _all_axes(mask, voxels)
     cell = _cell(data)
     stored = _stored_cells(mask, data, folder, near, cell)
     for index in _cells(near, cell) if data.fill_value else sorted(stored):

@@ -138,7 +138,7 @@ class Work:
     def set_up(self) -> None:
         """Import the user's functions, build a class, open declared arrays: once per worker."""
         self._close.enter_context(importable_from(self.folder))
-        self._stored = Stored([w.array for w in self.task.writes.values()], self.folder)
+        self._stored = Stored(self.task.outputs, self.folder)
         self._before = self._load("check_before")
         self._after = self._load("check_after")
         init = self._load("init")

@@ -208,6 +208,11 @@ class PlannedTask:
         return before, after
 
     @property
+    def outputs(self) -> list[ArrayInfo]:
+        """The arrays written, by name: in one order, also where the plan is not from its file."""
+        return [self.writes[name].array for name in sorted(self.writes)]
+
+    @property
     def reads_itself(self) -> bool:
         """Whether the worker reads the task's own output for it, and hides what is not earlier."""
         written = {write.array.path for write in self.writes.values()}

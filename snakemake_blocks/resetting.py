@@ -76,7 +76,7 @@ def losses_of(judge: Judge, task: PlannedTask, folder: Path) -> Iterator[Loss]:
         If an array is gone.
     """
     return losses(
-        [write.array for write in task.writes.values()],
+        task.outputs,
         task.grid,
         folder,
         done=judge.judge_all(task).done,

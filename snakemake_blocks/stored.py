@@ -121,7 +121,7 @@ class Stored:
     Parameters
     ----------
     arrays : sequence of ArrayInfo
-        In the order of the task.
+        In the order of :attr:`.PlannedTask.outputs`, as for :func:`losses`.
     folder : Path
         The pipeline's folder.
     """
@@ -226,7 +226,7 @@ def losses(
     Parameters
     ----------
     arrays : sequence of ArrayInfo
-        What the task writes, in its order.
+        What the task writes, in the order in which :class:`Stored` had them.
     grid : Grid
         Its blocks.
     folder : Path

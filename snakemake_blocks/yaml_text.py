@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import yaml
@@ -60,7 +61,10 @@ class _Loader(yaml.SafeLoader):
         try:
             if isinstance(node, yaml.ScalarNode):
                 _check_scalar(node)
-            return super().construct_object(node, deep)
+            found = super().construct_object(node, deep)
+            if isinstance(found, float) and math.isinf(found) and "inf" not in node.value.lower():
+                raise _refused(node, f"{_shown(node)} is larger than a float can be")
+            return found
         except _SPOILT:
             kind = node.tag.rpartition(":")[2]
             raise _refused(node, f"{_shown(node)} is no value of the type {kind}") from None

@@ -11,8 +11,10 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from numcodecs import Blosc
 from project import Project
 from strategies import grid_cases
+from zarr.codecs import BloscCodec
 
 from snakemake_blocks import arrays
 from snakemake_blocks.array_info import ArrayInfo
@@ -309,6 +311,57 @@ class TestDamagedChunks:
         for region in (array.roi, array.roi.grow((3, 0), (0, 1)), Box((7, 8), (8, 9))):
             with pytest.raises(InputError, match=rf"^s\.zarr/a: chunk {key} cannot be read \("):
                 read_region(data, read, region)
+
+    @pytest.mark.parametrize(
+        ("zarr_format", "shards", "key"),
+        [(2, None, "0.1.1"), (3, None, "c/0/1/1"), (3, (2, 4, 6), "c/0/0/0")],
+    )
+    def test_are_named_when_a_part_of_one_is_written(
+        self, project: Project, zarr_format: int, shards: Any, key: str
+    ) -> None:
+        how = {"chunks": (2, 2, 3), "shards": shards, "zarr_format": zarr_format}
+        project.array("s.zarr/a", np.ones((2, 8, 12)), voxel_size=[1, 1], **how)
+        array = describe("s.zarr/a", project.folder)
+        assert array is not None
+        path = project.folder / "s.zarr/a" / key
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        data = open_array(array, project.folder, writable=True)
+        with pytest.raises(
+            InputError, match=rf"^s\.zarr/a: chunk {key} holds more than is written"
+        ):
+            write_region(data, array, Box((1, 2), (3, 6)), np.zeros((2, 2, 4)))
+        path.unlink()
+        write_region(data, array, Box((1, 2), (3, 6)), np.full((2, 2, 4), 7))
+        assert (project.read("s.zarr/a")[:, 1:3, 2:6] == 7).all()
+
+    @pytest.mark.parametrize("zarr_format", [2, 3])
+    @pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
+    def test_without_their_end_are_damaged_by_any_codec(
+        self, project: Project, zarr_format: Any, part: float
+    ) -> None:
+        """Blosc would give what lies behind them in memory."""
+        values = np.random.default_rng(2).integers(0, 2**16, (64, 64), np.uint16)
+        codec: Any = Blosc() if zarr_format == 2 else BloscCodec()
+        zarr.create_array(
+            project.folder / "s.zarr/a", data=values, chunks=(32, 32), zarr_format=zarr_format,
+            compressors=codec,
+        )  # fmt: skip
+        array = describe("s.zarr/a", project.folder)
+        assert array is not None
+        key = "0.1" if zarr_format == 2 else "c/0/1"
+        path = project.folder / "s.zarr/a" / key
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+        data = open_array(array, project.folder, writable=True)
+        left = Box((0, 0), (64, 32))
+        np.testing.assert_array_equal(read_region(data, Read(array), left), values[:, :32])
+        with pytest.raises(InputError, match=rf"chunk {key} cannot be read .*it ends after"):
+            read_region(data, Read(array), array.roi)
+        half = Box((0, 32), (32, 48))
+        with pytest.raises(InputError, match=rf"chunk {key} holds more .*it ends after"):
+            write_region(data, array, half, values[:32, 32:48])
+        whole = Box((0, 32), (32, 64))
+        write_region(data, array, whole, values[:32, 32:])
+        np.testing.assert_array_equal(read_region(data, Read(array), array.roi), values)
 
     def test_of_a_mask_are_named_too(self, project: Project) -> None:
         project.array("m.zarr/mask", np.ones((4, 4), np.uint8), chunks=(2, 2))

@@ -251,6 +251,32 @@ class TestOwnWrites:
             path.write_bytes(content)
         assert verify().missing == ()
 
+    def test_of_several_arrays_in_any_order(
+        self, project: Project, zarr_format: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A plan just made has them as written, plan.json by name."""
+        names = ("out", "b", "c", "a")
+        writes = {n: {"array": f"s.zarr/{n}", "dtype": "uint8"} for n in names}
+        self.plan(project, zarr_format, writes=writes)
+        project.functions(
+            """
+            import zarr
+            def sparse(block):
+                begin, end = block.write_roi.begin, block.write_roi.end
+                where = tuple(slice(b, e) for b, e in zip(begin, end))
+                for n, name in enumerate(("out", "b", "c", "a")):
+                    store = zarr.open_array(f"s.zarr/{name}", mode="r+")
+                    store[where] = 7 * (block.index[0] == block.index[1] or n == block.index[1])
+            """
+        )
+        run()
+        planned, _ = generate(project.pipeline)
+        assert verify_run(planned, ROOT) == verify()
+        assert verify().missing == ()
+        assert capsys.readouterr().err == "", "nothing was reset"
+        chunks(project, "c")[0].unlink()
+        assert verify_run(planned, ROOT).missing == verify().missing != ()
+
     def test_what_a_check_found_done(self, project: Project, zarr_format: int) -> None:
         self.plan(project, zarr_format, check="functions:is_there")
         run()

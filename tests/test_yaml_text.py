@@ -13,6 +13,8 @@ class TestRefused:
         "text, problem",
         [
             ("a: " + "9" * 5000, "line 1, column 4: 999.* has more than 300 digits"),
+            ("a: 1.0e+400", r"line 1, column 4: 1\.0e\+400 is larger than a float can be"),
+            ("a: [-2.5e+309]", r"line 1, column 5: -2\.5e\+309 is larger than a float can be"),
             ("a: 0x" + "f" * 5000, "line 1, column 4: 0xff.* has more than 300 digits"),
             ("a: 1" + ":1" * 5000, "line 1, column 4: .* has more than 300 digits"),
             ("a: &x [*x]", "line 1, column 4: refers to itself by an alias"),
