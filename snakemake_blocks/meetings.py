@@ -66,13 +66,6 @@ def common_arrays(plan: Plan) -> tuple[list[str], list[str]]:
         for one, other in itertools.combinations(here, 2):
             if one.task is not other.task and (one.writes or other.writes):
                 _check_pair(one, other, findings)
-    for task in plan.tasks.values():
-        for use in uses.get(posixpath.normpath(task.mask), []) if task.mask else []:
-            if use.writes:
-                findings[1].append(
-                    f"tasks.{task.name}.mask: {task.mask} is read when the plan is made, and "
-                    f"{use.task.name} writes it later; run {use.task.name} in a pipeline of its own"
-                )
     return findings
 
 

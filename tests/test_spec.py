@@ -441,7 +441,7 @@ class TestTheFile:
     def test_names_of_tasks(self, stored: Project, name: str) -> None:
         stored.write((name, SMOOTH))
         problem = "a name here has to begin with a letter; only letters, digits and _ may follow"
-        assert refused(stored.pipeline) == [f"pipeline.yaml: tasks.{name}: {problem}"]
+        assert refused(stored.pipeline) == [f"pipeline.yaml: tasks.{name or repr('')}: {problem}"]
 
     def test_a_name_that_yaml_takes_for_a_number(self, stored: Project) -> None:
         stored.pipeline.write_text("tasks: {7: {}}\n")
