@@ -41,7 +41,9 @@ __all__ = [
 
 # Chunks of new arrays stay below this, so that one is read and written in milliseconds.
 _CHUNK_BYTES = 4 << 20
-_PORTION_VOXELS = 1 << 24
+# Of a mask, read at once; zarr asks for every chunk, be it there or not, which takes a third of a
+# millisecond.
+_PORTION_VOXELS, _PORTION_CHUNKS = 1 << 24, 256
 # Of a mask in memory; and the parts of it that a minute is enough for.
 _MOST_AT_ONCE = 256 << 20
 _MOST_CELLS = 10**5
@@ -403,7 +405,7 @@ def _slices(array: ArrayInfo, voxels: Box) -> tuple[slice, ...]:
 def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool_]:
     """Return per block whether a nonzero mask voxel meets its write region in world units.
 
-    Reads about a chunk, or 16 Mi voxels where chunks are smaller, at a time, and only where
+    Reads about a chunk, or 16 Mi voxels in smaller chunks but not many, at a time, and only where
     chunks are stored: an empty mask of any extent costs nothing.
 
     Raises
@@ -429,17 +431,18 @@ def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool
         begin = tuple(i * c for i, c in zip(index, cell, strict=True))
         end = tuple(b + c for b, c in zip(begin, cell, strict=True))
         part = Box(begin, end).intersect(near)
-        values = _stored_values(data, mask, part) if index in stored else np.ones(part.shape, bool)
-        _mark(present, mask, grid, part, values)
+        _mark(present, mask, grid, part, _stored_values(data, mask, part) if index in stored else 1)
     return present
 
 
 def _cell(data: Any) -> Index:
     """Return how many voxels to read at once per axis: whole chunks."""
     cell = list(data.chunks)
+    room = min(_PORTION_CHUNKS, _PORTION_VOXELS // math.prod(cell))
     for axis in reversed(range(data.ndim)):
-        room = _PORTION_VOXELS // math.prod(cell)
-        cell[axis] *= max(1, min(room, -(-data.shape[axis] // cell[axis])))
+        many = max(1, min(room, -(-data.shape[axis] // cell[axis])))
+        cell[axis] *= many
+        room //= many
     return tuple(cell)
 
 
@@ -476,17 +479,23 @@ def _stored_cells(mask: ArrayInfo, data: Any, folder: Path, near: Box, cell: Ind
 
 
 def _mark(
-    present: NDArray[np.bool_], mask: ArrayInfo, grid: Grid, part: Box, values: NDArray[Any]
+    present: NDArray[np.bool_], mask: ArrayInfo, grid: Grid, part: Box, values: NDArray[Any] | int
 ) -> None:
-    """Mark the blocks that a nonzero voxel of a part of the mask meets."""
+    """Mark the blocks that a nonzero voxel of a part of a mask meets; one value stands for all."""
     lead = len(mask.channels)
-    found = np.any(values != 0, axis=tuple(range(lead)))
     begin, end = (
         tuple(o + n * v for o, n, v in zip(mask.offset, side[lead:], mask.voxel_size, strict=True))
         for side in (part.begin, part.end)
     )
     blocks = grid.writing(Box(begin, end))
-    if not blocks or not found.any():
+    if not blocks:
+        return
+    here = tuple(slice(b, e) for b, e in zip(blocks.begin, blocks.end, strict=True))
+    if isinstance(values, int):
+        present[here] |= values != 0
+        return
+    found = np.any(values != 0, axis=tuple(range(lead)))
+    if not found.any():
         return
     # Axes with fewer blocks than voxels first: no array on the way is larger than both ends.
     for axis in sorted(range(grid.ndim), key=lambda a: blocks.shape[a] / found.shape[a]):
@@ -495,7 +504,7 @@ def _mark(
             for x in _voxels_of_blocks(mask, grid, blocks, axis)
         )
         found = _any_between(found, low, high, axis)
-    present[tuple(slice(b, e) for b, e in zip(blocks.begin, blocks.end, strict=True))] |= found
+    present[here] |= found
 
 
 def _voxels_of_blocks(

@@ -13,6 +13,7 @@ import yaml
 import zarr
 from project import Project
 
+from snakemake_blocks.array_info import ArrayInfo
 from snakemake_blocks.arrays import block_presence, describe
 from snakemake_blocks.box import Box
 from snakemake_blocks.errors import InputError
@@ -101,6 +102,23 @@ class TestMask:
             (3, 2),
             (3, 3),
         ]
+
+    def test_of_tiny_chunks_is_read_where_there_are_some(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """zarr takes its time for each chunk, also for those that are not there."""
+        data, mask, grid = _mask(project, shape=4000, chunk=4)
+        data[3999, 3999] = 1
+        read: list[int] = []
+
+        def stored_values(data: Any, mask: ArrayInfo, part: Box) -> Any:
+            read.append(part.size)
+            return data[tuple(map(slice, part.begin, part.end))]
+
+        monkeypatch.setattr("snakemake_blocks.arrays._stored_values", stored_values)
+        present = block_presence(mask, grid, project.folder)
+        assert np.argwhere(present).tolist() == [[3, 3]]
+        assert sum(read) <= 256 * 4 * 4
 
     def test_what_is_not_stored_is_its_fill_value(self, project: Project) -> None:
         data, mask, grid = _mask(project, fill=1, shape=64_000, chunk=1024)
