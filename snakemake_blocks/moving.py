@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -174,22 +175,64 @@ def _survey(slugs: Collection[str], root: Path) -> None:
     for path in folders:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is no folder; move it away")
-    patterns = ["masks/*", "functions/*", "envs/*", "plan.json", "Snakefile", "stop"]
-    for slug in slugs:
-        patterns += [f"{slug}/{rest}" for rest in ("ledger/*/*", "done.json", "identities/*.json")]
-        patterns += [f"{slug}/{rest}" for rest in ("p[0-9]*/*/*.json", "tree/*/*.json")]
-        patterns += [f"{slug}/{rest}" for rest in ("logs/*/*", "notes/*", "slots/*")]
-    for path in (p for pattern in patterns for p in root.glob(pattern)):
-        if not path.is_file():
+    files = [root / "plan.json", root / "Snakefile", root / "stop"]
+    files += [root / slug / "done.json" for slug in slugs]
+    for path in files:
+        if os.path.lexists(path) and not path.is_file():
             raise InputError(f"{path}: is no file; move it away")
-        if path.suffix == ".json" and path.parent.parent.name == "tree":
-            if not (path.stem.isdecimal() and path.parent.name.isdecimal()):
-                raise InputError(f"{path}: does not belong here; move it away")
-        elif path.suffix == ".json" and path.parent.parent.parent.name in slugs:
-            SentinelName.from_path(path)
-        is_bounded = path.name != "plan.json" and "logs" not in path.parts[-3:]
-        if is_bounded and path.stat().st_size > _MOST:
-            raise InputError(f"{path}: is larger than anything that belongs here; move it away")
+    for name in ("masks", "functions", "envs"):
+        _survey_files(root / name, 0)
+    for slug in slugs:
+        _survey_task(root / slug)
+
+
+def _survey_task(folder: Path) -> None:
+    for name, depth in (("ledger", 1), ("identities", 0), ("notes", 0)):
+        _survey_files(folder / name, depth)
+    _survey_files(folder / "logs", 1, most=sys.maxsize)
+    for path in folder.glob("p[0-9]*"):
+        _survey_files(path, 1, check=SentinelName.from_path)
+    _survey_files(folder / "tree", 1, check=_check_aggregate)
+
+
+def _survey_files(
+    folder: Path,
+    depth: int,
+    *,
+    most: int = _MOST,
+    check: Callable[[Path], object] = lambda path: None,
+) -> None:
+    """Refuse what is no file so many folders below one, is too large, or ``.json`` of a bad name.
+
+    There may be a hundred thousand: about 5 us each.
+    """
+    for entry in _entries(folder, depth):
+        if not entry.is_file():
+            raise InputError(f"{entry.path}: is no file; move it away")
+        if entry.name.endswith(".json"):
+            check(Path(entry.path))
+        if entry.stat().st_size > most:
+            raise InputError(
+                f"{entry.path}: is larger than anything that belongs here; move it away"
+            )
+
+
+def _entries(folder: str | Path, depth: int) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies so many folders below one, nothing if it is not there."""
+    try:
+        found = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in found:
+        if depth == 0:
+            yield entry
+        elif entry.is_dir():
+            yield from _entries(entry.path, depth - 1)
+
+
+def _check_aggregate(path: Path) -> None:
+    if not (path.stem.isdecimal() and path.parent.name.isdecimal()):
+        raise InputError(f"{path}: does not belong here; move it away")
 
 
 def _note_identity(task: PlannedTask, paths: RunPaths) -> None:
