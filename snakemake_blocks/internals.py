@@ -124,7 +124,7 @@ def missing_names(executor: Any, jobs: Sequence[Any]) -> list[str]:
             read()
         except (AttributeError, ImportError, KeyError, TypeError):
             found.add(name)
-    return sorted(found)
+    return sorted(n for n in found if not any(n.startswith((f"{m}.", f"{m}[")) for m in found))
 
 
 def _members(job: Any) -> list[Any]:
