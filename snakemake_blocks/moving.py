@@ -175,11 +175,8 @@ def _survey(slugs: Collection[str], root: Path) -> None:
     for path in folders:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is no folder; move it away")
-    files = [root / "plan.json", root / "Snakefile", root / "stop"]
-    files += [root / slug / "done.json" for slug in slugs]
-    for path in files:
-        if os.path.lexists(path) and not path.is_file():
-            raise InputError(f"{path}: is no file; move it away")
+    _survey_files(root, 0, names=("plan.json",), most=sys.maxsize)  # it will be another one
+    _survey_files(root, 0, names=("Snakefile", "stop"))
     for name in ("masks", "functions", "envs"):
         _survey_files(root / name, 0)
     for slug in slugs:
@@ -187,6 +184,7 @@ def _survey(slugs: Collection[str], root: Path) -> None:
 
 
 def _survey_task(folder: Path) -> None:
+    _survey_files(folder, 0, names=("done.json",))
     for name, depth in (("ledger", 1), ("identities", 0), ("notes", 0)):
         _survey_files(folder / name, depth)
     _survey_files(folder / "logs", 1, most=sys.maxsize)
@@ -200,13 +198,16 @@ def _survey_files(
     depth: int,
     *,
     most: int = _MOST,
+    names: Collection[str] = (),
     check: Callable[[Path], object] = lambda path: None,
 ) -> None:
     """Refuse what is no file so many folders below one, is too large, or ``.json`` of a bad name.
 
-    There may be a hundred thousand: about 5 us each.
+    There may be a hundred thousand: about 5 us each. With ``names`` only those are looked at.
     """
     for entry in _entries(folder, depth):
+        if names and entry.name not in names:
+            continue
         if not entry.is_file():
             raise InputError(f"{entry.path}: is no file; move it away")
         if entry.name.endswith(".json"):

@@ -202,7 +202,7 @@ class TestRefusing:
 
 # faults: kind 12
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", ["done.json", "notes/x", "slots/0", "logs/0/0.log"])
+@pytest.mark.parametrize("name", ["done.json", "notes/x", "logs/0/0.log"])
 def test_what_is_in_the_way_is_named_before_anything_is_forgotten(scene: Scene, name: str) -> None:
     scene.plan(line(blocks_per_job=2))
     scene.run_all()
@@ -216,3 +216,17 @@ def test_what_is_in_the_way_is_named_before_anything_is_forgotten(scene: Scene, 
     assert scene.stamps() == before
     path.unlink()
     assert reset(scene) == 4
+
+
+# faults: kind 12
+@pytest.mark.parametrize("name", ["done.json", "ledger/0/0", "notes/x"])
+def test_so_is_what_is_too_large(scene: Scene, name: str) -> None:
+    scene.plan(line(blocks_per_job=2))
+    scene.run_all()
+    path = scene.root / "task" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(InputError, match=f"{path}: is larger than anything that belongs here"):
+        reset(scene)
+    assert path.stat().st_size == 1 << 40
