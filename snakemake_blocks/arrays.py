@@ -278,11 +278,15 @@ def _stored_values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
     except MemoryError:
         raise
     except Exception as error:  # what damaged chunks raise is anybody's guess
-        what = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"{array.path}: {_unreadable(data, array, voxels)} cannot be read "
-            f"({type(error).__name__}: {what}); restore it, or have it made anew"
+            f"({_words(error)}); restore it, or have it made anew"
         ) from error
+
+
+def _words(error: Exception) -> str:
+    """Return what a library says of damage, on one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _check_chunks(data: Any, array: ArrayInfo, voxels: Box) -> None:
@@ -388,10 +392,9 @@ def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any])
         except (MemoryError, OSError):
             raise
         except Exception as error:  # what damaged chunks raise is anybody's guess
-            what = (str(error).splitlines() or [""])[0]
             raise InputError(
                 f"{array.path}: {_unreadable(data, array, _all_axes(array, inside))} holds more "
-                f"than is written now, and cannot be read ({type(error).__name__}: {what}); "
+                f"than is written now, and cannot be read ({_words(error)}); "
                 "remove it, then `snakemake-blocks run` makes its blocks anew"
             ) from error
     return cut
