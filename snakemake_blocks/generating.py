@@ -305,7 +305,7 @@ def preview(pipeline: Pipeline, plan: Plan) -> dict[str, TaskPreview]:
     root = pipeline.run_directory
     old, damage = _plan_in(root) if _content(RunPaths(root).plan) else (None, "")
     if damage:
-        print(f"{damage}: a run does that, {_WHAT_FITS}", file=sys.stderr)
+        print(f"{damage}: a run does that, {_WHAT_FITS}", file=sys.stderr, flush=True)
     if old is not None:
         _refuse_other_pipeline(old, pipeline)
     lost = _missing_arrays(pipeline, plan) if old else ()

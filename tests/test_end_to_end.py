@@ -23,9 +23,12 @@ pytestmark = pytest.mark.e2e
 
 SLOW = """
     import time
+    from pathlib import Path
 
     def double(raw, seconds):
         time.sleep(seconds)
+        while Path("shut").exists():
+            time.sleep(0.05)
         return raw * 2
 
     def spread(doubled, block):
@@ -195,6 +198,8 @@ class TestInterruption:
         chain(project, seconds=0.5, blocks=24)
         run = self.start(project)
         wait_for(lambda: len(self.done(project)) >= 3)
+        shut = project.folder / "shut"
+        shut.touch()
         busy = project.blocks("run", "pipeline.yaml")
         assert busy.returncode == 2
         assert f"is held by process {run.pid} " in busy.stderr
@@ -202,8 +207,10 @@ class TestInterruption:
         assert run.wait(60) == 130
 
         first = self.done(project)
+        shut.unlink()
         run = self.start(project)
         wait_for(lambda: len(self.done(project)) >= len(first) + 3)
+        shut.touch()
         while pids := processes_of_session(run.pid):
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -213,6 +220,7 @@ class TestInterruption:
         assert len(first) < len(second) < 24
         assert status(project)["double"]["done"] == len(second)
 
+        shut.unlink()
         assert self.start(project).wait(120) == 0
         final = self.done(project)
         assert len(final) == 24
