@@ -248,7 +248,7 @@ class Draft:
             raise BusyError(f"{root}: somebody else planned here just now; try again")
         missing = _missing_arrays(self.pipeline, self.plan)
         if self.damage:
-            print(f"{self.damage}: that is done now, {_WHAT_FITS}", file=sys.stderr)
+            print(f"{self.damage}: that is done now, {_WHAT_FITS}", file=sys.stderr, flush=True)
         for line in self.changes():
             print(comment(line), file=sys.stderr, flush=True)
         move_state(self.old, self.plan, root, pickles(self.pipeline))
