@@ -51,14 +51,17 @@ class Meter:
 
     def begin(self) -> Measurement:
         """Start an attempt; return when."""
-        self._start, self._wall, self._cpu = time.time(), time.perf_counter(), time.process_time()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        self._start, self._wall = time.time(), time.perf_counter()
+        self._cpu = usage.ru_utime + usage.ru_stime
         return Measurement(self._start)
 
     def end(self) -> Measurement:
         """Return the cost since :meth:`begin`."""
         wall = time.perf_counter() - self._wall
-        cpu = time.process_time() - self._cpu
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // _PEAK_UNIT
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = usage.ru_utime + usage.ru_stime - self._cpu
+        peak = usage.ru_maxrss // _PEAK_UNIT
         if wall < _WORTH_MEASURING:
             return Measurement(self._start, wall, cpu, peak)
         before, self._bytes = self._bytes, _bytes_so_far()

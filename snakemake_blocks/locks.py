@@ -185,6 +185,9 @@ def is_taken(path: Path, watch: Watch) -> bool:
     return path.exists() and not watch.is_dead(path)
 
 
+_MOMENT = struct.Struct("<d")
+
+
 @dataclass(slots=True)
 class Lease:
     """When a lock was last renewed; shared with the processes that are forked later."""
@@ -193,7 +196,7 @@ class Lease:
 
     def extend(self, since: float) -> None:
         """Note a renewal that others may have seen from ``since`` on, by :func:`boot_clock`."""
-        struct.pack_into("<d", self._memory, 0, since)
+        _MOMENT.pack_into(self._memory, 0, since)
 
     def end(self) -> None:
         """Note that the lock is held no longer."""
@@ -201,8 +204,7 @@ class Lease:
 
     @property
     def _renewed(self) -> float:
-        since: float = struct.unpack_from("<d", self._memory, 0)[0]
-        return since
+        return _MOMENT.unpack_from(self._memory)[0]  # type: ignore[no-any-return]
 
     @property
     def is_fresh(self) -> bool:

@@ -20,7 +20,7 @@ from snakemake_blocks.failures import Failure, append_failure
 from snakemake_blocks.ledger import Event, read_records
 from snakemake_blocks.locks import TIMING
 from snakemake_blocks.processes import end_marked, end_tree, how_it_ended
-from snakemake_blocks.queueing import Batch, BlockQueue, Item, item_of
+from snakemake_blocks.queueing import Batch, BlockQueue, Item, items_of
 from snakemake_blocks.worker import LEDGER_FAILED, Report, WorkerContext
 
 __all__ = ["Outcome", "Pool", "Stops"]
@@ -334,7 +334,7 @@ class Pool:
 
     def _end_attempt(self, member: Member, row: np.void, how: str, *, blame: bool) -> None:
         """Record how the attempt ended that was running when its worker was."""
-        item = item_of(row.item())
+        (item,) = items_of(row.reshape(1))
         event = Event.FAILED if blame else Event.RELEASED
         self.context.lock.verify()
         self.context.ledger.append(

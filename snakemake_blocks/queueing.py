@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -14,10 +14,10 @@ from snakemake_blocks.box import Box, Index
 from snakemake_blocks.judgement import Judgement, Progress
 from snakemake_blocks.plan import PlannedTask
 
-__all__ = ["Batch", "BlockQueue", "Item", "batch_dtype", "item_of"]
+__all__ = ["Batch", "BlockQueue", "Item", "batch_dtype", "items_of"]
 
 Batch = NDArray[np.void]
-"""Blocks on their way to a worker, one row each; :func:`item_of` reads a row."""
+"""Blocks on their way to a worker, one row each; :func:`items_of` reads them."""
 
 
 @lru_cache
@@ -35,7 +35,7 @@ def batch_dtype(ndim: int) -> np.dtype[np.void]:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, its making alone would cost a tenth of a tiny block
 class Item:
     """A block on its way to a worker.
 
@@ -62,10 +62,12 @@ class Item:
     fingerprint: int
 
 
-def item_of(row: Sequence[object]) -> Item:
-    """Return the block of one row of a batch, ``batch[k].item()`` or of ``batch.tolist()``."""
-    number, index, *rest = row
-    return Item(number, tuple(int(k) for k in index), *rest)  # type: ignore[arg-type, attr-defined]
+def items_of(batch: Batch) -> list[Item]:
+    """Return the blocks of a batch."""
+    # By columns: rows that hold an index would each make an array of it.
+    columns = {name: batch[name].tolist() for name in batch.dtype.names or ()}
+    columns["index"] = map(tuple, columns["index"])
+    return list(map(Item, *columns.values()))
 
 
 @dataclass(slots=True)

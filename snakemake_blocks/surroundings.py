@@ -37,6 +37,9 @@ class Surroundings:
     their own. To put right what is right costs less than to look; a tiny block pays for it, too.
     """
 
+    _main_thread: int | None = field(
+        default_factory=lambda: threading.main_thread().ident, init=False
+    )
     _folder: tuple[str, int] | None = field(default=None, init=False)
     _variables: dict[Any, Any] = field(default_factory=dict, init=False)
     _modules: int = field(default=0, init=False)
@@ -50,7 +53,7 @@ class Surroundings:
 
     def note(self) -> None:
         """Take things as they are for right."""
-        if not _in_main_thread():
+        if threading.get_ident() != self._main_thread:
             return
         self._note_folder()
         self._variables = _ENVIRON.copy()
@@ -60,8 +63,8 @@ class Surroundings:
         self._handlers = list(map(_signal.getsignal, _SIGNALS))
         self._blocked = _signal.pthread_sigmask(_BLOCK, ())
         self._timed = _is_timed()
-        for name, handle in _STREAMS.items():
-            self._streams[name] = getattr(sys, name)
+        self._streams = {name: getattr(sys, name) for name in _STREAMS}
+        for handle in _STREAMS.values():
             self._note_file(handle)
 
     def _note_folder(self) -> None:
@@ -95,11 +98,12 @@ class Surroundings:
         OSError
             If that is not possible; the process is of no use any more.
         """
-        if not _in_main_thread():
+        if threading.get_ident() != self._main_thread:
             return
         for handle, spare in self._spare.items():
             os.dup2(spare, handle)
-        if any(map(_is_other_or_closed, self._streams.items())):
+        out, err = self._streams.values()
+        if sys.stdout is not out or sys.stderr is not err or _is_closed(out) or _is_closed(err):
             self._restore_streams()
         if self._folder is not None:
             os.fchdir(self._folder[1])
@@ -142,13 +146,8 @@ class Surroundings:
                 signal.signal(number, handler)
 
 
-def _in_main_thread() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
-
-
-def _is_other_or_closed(item: tuple[str, TextIO | None]) -> bool:
-    name, stream = item
-    return getattr(sys, name) is not stream or (stream is not None and stream.closed)
+def _is_closed(stream: TextIO | None) -> bool:
+    return stream is not None and stream.closed
 
 
 def _far(handle: int) -> int:

@@ -34,7 +34,7 @@ from snakemake_blocks.ledger import Event, Ledger
 from snakemake_blocks.locks import Lock
 from snakemake_blocks.plan import PlannedTask
 from snakemake_blocks.processes import MARK, die_with_parent
-from snakemake_blocks.queueing import Item, batch_dtype, item_of
+from snakemake_blocks.queueing import Item, batch_dtype, items_of
 from snakemake_blocks.surroundings import Surroundings
 from snakemake_blocks.task import Call
 
@@ -276,6 +276,12 @@ def _run_worker_function(context: WorkerContext, source: _Source) -> None:
         )
 
 
+def _stamps() -> Iterator[int]:
+    """Yield random stamps, none of them zero; many are drawn at once, for each call costs."""
+    while True:
+        yield from filter(None, struct.unpack("<128Q", os.urandom(1024)))
+
+
 class _Source:
     """Blocks for one worker, one at a time, each recorded before it begins and after it ends.
 
@@ -293,18 +299,19 @@ class _Source:
         self._signals = signals
         self._processes = supervisor, os.getpid()
         self._meter = Meter()
-        self._batch: list[tuple[object, ...]] = []
+        self._batch: list[Item] = []
         self._position = 0
         self._done = 0
         self._current: tuple[Item, Block] | None = None
         self._check_at = 0.0
         self._ended = False
         self._failures_in_a_row = 0
+        self._stamps = _stamps()
         self._surroundings = Surroundings()
         self._surroundings.note()
 
     def __iter__(self) -> Iterator[Block]:
-        while (block := self.next()) is not None:
+        while (block := self._next()) is not None:
             yield block
 
     @property
@@ -315,6 +322,9 @@ class _Source:
     def next(self) -> Block | None:
         """Return the next block; None when there is none left."""
         self._refuse_others()
+        return self._next()
+
+    def _next(self) -> Block | None:
         self.asked = True
         if self._current is not None:
             self.finish(RuntimeError("another block was asked for with this one not finished"))
@@ -322,7 +332,7 @@ class _Source:
             if self._position >= len(self._batch) or self._pulse.draining:
                 self._next_batch()
                 continue
-            item = item_of(self._batch[self._position])
+            item = self._batch[self._position]
             block = self._begin(item)
             try:
                 skip = item.ask and self._context.work.is_done(block)
@@ -390,7 +400,7 @@ class _Source:
     def _record(self, event: Event, item: Item) -> None:
         cost = self._meter.end()
         result = event is Event.DONE or event is Event.SKIPPED
-        stamp = int.from_bytes(os.urandom(8), "little") or 1 if result else 0
+        stamp = next(self._stamps) if result else 0
         if result and self._context.work.absent:
             self._append(Event.EMPTY, item, time.monotonic(), stamp=self._context.work.absent)
         self._append(event, item, time.monotonic(), stamp=stamp, cost=cost)
@@ -444,7 +454,7 @@ class _Source:
             self._surroundings.note()
             self._check_at = 0.0
         if data:
-            self._batch = np.frombuffer(data, batch_dtype(self._context.ledger.ndim)).tolist()
+            self._batch = items_of(np.frombuffer(data, batch_dtype(self._context.ledger.ndim)))
             self._position = 0
         else:
             self._ended = True

@@ -15,7 +15,7 @@ from snakemake_blocks.judgement import Judge
 from snakemake_blocks.pipeline import Pipeline
 from snakemake_blocks.plan import Plan
 from snakemake_blocks.planning import plan_pipeline
-from snakemake_blocks.queueing import BlockQueue, Item, item_of
+from snakemake_blocks.queueing import BlockQueue, Item, items_of
 from snakemake_blocks.task import Task
 
 
@@ -34,7 +34,7 @@ def queue_of(task: Task, *, budget: int = 1) -> BlockQueue:
 
 
 def take(queue: BlockQueue, most: int, worker: int = 1, *, alone: bool = True) -> list[Item]:
-    return [item_of(row) for row in queue.take(most, worker, alone=alone).tolist()]
+    return items_of(queue.take(most, worker, alone=alone))
 
 
 def indices(items: list[Item]) -> list[Index]:
