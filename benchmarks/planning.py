@@ -35,8 +35,8 @@ def mib():
 
 start = mib()
 begin = time.perf_counter()
-from snakemake_blocks.check import check_plan
-from snakemake_blocks.generating import make_plan, to_pipeline
+from snakemake_blocks.proof.proof import check_plan
+from snakemake_blocks.commands.generate import make_plan, to_pipeline
 imported = time.perf_counter()
 pipeline = to_pipeline("pipeline.yaml")
 plan = make_plan(pipeline)
@@ -52,7 +52,7 @@ print(json.dumps({
 # Asks for the dependencies of every block, as if no two blocks were alike.
 EVERY = """
 import json, sys, time
-from snakemake_blocks.generating import make_plan
+from snakemake_blocks.commands.generate import make_plan
 
 task = make_plan("pipeline.yaml").tasks["task"]
 begin = time.perf_counter()

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from snakemake_blocks.generating import generate
-from snakemake_blocks.judgement import Judge, block_fingerprints
-from snakemake_blocks.ledger import Event, first_block, record_dtype, write_records
-from snakemake_blocks.paths import RunPaths
-from snakemake_blocks.plan import Plan
+from snakemake_blocks.commands.generate import generate
+from snakemake_blocks.plan.paths import RunPaths
+from snakemake_blocks.plan.plan import Plan
+from snakemake_blocks.state.judgement import Judge, block_fingerprints
+from snakemake_blocks.state.ledger import Event, first_block, record_dtype, write_records
 
 BIN = Path(sys.executable).parent
 FUNCTIONS = """
@@ -46,7 +46,7 @@ import json, os, sys, time
 from pathlib import Path
 if sys.argv[2] == "one":
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from snakemake_blocks.jobs import work_sentinel
+from snakemake_blocks.work.job import work_sentinel
 
 def peak():
     # Not getrusage: its figure begins with that of the process that started this one.

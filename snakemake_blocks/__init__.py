@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from funlib.geometry import Coordinate, Roi
 
-    from snakemake_blocks.block import Block, BlockStatus
-    from snakemake_blocks.blockwise import RunResult, TaskState, run_blockwise
-    from snakemake_blocks.client import Client
+    from snakemake_blocks.commands.blockwise import RunResult, TaskState, run_blockwise
+    from snakemake_blocks.commands.generate import make_plan
     from snakemake_blocks.errors import BlocksError, BusyError, InputError, PlanError, SpecError
-    from snakemake_blocks.generating import make_plan
-    from snakemake_blocks.spec import load_pipeline
-    from snakemake_blocks.task import After, Task
+    from snakemake_blocks.geometry.block import Block, BlockStatus
+    from snakemake_blocks.spec.loading import load_pipeline
+    from snakemake_blocks.tasks.task import After, Task
+    from snakemake_blocks.work.client import Client
 
 __all__ = [
     "After",
@@ -41,23 +41,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "After": "snakemake_blocks.task",
-    "Block": "snakemake_blocks.block",
-    "BlockStatus": "snakemake_blocks.block",
+    "After": "snakemake_blocks.tasks.task",
+    "Block": "snakemake_blocks.geometry.block",
+    "BlockStatus": "snakemake_blocks.geometry.block",
     "BlocksError": "snakemake_blocks.errors",
     "BusyError": "snakemake_blocks.errors",
-    "Client": "snakemake_blocks.client",
+    "Client": "snakemake_blocks.work.client",
     "Coordinate": "funlib.geometry",
     "InputError": "snakemake_blocks.errors",
     "PlanError": "snakemake_blocks.errors",
     "Roi": "funlib.geometry",
-    "RunResult": "snakemake_blocks.blockwise",
+    "RunResult": "snakemake_blocks.commands.blockwise",
     "SpecError": "snakemake_blocks.errors",
-    "Task": "snakemake_blocks.task",
-    "TaskState": "snakemake_blocks.blockwise",
-    "load_pipeline": "snakemake_blocks.spec",
-    "make_plan": "snakemake_blocks.generating",
-    "run_blockwise": "snakemake_blocks.blockwise",
+    "Task": "snakemake_blocks.tasks.task",
+    "TaskState": "snakemake_blocks.commands.blockwise",
+    "load_pipeline": "snakemake_blocks.spec.loading",
+    "make_plan": "snakemake_blocks.commands.generate",
+    "run_blockwise": "snakemake_blocks.commands.blockwise",
 }
 
 

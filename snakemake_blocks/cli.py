@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from snakemake_blocks.errors import BlocksError
-from snakemake_blocks.quoting import comment
+from snakemake_blocks.system.quoting import comment
 
 __all__ = ["main"]
 
@@ -87,11 +87,11 @@ def demo(folder: Path, cores: int) -> None:
 @click.option("--target", type=click.Choice(["local", "cluster"]), default="local")
 def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> None:
     """Show what would be made of PIPELINE; writes no state."""
-    from snakemake_blocks.estimates import estimate_plan
-    from snakemake_blocks.export import block_seconds
-    from snakemake_blocks.generating import check_pipeline, preview, to_pipeline
-    from snakemake_blocks.preview import preview_text
-    from snakemake_blocks.report import plan_to_json, print_plan, print_proof
+    from snakemake_blocks.commands.generate import check_pipeline, preview, to_pipeline
+    from snakemake_blocks.plan.estimates import estimate_plan
+    from snakemake_blocks.view.export import block_seconds
+    from snakemake_blocks.view.preview import preview_text
+    from snakemake_blocks.view.report import plan_to_json, print_plan, print_proof
 
     described = to_pipeline(pipeline)
     made, proof = check_pipeline(described, target=target)
@@ -99,7 +99,7 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
     # Of a plan that does not hold some numbers have no meaning, e.g. inputs from other axes.
     estimates = estimate_plan(made, block_seconds(made, pipeline.parent)) if proof.holds else {}
     if picture is not None:
-        from snakemake_blocks.plots import draw_plan
+        from snakemake_blocks.view.plots import draw_plan
 
         draw_plan(made, picture)
     if as_json:
@@ -117,9 +117,9 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
 @click.option("--import", "imports", is_flag=True, help="Import the functions, too.")
 def check(pipeline: Path, target: str, imports: bool) -> None:
     """Prove that PIPELINE misses no voxel and that no two jobs meet; exit status 2 if not."""
-    from snakemake_blocks.generating import check_pipeline, to_pipeline
-    from snakemake_blocks.report import print_proof
-    from snakemake_blocks.running import import_problems
+    from snakemake_blocks.commands.generate import check_pipeline, to_pipeline
+    from snakemake_blocks.commands.run import import_problems
+    from snakemake_blocks.view.report import print_proof
 
     described = to_pipeline(pipeline)
     made, proof = check_pipeline(described, target=target)
@@ -140,9 +140,9 @@ def generate(
     pipeline: Path, output: Path | None, explicit: bool, target: str, rebatch: bool
 ) -> None:
     """Write the Snakefile and the plan of PIPELINE, and bring its state under that plan."""
-    from snakemake_blocks.batching import Target
-    from snakemake_blocks.generating import Options
-    from snakemake_blocks.generating import generate as make
+    from snakemake_blocks.commands.generate import Options
+    from snakemake_blocks.commands.generate import generate as make
+    from snakemake_blocks.geometry.batching import Target
 
     options = Options(explicit=explicit, target=Target(target), rebatch=rebatch)
     made, path = make(pipeline, output=output, options=options)
@@ -174,17 +174,17 @@ def run(
     snakemake_args: tuple[str, ...],
 ) -> None:
     """Plan and run PIPELINE; ends with a summary. Exit status 0 only if every block is done."""
-    from snakemake_blocks.batching import Target
-    from snakemake_blocks.generating import Options
-    from snakemake_blocks.launch import INTERRUPTED
-    from snakemake_blocks.preview import preview_text
-    from snakemake_blocks.report import print_status, probe_text
-    from snakemake_blocks.running import (
+    from snakemake_blocks.commands.generate import Options
+    from snakemake_blocks.commands.run import (
         asks_for_dry_run,
         exit_status,
         preview_run,
         run_pipeline,
     )
+    from snakemake_blocks.engine.launch import INTERRUPTED
+    from snakemake_blocks.geometry.batching import Target
+    from snakemake_blocks.view.preview import preview_text
+    from snakemake_blocks.view.report import print_status, probe_text
 
     options = Options(
         cores=cores,
@@ -200,7 +200,7 @@ def run(
         click.echo(preview_text(preview_run(pipeline, replace(options, probe=probe))))
         return
     if probe:
-        from snakemake_blocks.probing import probe_run
+        from snakemake_blocks.commands.probe import probe_run
 
         report = probe_run(pipeline, options, write=write)
         status, state = report.snakemake, report.state
@@ -223,8 +223,8 @@ def work(sentinel: Path, attempt: int) -> None:
     With RUN_DIR/TASK instead of a sentinel, run jobs of that task until none is left: on any host
     that shares the file system, beside a running Snakemake or without one.
     """
-    from snakemake_blocks.claiming import is_task_folder, work_task
-    from snakemake_blocks.jobs import work_sentinel
+    from snakemake_blocks.work.claims import is_task_folder, work_task
+    from snakemake_blocks.work.job import work_sentinel
 
     if is_task_folder(sentinel):
         sys.exit(work_task(sentinel, environment=os.environ))
@@ -238,17 +238,17 @@ def work(sentinel: Path, attempt: int) -> None:
 @click.option("--csv", "table", type=_EXISTING, help="Write every finished attempt to this file.")
 def status(run_directory: Path, as_json: bool, watch: bool, table: Path | None) -> None:
     """Show the state of all blocks: read from ledgers, never guessed."""
-    from snakemake_blocks.generating import load_plan
-    from snakemake_blocks.report import print_status
-    from snakemake_blocks.status import read_status
+    from snakemake_blocks.commands.generate import load_plan
+    from snakemake_blocks.state.status import read_status
+    from snakemake_blocks.view.report import print_status
 
     made, root = load_plan(run_directory)
     if watch:
-        from snakemake_blocks.progress import watch_run
+        from snakemake_blocks.view.progress import watch_run
 
         watch_run(made, root, sys.stderr)
     if table is not None:
-        from snakemake_blocks.export import write_csv
+        from snakemake_blocks.view.export import write_csv
 
         click.echo(f"{table}: {write_csv(made, root, table):,} attempts", err=True)
     state = read_status(made, root)
@@ -277,8 +277,8 @@ def check_context(
 
     What the task reads has to be there. Exit status 1 if the context is not enough.
     """
-    from snakemake_blocks.report import context_text
-    from snakemake_blocks.running import check_task_context
+    from snakemake_blocks.commands.run import check_task_context
+    from snakemake_blocks.view.report import context_text
 
     report = check_task_context(
         pipeline, task, context=context, samples=samples, tolerance=tolerance
@@ -291,8 +291,8 @@ def check_context(
 @click.argument("run_directory", default=".", type=_EXISTING)
 def verify(run_directory: Path) -> None:
     """Prove that nothing is missing: planned blocks = counting records, and chunks exist."""
-    from snakemake_blocks.generating import load_plan
-    from snakemake_blocks.verify import verify_run
+    from snakemake_blocks.commands.generate import load_plan
+    from snakemake_blocks.view.verify import verify_run
 
     made, root = load_plan(run_directory)
     found = verify_run(made, root)
@@ -307,8 +307,8 @@ def verify(run_directory: Path) -> None:
 @click.argument("run_directory", default=".", type=_EXISTING)
 def stop(run_directory: Path) -> None:
     """Drain: running blocks finish, nothing new starts. The next `run` goes on."""
-    from snakemake_blocks.generating import load_plan
-    from snakemake_blocks.running import stop_run
+    from snakemake_blocks.commands.generate import load_plan
+    from snakemake_blocks.commands.run import stop_run
 
     _, root = load_plan(run_directory)
     click.echo(stop_run(root))
@@ -324,8 +324,8 @@ def stop(run_directory: Path) -> None:
 )
 def reset(run_directory: Path, task: str, roi: str, failed: bool, missing: bool) -> None:
     """Forget results of TASK so that they run again, what depends on them included."""
-    from snakemake_blocks.generating import load_plan
-    from snakemake_blocks.running import reset_lost, reset_run
+    from snakemake_blocks.commands.generate import load_plan
+    from snakemake_blocks.commands.run import reset_lost, reset_run
 
     if missing and (roi or failed):
         raise click.UsageError("--missing chooses the blocks; leave out --roi and --failed")
@@ -348,8 +348,8 @@ def reset(run_directory: Path, task: str, roi: str, failed: bool, missing: bool)
 @click.option("--pdb", is_flag=True, help="Enter the debugger where an exception is raised.")
 def block(run_directory: Path, task: str, block_id: str, pdb: bool) -> None:
     """Run one block in the foreground; ID is an index like 1-2, or daisy's id."""
-    from snakemake_blocks.debugging import run_one_block
-    from snakemake_blocks.generating import load_plan
+    from snakemake_blocks.commands.debug import run_one_block
+    from snakemake_blocks.commands.generate import load_plan
 
     made, root = load_plan(run_directory)
     run_one_block(made, root, task, block_id, debugger=pdb)
@@ -358,7 +358,7 @@ def block(run_directory: Path, task: str, block_id: str, pdb: bool) -> None:
 
 def _box(text: str) -> Any:
     """Return the box that ``0:128,0:256`` means, None for an empty text."""
-    from snakemake_blocks.box import Box
+    from snakemake_blocks.geometry.box import Box
 
     if not text:
         return None
@@ -380,7 +380,7 @@ def profile() -> None:
 @profile.command("list", epilog="Example: snakemake-blocks profile list")
 def profile_list() -> None:
     """List the shipped profiles."""
-    from snakemake_blocks.profiles import shipped_profiles
+    from snakemake_blocks.engine.profiles import shipped_profiles
 
     for name in shipped_profiles():
         click.echo(name)
@@ -394,7 +394,7 @@ _SET = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", hel
 @_SET
 def profile_show(name: str, settings: tuple[str, ...]) -> None:
     """Print the profile NAME, with the reason of every setting."""
-    from snakemake_blocks.profiles import profile_text
+    from snakemake_blocks.engine.profiles import profile_text
 
     click.echo(profile_text(name, _settings(settings)), nl=False)
 
@@ -407,7 +407,7 @@ def profile_show(name: str, settings: tuple[str, ...]) -> None:
 @click.option("--force", is_flag=True, help="Replace an installed profile that differs.")
 def profile_install(name: str, settings: tuple[str, ...], force: bool) -> None:
     """Install the profile NAME, so that `snakemake --profile NAME` works."""
-    from snakemake_blocks.profiles import install_profile
+    from snakemake_blocks.engine.profiles import install_profile
 
     folder = install_profile(name, _settings(settings), force=force)
     click.echo(f"{folder}; use it with: snakemake --profile {name}")

@@ -14,19 +14,20 @@ import numpy as np
 import pytest
 from funlib.geometry import Roi
 
-from snakemake_blocks.box import Index
-from snakemake_blocks.completion import aggregate_inputs
-from snakemake_blocks.failures import Failure, read_failures
-from snakemake_blocks.jobs import JobResult, run_job, work_sentinel
-from snakemake_blocks.judgement import Judge, Judgement
-from snakemake_blocks.ledger import Event, first_block, read_records
-from snakemake_blocks.locks import TIMING
-from snakemake_blocks.moving import move_state
-from snakemake_blocks.paths import RunPaths
-from snakemake_blocks.pipeline import Pipeline
-from snakemake_blocks.plan import Job, Plan, PlannedTask
-from snakemake_blocks.planning import FunctionFacts, pickles, plan_pipeline
-from snakemake_blocks.task import Task
+from snakemake_blocks.geometry.box import Index
+from snakemake_blocks.plan.paths import RunPaths
+from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
+from snakemake_blocks.plan.planning import pickles, plan_pipeline
+from snakemake_blocks.state.completion import aggregate_inputs
+from snakemake_blocks.state.failures import Failure, read_failures
+from snakemake_blocks.state.judgement import Judge, Judgement
+from snakemake_blocks.state.ledger import Event, first_block, read_records
+from snakemake_blocks.state.moving import move_state
+from snakemake_blocks.system.locks import TIMING
+from snakemake_blocks.tasks.pipeline import Pipeline
+from snakemake_blocks.tasks.sources import FunctionFacts
+from snakemake_blocks.tasks.task import Task
+from snakemake_blocks.work.job import JobResult, run_job, work_sentinel
 
 SIZE = 10
 """Write size of every block, in world units."""

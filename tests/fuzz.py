@@ -26,7 +26,8 @@ from typing import Any
 from fuzzing.cases import KINDS, Kind
 from fuzzing.judging import BYTES, KILLED_AFTER, Result, run_case
 
-from snakemake_blocks import claiming, locks
+from snakemake_blocks.system import locks
+from snakemake_blocks.work import claims
 
 _CHILD = 50
 _SILENT = 6 * KILLED_AFTER
@@ -34,11 +35,11 @@ _SILENT = 6 * KILLED_AFTER
 
 def fuzz(counts: dict[str, int], *, seed: int, seconds: float = float("inf")) -> Result:
     """Run so many cases of every kind, fewer if they take longer than their share of the time."""
-    for module in ("funlib.persistence", "snakemake_blocks.generating", "yaozarrs.v04"):
+    for module in ("funlib.persistence", "snakemake_blocks.commands.generate", "yaozarrs.v04"):
         importlib.import_module(module)  # once, and not in every case
     total = Result()
     share = seconds / max(1, sum(n > 0 for n in counts.values()))
-    claiming._IDLE_SECONDS = 0.5
+    claims._IDLE_SECONDS = 0.5
     locks.TIMING.standstill, locks.TIMING.unreadable = 1.0, 0.2
     with tempfile.TemporaryDirectory(prefix="fuzz-") as base:
         for name, count in counts.items():

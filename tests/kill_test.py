@@ -38,11 +38,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from snakemake_blocks.judgement import Judge
-from snakemake_blocks.ledger import Event, first_block, read_records
-from snakemake_blocks.paths import RunPaths
-from snakemake_blocks.plan import Plan
-from snakemake_blocks.verify import verify_run
+from snakemake_blocks.plan.paths import RunPaths
+from snakemake_blocks.plan.plan import Plan
+from snakemake_blocks.state.judgement import Judge
+from snakemake_blocks.state.ledger import Event, first_block, read_records
+from snakemake_blocks.view.verify import verify_run
 
 BLOCK, CONTEXT = 10, 5
 HANG_SECONDS = 30.0
@@ -332,7 +332,7 @@ class KillTest:
         if b"be_snakemake" in command:
             return "snakemake"
         forked = parent in mine and mine[parent][0] == command
-        if b"snakemake_blocks.warm" in command:
+        if b"snakemake_blocks.work.host" in command:
             if not forked:
                 return "host"
             grandparent = mine[parent][1]

@@ -18,10 +18,10 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from snakemake_blocks.cli import main
-from snakemake_blocks.ledger import Event, first_block, read_records
-from snakemake_blocks.paths import RunPaths
-from snakemake_blocks.plan import Plan
-from snakemake_blocks.verify import verify_run
+from snakemake_blocks.plan.paths import RunPaths
+from snakemake_blocks.plan.plan import Plan
+from snakemake_blocks.state.ledger import Event, first_block, read_records
+from snakemake_blocks.view.verify import verify_run
 
 BIN = Path(sys.executable).parent
 

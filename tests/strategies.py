@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
-from snakemake_blocks.array_info import ArrayInfo
-from snakemake_blocks.box import Box, Index
-from snakemake_blocks.dependencies import JobGrid
-from snakemake_blocks.pipeline import Pipeline
-from snakemake_blocks.task import Chunks, Task, Write
-from snakemake_blocks.tiling import Axis, Fit, Grid
+from snakemake_blocks.geometry.box import Box, Index
+from snakemake_blocks.geometry.tiling import Axis, Fit, Grid
+from snakemake_blocks.plan.dependencies import JobGrid
+from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.pipeline import Pipeline
+from snakemake_blocks.tasks.task import Chunks, Task, Write
 
 FUNCTION = "os.path:join"
 """Stands for a user's function: planning looks it up and never calls it."""

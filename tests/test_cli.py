@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from project import Project
 from skimage.io import imread
 
-from snakemake_blocks import generating
 from snakemake_blocks.cli import main
+from snakemake_blocks.commands import generate as generating
 
 FUNCTIONS = """
     def smooth(raw, sigma=1):

@@ -11,18 +11,18 @@ from typing import Any
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
-from snakemake_blocks.errors import BlocksError
-from snakemake_blocks.internals import (
+from snakemake_blocks.engine.internals import (
     Conductor,
     local_executor,
     missing_names,
     spawned_job_error,
 )
-from snakemake_blocks.launch import start_warm_host
-from snakemake_blocks.lookahead import LookAhead
-from snakemake_blocks.paths import find_run_directory
-from snakemake_blocks.snakefile import COMMAND
-from snakemake_blocks.warm import WarmHost
+from snakemake_blocks.engine.launch import start_warm_host
+from snakemake_blocks.engine.lookahead import LookAhead
+from snakemake_blocks.engine.snakefile import COMMAND
+from snakemake_blocks.errors import BlocksError
+from snakemake_blocks.plan.paths import find_run_directory
+from snakemake_blocks.work.host import WarmHost
 
 __all__ = ["Executor", "common_settings"]
 

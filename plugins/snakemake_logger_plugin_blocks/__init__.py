@@ -11,11 +11,11 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
+from snakemake_blocks.engine.internals import PlainFormatter, message_formatter
 from snakemake_blocks.errors import BlocksError
-from snakemake_blocks.internals import PlainFormatter, message_formatter
-from snakemake_blocks.paths import find_run_directory
-from snakemake_blocks.plan import Plan
-from snakemake_blocks.progress import ProgressView, Tracker
+from snakemake_blocks.plan.paths import find_run_directory
+from snakemake_blocks.plan.plan import Plan
+from snakemake_blocks.view.progress import ProgressView, Tracker
 
 __all__ = ["LogHandler", "LogHandlerSettings"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snakemake_blocks.commands.generate import Options, load_plan
+from snakemake_blocks.commands.run import exit_status, run_pipeline
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.generating import Options, load_plan
-from snakemake_blocks.running import exit_status, run_pipeline
 
 __all__ = ["check_demo", "run_demo", "write_demo"]
 
@@ -75,8 +75,8 @@ def run_demo(folder: Path, *, cores: int, echo: Callable[[str], Any]) -> int:
     """
     from rich.console import Console
 
-    from snakemake_blocks.plots import draw_demo
-    from snakemake_blocks.report import print_status
+    from snakemake_blocks.view.plots import draw_demo
+    from snakemake_blocks.view.report import print_status
 
     began = time.monotonic()
     pipeline = write_demo(folder)

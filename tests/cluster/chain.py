@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from project import Project
 
-from snakemake_blocks.ledger import Event, first_block, read_records
-from snakemake_blocks.paths import RunPaths
-from snakemake_blocks.plan import Plan
+from snakemake_blocks.plan.paths import RunPaths
+from snakemake_blocks.plan.plan import Plan
+from snakemake_blocks.state.ledger import Event, first_block, read_records
 
 BLOCKS = {"smooth": 8, "label": 2}
 """Blocks of each task; their jobs have four and one."""

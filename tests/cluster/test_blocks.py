@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from snakemake_blocks.ledger import Event
+from snakemake_blocks.state.ledger import Event
 
 from .chain import BLOCKS, Chain, wait_for
 from .lsf import LSF_WALLTIME_SIGNALS, LsfStandIn

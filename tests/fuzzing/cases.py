@@ -18,8 +18,8 @@ import yaml
 
 from fuzzing.damage import damaged, is_plain, mistyped, mutated, plain_files
 from fuzzing.projects import MANY, PIPELINE, finished_run, finished_tasks, image, project
-from snakemake_blocks.paths import slug
-from snakemake_blocks.plan import Plan
+from snakemake_blocks.plan.paths import slug
+from snakemake_blocks.plan.plan import Plan
 
 Verbs = list[list[str]]
 
@@ -405,7 +405,7 @@ def _asked(folder: Path, rng: random.Random) -> list[Verbs]:
 
 def _installed_profile(folder: Path) -> None:
     """Install the local profile for a user, beside a project."""
-    from snakemake_blocks.profiles import profile_text
+    from snakemake_blocks.engine.profiles import profile_text
 
     project(folder)
     path = folder / "config" / "snakemake" / "local" / "config.yaml"

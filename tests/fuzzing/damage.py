@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from snakemake_blocks.files import parse_json
-from snakemake_blocks.ledger import record_dtype
+from snakemake_blocks.state.ledger import record_dtype
+from snakemake_blocks.system.files import parse_json
 
 VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 1.5, 2**53, 2**63, 10**30, 10**400, float("nan"), float("inf"), 1e308,

@@ -17,9 +17,9 @@ import zarr
 from funlib.geometry import Roi
 
 import snakemake_blocks as sb
-from snakemake_blocks import locks
-from snakemake_blocks.paths import RunPaths
-from snakemake_blocks.processes import process_host
+from snakemake_blocks.plan.paths import RunPaths
+from snakemake_blocks.system import locks
+from snakemake_blocks.system.processes import process_host
 
 BIN = Path(sys.executable).parent
 

@@ -1,0 +1,532 @@
+"""From a description to a plan in place and a Snakefile: plan, prove, move state, write."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from snakemake_blocks.engine.snakefile import (
+    MADE_BY,
+    conda_environment,
+    explicit_snakefile,
+    snakefile,
+)
+from snakemake_blocks.engine.stale_locks import unlock, unmark
+from snakemake_blocks.errors import BusyError, InputError, SpecError
+from snakemake_blocks.geometry.batching import Target
+from snakemake_blocks.geometry.box import Box
+from snakemake_blocks.plan.identity import differences
+from snakemake_blocks.plan.paths import RunPaths
+from snakemake_blocks.plan.plan import DamagedPlanError, Plan, PlannedTask
+from snakemake_blocks.plan.planning import pickles, pickling_problems, plan_pipeline
+from snakemake_blocks.proof.findings import Proof
+from snakemake_blocks.proof.proof import check_plan
+from snakemake_blocks.spec.loading import load_pipeline
+from snakemake_blocks.state.moving import move_state, refuse_running
+from snakemake_blocks.state.reasons import SOURCE_CHANGED
+from snakemake_blocks.state.reset import missing_lines, reset_blocks, reset_missing
+from snakemake_blocks.storage.creation import create_all
+from snakemake_blocks.storage.metadata import is_array
+from snakemake_blocks.system.files import is_writable, read_file, write_atomically
+from snakemake_blocks.system.location import (
+    is_inside,
+    is_same,
+    lost_link,
+    make_target,
+    place_of,
+    way_to,
+)
+from snakemake_blocks.system.locks import held
+from snakemake_blocks.system.quoting import comment
+from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.pipeline import Pipeline
+from snakemake_blocks.tasks.sources import facts_of, missing_function
+from snakemake_blocks.tasks.task import SourceChange, Task
+from snakemake_blocks.view.preview import TaskPreview, preview_tasks
+
+__all__ = [
+    "Draft",
+    "Options",
+    "Source",
+    "check_pipeline",
+    "generate",
+    "load_plan",
+    "make_plan",
+    "prepare",
+    "preview",
+    "run_lock",
+    "snakefile_path",
+    "to_pipeline",
+    "working_folder",
+]
+
+Source = Pipeline | Path | str | Task | Sequence[Task]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to generate and run.
+
+    Parameters
+    ----------
+    cores : int
+        Local cores; ignored with a profile that sets them.
+    profile : str
+        Name or path of a Snakemake profile, empty for none.
+    target : Target
+        Where jobs run; decides ``blocks_per_job: auto``.
+    rebatch : bool
+        Resolve ``auto`` anew instead of keeping what the plan in place has.
+    explicit : bool
+        One literal rule per job.
+    roi : Box, optional
+        A pilot: only the blocks that this region, in world units, needs.
+    probe : bool
+        Only a few blocks of each task, and what they need.
+    quiet : bool
+        Only errors from Snakemake.
+    snakemake_arguments : tuple of str
+        Passed on as they are.
+    python_path : tuple of str
+        Folders in which jobs look for modules first.
+    """
+
+    cores: int = 1
+    profile: str = ""
+    target: Target = Target.LOCAL
+    rebatch: bool = False
+    explicit: bool = False
+    roi: Box | None = None
+    probe: bool = False
+    quiet: bool = False
+    snakemake_arguments: tuple[str, ...] = ()
+    python_path: tuple[str, ...] = ()
+
+
+def to_pipeline(source: Source) -> Pipeline:
+    """Return the pipeline of a YAML file, of tasks, or the pipeline itself.
+
+    Raises
+    ------
+    SpecError
+        With every problem of the description.
+    """
+    if isinstance(source, Pipeline):
+        return source
+    if isinstance(source, str | Path):
+        return load_pipeline(source)
+    tasks = [source] if isinstance(source, Task) else list(source)
+    folder = Path.cwd()
+    return Pipeline.from_tasks(tasks, folder=folder, run_directory=folder / "blocks")
+
+
+def make_plan(
+    source: Source,
+    *,
+    target: Target | str = Target.LOCAL,
+    before: Plan | None = None,
+    pickling: bool = True,
+) -> Plan:
+    """Return the plan of a pipeline, of tasks, or of a pipeline.yaml; writes nothing.
+
+    Parameters
+    ----------
+    source : Pipeline, Task, sequence of Task, or path of a pipeline.yaml
+        What to plan.
+    target : {"local", "cluster"}
+        Where jobs will run; decides ``blocks_per_job: auto``.
+    before : Plan, optional
+        A plan whose resolved batches are kept.
+    pickling : bool
+        Whether functions without an import path will be sent to other processes.
+
+    Raises
+    ------
+    SpecError
+        With every problem of the description.
+    PlanError
+        If the tasks cannot be planned together.
+    """
+    pipeline = to_pipeline(source)
+    problems = [*_run_directory_problems(pipeline), *_nesting_problems(pipeline)]
+    for task in pipeline.tasks:
+        problems += _function_problems(pipeline, task)
+        problems += pickling_problems(task) if pickling else []
+    if problems:
+        raise SpecError(problems)
+    return plan_pipeline(
+        pipeline,
+        facts={t.task_id: facts_of(t.process_function, pipeline.folder) for t in pipeline.tasks},
+        target=Target(target),
+        run_directory=way_to(pipeline.run_directory, pipeline.folder),
+        base=way_to(pipeline.folder, pipeline.run_directory),
+        before=before,
+        pickling=pickling,
+    )
+
+
+def check_pipeline(
+    source: Source, *, target: Target | str = Target.LOCAL, pickling: bool = True
+) -> tuple[Plan, Proof]:
+    """Return the plan of a pipeline, and what is proved of it or stands against it.
+
+    Raises
+    ------
+    SpecError, PlanError
+        As :func:`make_plan`.
+    """
+    pipeline = to_pipeline(source)
+    plan = make_plan(pipeline, target=target, pickling=pickling)
+    return plan, check_plan(plan, pipeline.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A proved plan that may take the place of the one in the run directory; not written yet.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        What was planned.
+    plan : Plan
+        The plan.
+    text : str
+        The Snakefile, for the pipeline's folder.
+    layout : callable
+        Makes it for another one.
+    old : Plan or None
+        The plan in place, if any.
+    in_place : bytes
+        Its file.
+    damage : str
+        Why that cannot be read, empty if it can.
+    """
+
+    pipeline: Pipeline
+    plan: Plan
+    text: str
+    layout: Callable[..., str]
+    old: Plan | None
+    in_place: bytes
+    damage: str = ""
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, options: Options) -> Draft:
+        """Plan, and refuse what is not proved.
+
+        Raises
+        ------
+        SpecError
+            With every violation.
+        """
+        root = pipeline.run_directory
+        in_place = _content(RunPaths(root).plan)
+        old, damage = _plan_in(root) if in_place else (None, "")
+        if old is not None:
+            _refuse_other_pipeline(old, pipeline)
+        before = None if options.rebatch else old
+        plan = make_plan(pipeline, target=options.target, before=before)
+        violations = check_plan(plan, pipeline.tasks).violations
+        if violations:
+            raise SpecError([f"{pipeline.name}: {violation}" for violation in violations])
+        layout = explicit_snakefile if options.explicit else snakefile
+        text = layout(plan, version=_version())
+        return cls(pipeline, plan, text, layout, old, in_place, damage)
+
+    def write(self) -> Plan:
+        """Make missing outputs and move state under the plan; the caller holds the run lock.
+
+        Raises
+        ------
+        BusyError
+            While a job of this run directory is going on, or if it was planned anew meanwhile.
+        """
+        root = self.pipeline.run_directory
+        refuse_running(root)
+        if _content(RunPaths(root).plan) != self.in_place:
+            raise BusyError(f"{root}: somebody else planned here just now; try again")
+        missing = _missing_arrays(self.pipeline, self.plan)
+        if self.damage:
+            print(f"{self.damage}: that is done now, {_WHAT_FITS}", file=sys.stderr, flush=True)
+        for line in self.changes():
+            print(comment(line), file=sys.stderr, flush=True)
+        move_state(self.old, self.plan, root, pickles(self.pipeline))
+        for name in missing if self.old else ():
+            reset_blocks(self.plan, root, name)  # what was done is gone with the array
+        arrays = (a for arrays in missing.values() for a in arrays)
+        for line in create_all(arrays, self.pipeline.folder):
+            print(line, file=sys.stderr, flush=True)
+        for line in missing_lines(reset_missing(self.plan, root, self.pipeline.folder)):
+            print(comment(line), file=sys.stderr, flush=True)
+        return self.plan
+
+    def changes(self) -> Iterator[str]:
+        """Yield why earlier results of a task will not count: what of it is another now."""
+        for name, task in self.plan.tasks.items():
+            before = self.old.tasks.get(name) if self.old else None
+            if before is not None and before.fingerprint != task.fingerprint:
+                what = "; ".join(differences(before.identity, task.identity))
+                yield f"{name}: {what}; earlier results do not count"
+            elif before is not None and _source_has_changed(before, task):
+                yield f"{name}: {SOURCE_CHANGED}; earlier results do not count"
+
+    def write_all(self, path: Path, folder: Path) -> Plan:
+        """Do the same, and write the Snakefile to ``path``; the caller holds the run lock.
+
+        Parameters
+        ----------
+        path : Path
+            The Snakefile.
+        folder : Path
+            Where Snakemake will run.
+        """
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, not a file; move it away")
+        plan = self.write()
+        text = self.text
+        if folder == self.pipeline.run_directory:
+            text = self.layout(plan, version=_version(), at=".")
+        write_atomically(path, text.encode())
+        environment = path.parent / "envs" / "blocks.yaml"
+        if not environment.exists():
+            write_atomically(environment, conda_environment(_version()).encode())
+        return plan
+
+
+def preview(pipeline: Pipeline, plan: Plan) -> dict[str, TaskPreview]:
+    """Return what a run of a plan of a pipeline would do, by task; writes nothing.
+
+    Raises
+    ------
+    InputError
+        If the run directory is another pipeline's.
+    """
+    root = pipeline.run_directory
+    old, damage = _plan_in(root) if _content(RunPaths(root).plan) else (None, "")
+    if damage:
+        print(f"{damage}: a run does that, {_WHAT_FITS}", file=sys.stderr, flush=True)
+    if old is not None:
+        _refuse_other_pipeline(old, pipeline)
+    lost = _missing_arrays(pipeline, plan) if old else ()
+    return preview_tasks(plan, old, root, pipeline.folder, lost=lost)
+
+
+def _missing_arrays(pipeline: Pipeline, plan: Plan) -> dict[str, list[ArrayInfo]]:
+    """Return the arrays to be written that are not there, by task."""
+    found: dict[str, list[ArrayInfo]] = {}
+    for task in plan.tasks.values():
+        for write in task.writes.values():
+            if not (pipeline.folder / write.array.path).exists():
+                found.setdefault(task.name, []).append(write.array)
+    return found
+
+
+def _source_has_changed(before: PlannedTask, task: PlannedTask) -> bool:
+    """Tell whether results are made anew because of the source of the function."""
+    known = bool(before.source and task.source)
+    rerun = task.source_change is SourceChange.RERUN
+    return rerun and known and before.source != task.source
+
+
+_WHAT_FITS = "with the records that still fit"
+
+
+def _plan_in(root: Path) -> tuple[Plan | None, str]:
+    """Return the plan in place, or None and why it cannot be read."""
+    try:
+        return Plan.load(root), ""
+    except DamagedPlanError as error:
+        return None, str(error)
+
+
+def _refuse_other_pipeline(old: Plan, pipeline: Pipeline) -> None:
+    """Refuse a run directory that holds the state of a pipeline which is still there.
+
+    Raises
+    ------
+    InputError
+        With where the other one is. If it is gone, it was moved here.
+    """
+    folder = old.folder(pipeline.run_directory)
+    if is_same(folder, pipeline.folder) and old.name in (pipeline.name, "python"):
+        return
+    there = folder.is_dir() if old.name == "python" else (folder / old.name).exists()
+    if there:
+        other = os.path.join(os.path.realpath(folder), comment(old.name))
+        raise InputError(
+            f"{pipeline.run_directory}: is the run directory of {other}; name another one in "
+            f"{comment(pipeline.name)}, or remove it if that pipeline needs it no more"
+        )
+
+
+def _content(path: Path) -> bytes:
+    """Return what a file holds, nothing if there is none."""
+    try:
+        return read_file(path)
+    except FileNotFoundError:
+        return b""
+
+
+def _run_directory_problems(pipeline: Pipeline) -> list[str]:
+    """Return why Snakefiles cannot name the run directory, or state would mix with data."""
+    root, place = pipeline.run_directory, f"{pipeline.name}: run_directory"
+    if is_inside(pipeline.folder, root):
+        return [f"{place}: {root} holds the pipeline itself; name a folder of its own"]
+    in_the_way = next(p for p in (root, *root.absolute().parents) if p.exists())
+    if not in_the_way.is_dir():
+        return [f"{place}: {in_the_way} is a file; name a folder"]
+    if lost := lost_link(root):
+        return [f"{place}: {lost}"]
+    for path in map(os.path.realpath, (root, pipeline.folder)):
+        if "{" in path or "}" in path:
+            return [f"{place}: {path}: Snakemake takes what is in braces for a name; rename it"]
+    name = way_to(root, pipeline.folder)
+    wrong = sorted({c for c in name if c in '{}"\\*?[]$`' or not c.isprintable()})
+    if wrong:
+        return [f"{place}: {name!r} has {' '.join(map(repr, wrong))} in it; choose a plain name"]
+    return []
+
+
+def _nesting_problems(pipeline: Pipeline) -> Iterator[str]:
+    """Yield which arrays lie in others or in the run directory, or that in one of them.
+
+    It is told by where they lie, be they there or still to be made.
+    """
+    root = f"{pipeline.name}: run_directory"
+    things = {root: pipeline.run_directory}
+    for task in pipeline.tasks:
+        used = [read.array for read in task.reads.values()]
+        used += [write.array for write in task.writes.values()]
+        for array in (*used, *([task.mask] if task.mask else ())):
+            things.setdefault(array.path, pipeline.folder / array.path)
+    places = {place_of(path): name for name, path in reversed(things.items())}
+    for name, path in things.items():
+        above = Path(os.path.realpath(path)).parents
+        inside = next((n for p in above if (n := places.get(place_of(p))) not in (None, name)), "")
+        if name == root and not inside:
+            inside = next((str(p) for p in above if is_array(p)), "")
+        if inside:
+            yield f"{name}: lies inside of {inside}; choose another path"
+
+
+def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:
+    named = {
+        "function": task.process_function,
+        "check": task.checks[0],
+        "check.after": task.checks[1],
+    }
+    return [
+        f"task {comment(task.task_id)}: {key}: {text}"
+        for key, name in named.items()
+        if isinstance(name, str) and (text := missing_function(name, pipeline.folder))
+    ]
+
+
+def generate(
+    source: Source, *, output: Path | None = None, options: Options | None = None
+) -> tuple[Plan, Path]:
+    """Plan, make missing outputs, move state under the plan and write the Snakefile.
+
+    Parameters
+    ----------
+    source : as for :func:`make_plan`
+    output : Path, optional
+        The Snakefile; default: ``Snakefile`` beside the pipeline.yaml, or in the run directory of
+        tasks of a Python program.
+    options : Options, optional
+        Layout and target.
+
+    Returns
+    -------
+    tuple of (Plan, Path)
+        The plan, and the Snakefile that was written.
+
+    Raises
+    ------
+    BusyError
+        While a job of this run directory, or another `run`, is going on.
+    """
+    pipeline, options = to_pipeline(source), options or Options()
+    path = snakefile_path(pipeline, output)
+    draft = Draft.of(pipeline, options)
+    with run_lock(pipeline.run_directory, pipeline.folder):
+        return draft.write_all(path, pipeline.folder), path
+
+
+def working_folder(pipeline: Pipeline) -> Path:
+    """Return where Snakemake runs: in the pipeline's folder, or if that is read-only in its own."""
+    return pipeline.folder if is_writable(pipeline.folder) else pipeline.run_directory
+
+
+def snakefile_path(pipeline: Pipeline, output: Path | None = None) -> Path:
+    """Return where the Snakefile goes, unless somebody else's stands there."""
+    default = pipeline.folder if pipeline.name != "python" else pipeline.run_directory
+    path = output or default / "Snakefile"
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    if path.parent.is_dir() and not is_writable(path.parent):
+        raise InputError(
+            f"{path}: its folder is not ours to write to; use `snakemake-blocks generate -o`, or "
+            "`run`, which keeps its Snakefile in the run directory"
+        )
+    first = _content(path).partition(b"\n")[0].decode(errors="replace")
+    whose = re.fullmatch(rf"{MADE_BY} \S+ from (.*), plan \w+\.", first)
+    if path.exists() and (whose is None or whose[1] != comment(pipeline.name)):
+        by = f"was made from {whose[1]}" if whose else "was not made by snakemake-blocks"
+        raise InputError(
+            f"{path}: {by}; move it, or write to another file with `snakemake-blocks generate -o`"
+        )
+    return path
+
+
+@contextmanager
+def run_lock(root: Path, folder: Path) -> Iterator[None]:
+    """Hold the run directory, and clear Snakemake's books in ``folder`` of a run that was killed.
+
+    It is done at once: who takes the lock of a dead run over is the only one to know of it.
+    """
+    make_target(root)
+    with held(RunPaths(root).lock, os.environ, what=f"run directory {root}") as lock:
+        if lock.taken_over_from is not None:
+            unlock(folder, root)
+        unmark(folder, root)
+        yield
+
+
+def prepare(pipeline: Pipeline) -> Plan:
+    """Plan, make missing outputs and move state, without a Snakefile: what a module needs.
+
+    Raises
+    ------
+    BusyError
+        While a job of this run directory is going on.
+    """
+    draft = Draft.of(pipeline, Options())
+    with run_lock(pipeline.run_directory, pipeline.folder):
+        return draft.write()
+
+
+def _version() -> str:
+    return version("snakemake-blocks")
+
+
+def load_plan(path: Path) -> tuple[Plan, Path]:
+    """Return the plan of a run directory, and the directory.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    root = path if RunPaths(path).plan.exists() else path / "blocks"
+    if not RunPaths(root).plan.exists():
+        raise InputError(
+            f"{path}: no plan.json here or in {root}; generate or run a pipeline first"
+        )
+    return Plan.load(root), root

@@ -1,0 +1,1 @@
+"""Boxes, grids, blocks and their order; integers only."""

@@ -1,0 +1,1 @@
+"""The plan: jobs, what they need, how they are named on disk."""

@@ -1,0 +1,254 @@
+"""From a pipeline to a plan: batch, colour, wire, fingerprint. Reads no file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from snakemake_blocks.errors import InputError, PlanError
+from snakemake_blocks.geometry.batching import Target, batch_shape
+from snakemake_blocks.geometry.box import Index
+from snakemake_blocks.geometry.phases import Phases, colour, context_reach, sharing_reach
+from snakemake_blocks.geometry.tiling import Axis, Grid
+from snakemake_blocks.plan.dependencies import JobGrid
+from snakemake_blocks.plan.identity import fingerprint_of
+from snakemake_blocks.plan.paths import slug
+from snakemake_blocks.plan.plan import Plan, PlannedTask
+from snakemake_blocks.system.quoting import comment
+from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.functions import FunctionRef, named, refer
+from snakemake_blocks.tasks.pipeline import Pipeline
+from snakemake_blocks.tasks.sources import FunctionFacts
+from snakemake_blocks.tasks.task import Call, Chunks, SourceChange, Task
+
+__all__ = ["pickles", "pickling_problems", "plan_pipeline"]
+
+# Snakemake fails on dependency paths of more than about 480 jobs (measured on 9.27).
+_LONGEST_PATH = 400
+
+
+def plan_pipeline(
+    pipeline: Pipeline,
+    *,
+    facts: Mapping[str, FunctionFacts],
+    target: Target = Target.LOCAL,
+    run_directory: str = "blocks",
+    base: str = "..",
+    before: Plan | None = None,
+    pickling: bool = True,
+) -> Plan:
+    """Return the plan of a pipeline.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        What the user declared.
+    facts : mapping of str to FunctionFacts
+        By task name.
+    target : Target
+        Where jobs will run; decides ``blocks_per_job: auto``.
+    run_directory, base : str
+        As in :class:`Plan`.
+    before : Plan, optional
+        The plan in place; ``auto`` batches that it resolved are kept.
+    pickling : bool
+        Whether functions without an import path will be loaded by other processes.
+
+    Raises
+    ------
+    PlanError
+        If the chain of phases is longer than Snakemake can follow.
+    """
+    tasks: dict[str, PlannedTask] = {}
+    for task in pipeline.tasks:
+        old = before.tasks.get(task.task_id) if before else None
+        tasks[task.task_id] = _plan_task(
+            task,
+            pipeline.upstream[task.task_id],
+            facts.get(task.task_id, FunctionFacts()),
+            target,
+            old,
+            _reference if pickling else named,
+        )
+    _refuse_deep(tasks)
+    return Plan(pipeline.name, tasks, run_directory, base)
+
+
+def _plan_task(
+    task: Task,
+    upstream: tuple[str, ...],
+    facts: FunctionFacts,
+    target: Target,
+    old: PlannedTask | None,
+    reference: Callable[[Callable[..., Any] | str], FunctionRef],
+) -> PlannedTask:
+    grid = task.grid
+    batching = f"{task.blocks_per_job} for {target}" if task.blocks_per_job == "auto" else "set"
+    keep = old is not None and old.batching == batching != "set" and old.grid.ndim == grid.ndim
+    sharing = _sharing(task, grid)
+    reach = tuple(map(max, _conflict_reach(task, grid), sharing))
+    batch = (old.jobs.batch if old and keep else None) or batch_shape(
+        grid,
+        task.blocks_per_job,
+        reach=reach,
+        has_setup=facts.has_setup or task.call is Call.WORKER,
+        max_workers=task.most_workers,
+        target=target,
+    )
+    jobs = JobGrid(grid, batch, task.present)
+    job_reach = tuple(map(max, _conflict_reach(task, jobs.jobs), _sharing(task, jobs.jobs)))
+    present = jobs.job_presence()
+    before, after = task.checks
+    # As it will be read from the plan's file: tuples of a Python program are lists there.
+    identity = json.loads(json.dumps(_identity(task, grid, upstream)))
+    return PlannedTask(
+        name=task.task_id,
+        slug=slug(task.task_id),
+        jobs=jobs,
+        reach=reach,
+        phases=Phases(jobs.jobs.shape, job_reach)
+        if present is None
+        else colour(present, job_reach),
+        upstream=upstream,
+        whole=task.whole,
+        call=Call(task.call or Call.BLOCK),
+        function=reference(task.process_function),
+        check_before=_optional(before, reference),
+        check_after=_optional(after, reference),
+        init=_optional(task.init_callback_fn, reference),
+        params=dict(task.params),
+        reads=dict(task.reads),
+        writes=dict(task.writes),
+        retries=task.max_retries,
+        timeout=task.timeout,
+        workers=task.workers,
+        threads=task.threads,
+        max_workers=task.most_workers,
+        resources=dict(task.resources),
+        fingerprint=fingerprint_of(identity),
+        identity=identity,
+        source=facts.source,
+        source_change=SourceChange(task.source),
+        fit=str(task.fit),
+        mask=task.mask.path if task.mask else "",
+        batching=batching,
+    )
+
+
+def _reference(function: Callable[..., Any] | str) -> FunctionRef:
+    return refer(function)[0]
+
+
+def _optional(
+    function: Callable[..., Any] | str | None,
+    reference: Callable[[Callable[..., Any] | str], FunctionRef],
+) -> FunctionRef | None:
+    return None if function is None else reference(function)
+
+
+def _conflict_reach(task: Task, grid: Grid) -> Index:
+    """Return the reach of the read-write conflict, zero where the task has none."""
+    return context_reach(grid) if task.read_write_conflict else (0,) * grid.ndim
+
+
+def _sharing(task: Task, grid: Grid) -> Index:
+    """Return how far apart blocks of ``grid`` may share a chunk of an array that is written."""
+    reach = [0] * grid.ndim
+    if task.chunks is Chunks.REFUSE:
+        return tuple(reach)
+    for write in task.writes.values():
+        for a, axis in enumerate(grid.axes):
+            reach[a] = max(reach[a], _axis_sharing(write.array, a, axis))
+    return tuple(reach)
+
+
+def _axis_sharing(array: ArrayInfo, a: int, axis: Axis) -> int:
+    chunk = array.chunks[len(array.channels) + a] * array.voxel_size[a]
+    return sharing_reach(axis, chunk=chunk, origin=array.offset[a])
+
+
+def _identity(task: Task, grid: Grid, upstream: tuple[str, ...]) -> dict[str, Any]:
+    """Return all that decides what a block computes, in the words of pipeline.yaml.
+
+    The extent is left out, so that a grown region keeps what is done; a block that was cut off
+    by the old extent is told apart by its own geometry in the ledger.
+    """
+    return {
+        "task": task.task_id,
+        "block_size": [a.step for a in grid.axes],
+        "context": {"lower": [a.lower for a in grid.axes], "upper": [a.upper for a in grid.axes]},
+        "roi": {"offset modulo block_size": [a.begin % a.step for a in grid.axes]},
+        "conflict": task.read_write_conflict,
+        "call": str(task.call),
+        "function": named(task.process_function).name,
+        "params": dict(task.params),
+        "mask": task.mask.path if task.mask else "",
+        "reads": {
+            n: {
+                "array": r.array.path,
+                "dtype": r.array.dtype,
+                "offset": list(r.array.offset),
+                "voxel_size": list(r.array.voxel_size),
+                "fill": _as_recorded(r.fill),
+            }
+            for n, r in task.reads.items()
+        },
+        "writes": {
+            n: {
+                "array": w.array.path,
+                "dtype": w.array.dtype,
+                "voxel_size": list(w.array.voxel_size),
+                "channels": list(w.array.channels),
+            }
+            for n, w in task.writes.items()
+        },
+        "after": list(upstream),
+        **({"whole": sorted(task.whole)} if task.whole else {}),
+    }
+
+
+def _as_recorded(fill: int | float | None) -> int | float | None:
+    """Return a fill as identities always named it: a float, where that is the same number."""
+    return float(fill) if fill is not None and float(fill) == fill else fill
+
+
+def _refuse_deep(tasks: Mapping[str, PlannedTask]) -> None:
+    longest: dict[str, int] = {}
+    for name, task in tasks.items():
+        above = max((longest[up] for up in task.upstream), default=0)
+        longest[name] = above + task.num_phases + len(task.aggregates.levels)
+    name, length = max(longest.items(), key=lambda item: item[1])
+    if length > _LONGEST_PATH:
+        raise PlanError(
+            f"task {name}: a chain of {length} jobs would wait for one another, Snakemake "
+            f"follows {_LONGEST_PATH}; use larger blocks_per_job or less context"
+        )
+
+
+def pickling_problems(task: Task) -> list[str]:
+    """Return why functions of a task cannot be sent to other processes."""
+    found = []
+    for function in (task.process_function, *task.checks, task.init_callback_fn):
+        try:
+            if function is not None:
+                refer(function)
+        except InputError as error:
+            found.append(f"task {comment(task.task_id)}: {error}")
+    return found
+
+
+def pickles(pipeline: Pipeline) -> dict[str, bytes]:
+    """Return the pickles that the plan names, by sha256."""
+    found: dict[str, bytes] = {}
+
+    def add(function: Callable[..., Any] | str | None) -> None:
+        if function is not None:
+            ref, payload = refer(function)
+            if ref.pickle:
+                found[ref.pickle] = payload
+
+    for task in pipeline.tasks:
+        for function in (task.process_function, *task.checks, task.init_callback_fn):
+            add(function)
+    return found

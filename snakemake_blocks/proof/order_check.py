@@ -1,0 +1,196 @@
+"""Proof that blocks which conflict, or write a common chunk, have an order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from snakemake_blocks.geometry.box import Index
+from snakemake_blocks.geometry.phases import Phases
+from snakemake_blocks.geometry.tiling import Grid
+from snakemake_blocks.plan.plan import PlannedTask
+from snakemake_blocks.proof.findings import DEFECT, Subject
+from snakemake_blocks.proof.ordering import classes, is_proper, order_of, pairs
+from snakemake_blocks.proof.overlaps import as_text, path_of
+from snakemake_blocks.proof.spans import chunk_extent, context_of, sharing_of
+from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.task import Call, Chunks
+
+__all__ = ["check_chunks", "check_order"]
+
+
+def _warn_of_conflict(s: Subject) -> None:
+    """With ``call: arrays`` all that a task reads is declared, so a needless order is seen."""
+    is_known = s.task.call is Call.ARRAYS and not s.in_place
+    if is_known and s.declared.read_write_conflict and any(context_of(s.task.grid)):
+        s.warn(
+            "conflict",
+            "is true, so neighbours wait for one another, but the task does not read what it "
+            "writes; conflict: false lets them run at the same time",
+        )
+
+
+def check_order(s: Subject) -> bool:
+    """Prove that conflicting blocks have an order, in jobs by phase, between jobs by inputs."""
+    task = s.task
+    _warn_of_conflict(s)
+    for grid, phases, what in (
+        (task.grid, task.block_phases, "blocks"),
+        (task.jobs.jobs, task.phases, "jobs"),
+    ):
+        for array in _changed_in_place(s):
+            if _exceeds(context_of(grid, array), phases):
+                s.refuse(
+                    "conflict",
+                    f"is false, but {what} read what their neighbours write to {array.path} at "
+                    "the same time; set conflict: true or context: 0",
+                )
+                return False
+        needed = (0,) * grid.ndim
+        if s.declared.read_write_conflict:
+            needed = context_of(grid)
+        if s.declared.chunks is Chunks.COLOR:
+            for write in task.writes.values():
+                needed = tuple(map(max, needed, sharing_of(grid, write.array)))
+        if _exceeds(needed, phases):
+            s.refuse(
+                "conflict",
+                f"{what} conflict up to {as_text(needed)} {what} away, the plan orders "
+                f"{as_text(phases.reach)}; {DEFECT}",
+            )
+            return False
+    if not is_proper(task.block_phases) or not _is_present(task):
+        s.refuse("conflict", f"phases do not fit the blocks; {DEFECT}")
+        return False
+    return _check_inputs(s)
+
+
+def _changed_in_place(s: Subject) -> list[ArrayInfo]:
+    """Return the arrays whose blocks conflict although the task says that none do.
+
+    With ``call: arrays`` a block is given nothing that another one might be writing.
+    """
+    if s.declared.read_write_conflict or s.task.call is Call.ARRAYS:
+        return []
+    return [w.array for w in s.task.writes.values() if path_of(w.array) in s.in_place]
+
+
+def _check_inputs(s: Subject) -> bool:
+    phases, most, lower = s.task.phases, 0, 0
+    for job in classes(phases) if any(phases.reach) else ():
+        inputs, below, loose = order_of(phases, job)
+        most, lower = max(most, inputs), lower + below
+        if loose is not None:
+            s.refuse(
+                "conflict",
+                f"jobs {as_text(loose)} and {as_text(job)} conflict and are not ordered; {DEFECT}",
+            )
+            return False
+    count = pairs(phases) if phases.table is None else lower
+    if count:
+        s.prove(
+            f"{count:,} pairs of jobs conflict and all are ordered, in {len(phases)} phases; a job "
+            f"waits for {most} of its task at most"
+        )
+    else:
+        s.prove(f"no two jobs conflict, all {s.task.num_jobs:,} may run together")
+    _count_block_pairs(s)
+    return True
+
+
+def _count_block_pairs(s: Subject) -> None:
+    """Say what the order of jobs, and of phases inside a job, means for blocks."""
+    grid, batched = s.task.grid, s.task.num_jobs < s.task.num_blocks
+    if batched and s.declared.read_write_conflict and s.task.jobs.present is None:
+        count = pairs(Phases(grid.shape, context_of(grid)))
+        s.prove(f"{count:,} pairs of blocks conflict and all are ordered, by jobs or inside of one")
+
+
+def _exceeds(needed: Index, phases: Phases) -> bool:
+    return any(x > r for x, r in zip(needed, phases.reach, strict=True))
+
+
+def _is_present(task: PlannedTask) -> bool:
+    """Tell whether exactly the jobs with work have a phase."""
+    present, table = task.jobs.job_presence(), task.phases.table
+    if present is None or table is None:
+        return present is None and table is None
+    return bool(np.array_equal(present, table >= 0))
+
+
+def check_chunks(s: Subject, *, ordered: bool) -> None:
+    """Prove that blocks of a task that may run together write no common chunk."""
+    task, grid = s.task, s.task.grid
+    guilty = [w.array for w in task.writes.values() if any(sharing_of(grid, w.array))]
+    names = ", ".join(w.array.path for w in task.writes.values())
+    if not names:
+        s.warn(
+            "writes",
+            "none are declared, so it is not proved that blocks write no common storage chunk; "
+            "declare them",
+        )
+    elif not guilty:
+        s.prove(f"no two blocks write a common chunk or shard of {names}")
+    elif s.declared.chunks is Chunks.REFUSE:
+        key, advice = _alignment(s, guilty)
+        for array in guilty:
+            s.refuse(key, f"chunks: refuse, and {_sharing_text(grid, array)}; {advice}")
+    else:
+        if ordered:
+            s.prove(f"blocks that write a common chunk or shard of {names} are ordered")
+        _warn_of_phases(s, guilty)
+
+
+def _warn_of_phases(s: Subject, guilty: list[ArrayInfo]) -> None:
+    jobs, phases = s.task.jobs.jobs, len(s.task.phases)
+    alone = context_of(jobs) if s.declared.read_write_conflict else (0,) * jobs.ndim
+    fewer = math.prod(min(n, r + 1) for n, r in zip(jobs.shape, alone, strict=True))
+    if fewer < phases:
+        key, advice = _alignment(s, guilty)
+        text = ", and ".join(_sharing_text(s.task.grid, array) for array in guilty)
+        s.warn(key, f"{text}, so jobs run in {phases} phases, not {fewer}; {advice}")
+
+
+def _sharing_text(grid: Grid, array: ArrayInfo) -> str:
+    apart = sharing_of(grid, array)
+    axes = [a for a, x in enumerate(apart) if x]
+    chunks = as_text(chunk_extent(array, a) for a in range(grid.ndim))
+    on = f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes))}"
+    return (
+        f"blocks of {as_text(grid.block_size)} from {as_text(grid.extent.begin)} on share "
+        f"storage chunks (or shards) of {chunks} world units of {array.path} on {on}"
+    )
+
+
+def _alignment(s: Subject, guilty: Sequence[ArrayInfo]) -> tuple[str, str]:
+    """Return the key to change and the nearest block size, or roi, with which chunks align."""
+    sizes, begin, reasons = list(s.task.grid.block_size), list(s.roi.begin), []
+    for a, axis in enumerate(s.task.grid.axes):
+        sharing = [array for array in guilty if sharing_of(s.task.grid, array)[a]]
+        for array in sharing:
+            past = (axis.begin - array.offset[a]) % chunk_extent(array, a)
+            if past and begin[a] == axis.begin:
+                begin[a] -= past
+                reasons.append(
+                    f"on axis {a} the roi begins {past} world units into a chunk, begin it at "
+                    f"{axis.begin - past} or {axis.begin - past + chunk_extent(array, a)}"
+                )
+        if sharing:
+            sizes[a] = _nearest_size(s, a, sharing)
+    advice = ", and ".join(reasons)
+    if tuple(sizes) != s.task.grid.block_size:
+        advice += f"{', and ' if reasons else ''}use block_size {as_text(sizes)}"
+    return ("roi" if reasons else "block_size"), advice
+
+
+def _nearest_size(s: Subject, a: int, sharing: Sequence[ArrayInfo]) -> int:
+    """Return the multiple of the chunks on an axis that is nearest to the block size."""
+    fixed = [w.array for w in s.task.writes.values() if w.array.exists]
+    unit = math.lcm(*(chunk_extent(array, a) for array in (*sharing, *fixed)))
+    unit = math.lcm(unit, *(r.array.voxel_size[a] for r in s.task.reads.values()))
+    step = s.task.grid.axes[a].step
+    low = step // unit * unit
+    size = low if low and step - low <= low + unit - step else low + unit
+    return min(size, s.roi.shape[a])

@@ -1,0 +1,241 @@
+"""Where two tasks use one array, of which one writes it, and neither block waits for the other."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from snakemake_blocks.geometry.box import Box, Index
+from snakemake_blocks.geometry.tiling import Axis
+from snakemake_blocks.plan.dependencies import JobGrid
+from snakemake_blocks.plan.plan import Plan, PlannedTask
+from snakemake_blocks.proof.spans import (
+    Integers,
+    Spans,
+    chunk_extent,
+    clip,
+    reading,
+    reads,
+    telling,
+    whole_chunks,
+    writes,
+    writing,
+)
+from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.task import Read, Write
+
+__all__ = ["as_span", "as_text", "common_arrays", "path_of", "paths_of", "writers_of"]
+
+# Pairs of blocks of two masked tasks are counted in tables of at most so many entries.
+_LARGEST_TABLE = 1 << 27
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    task: PlannedTask
+    kind: str
+    name: str
+    array: ArrayInfo
+
+    @property
+    def writes(self) -> bool:
+        return self.kind == "writes"
+
+    def __str__(self) -> str:
+        return f"tasks.{self.task.name}.{self.kind}.{self.name}"
+
+
+def common_arrays(plan: Plan) -> tuple[list[str], list[str]]:
+    """Return violations and warnings about arrays that several tasks use and one writes."""
+    findings: tuple[list[str], list[str]] = ([], [])
+    uses: defaultdict[str, list[_Use]] = defaultdict(list)
+    for task in plan.tasks.values():
+        declared: tuple[tuple[str, Mapping[str, Read | Write]], ...]
+        declared = (("writes", task.writes), ("reads", task.reads))
+        for kind, arrays in declared:
+            for name, found in arrays.items():
+                uses[path_of(found.array)].append(_Use(task, kind, name, found.array))
+    for path, here in uses.items():
+        _check_same(path, here, findings)
+        for one, other in itertools.combinations(here, 2):
+            if one.task is not other.task and (one.writes or other.writes):
+                _check_pair(one, other, findings)
+    return findings
+
+
+def _check_same(path: str, uses: Sequence[_Use], findings: tuple[list[str], list[str]]) -> None:
+    """Refuse an array that two declarations describe differently."""
+    first = uses[0]
+    for use in uses[1:]:
+        if replace(use.array, path=path, exists=True, units=()) != replace(
+            first.array, path=path, exists=True, units=()
+        ):
+            findings[0].append(
+                f"{use}: describes {use.array.path} otherwise than {first} does; plan again"
+            )
+
+
+def _check_pair(one: _Use, other: _Use, findings: tuple[list[str], list[str]]) -> None:
+    late, early, waits = other, one, one.task.name in other.task.upstream
+    if other.task.name in one.task.upstream:
+        late, early, waits = one, other, True
+    if early.task.name in late.task.whole:
+        return  # a job waits for every block
+    if waits and not late.writes:
+        return  # a job waits for all that is written where it reads
+    node = _meeting(late, early, waits=waits)
+    if node is None:
+        return
+    if not late.writes:
+        late, early = early, late
+    both = "and so does" if early.writes else "which is read by"
+    text = f"{late}: writes {late.array.path}, {both} {early.task.name} ({early.kind}.{early.name})"
+    if not waits:
+        first, second = (early, late) if early.writes else (late, early)
+        text += (
+            f", and neither waits for the other where they meet; add after: [{first.task.name}] "
+            f"to {second.task.name} or the reverse, or write to another array"
+        )
+    elif early.writes:
+        chunks = as_text(chunk_extent(late.array, a) for a in range(late.array.ndim))
+        text += (
+            f", and a storage chunk that {as_text(node)} writes is still being written there; "
+            f"let its blocks be whole chunks of {chunks} world units, or write to another array"
+        )
+    else:
+        text += f" while {as_text(node)} overwrites it; write to another array"
+    findings[0].append(text)
+
+
+def _meeting(late: _Use, early: _Use, *, waits: bool) -> Index | None:
+    """Return a node of ``late`` that meets an unordered one of ``early`` in the array, or None.
+
+    Dense tasks are compared job by job where one waits for the other. A mask can take from a job
+    the block for which another job waited, so then blocks are compared with blocks.
+    """
+    masked = late.task.jobs.present is not None or early.task.jobs.present is not None
+    grids = [u.task.grid if masked or not waits else u.task.jobs.jobs for u in (late, early)]
+    axes = list(zip(*(grid.axes for grid in grids), strict=True))
+    found = _Relation(
+        [_along(late, early, pair, a, waits=waits) for a, pair in enumerate(axes)]
+    ).first()
+    if found is None or not masked or len(grids[0]) > _LARGEST_TABLE:
+        return found
+    every = [np.arange(n) for n in grids[0].shape]
+    relation = _Relation(
+        [_along(late, early, pair, a, waits=waits, k=every[a]) for a, pair in enumerate(axes)]
+    )
+    return relation.first_present(late.task.jobs, early.task.jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Along:
+    """Along one axis: nodes, the nodes of another grid that they meet, and those they wait for."""
+
+    k: Integers
+    meets: Spans
+    waits: Spans
+
+
+def _along(
+    late: _Use,
+    early: _Use,
+    axes: tuple[Axis, Axis],
+    a: int,
+    *,
+    waits: bool,
+    k: Integers | None = None,
+) -> _Along:
+    mine, theirs = axes
+    array = late.array
+    chunk = chunk_extent(array, a)
+    if k is None:
+        k = telling(
+            mine,
+            period=math.lcm(theirs.step, chunk),
+            margin=chunk + mine.lower + mine.upper + theirs.lower + theirs.upper,
+            marks=(theirs.begin, theirs.end, array.roi.begin[a], array.roi.end[a]),
+        )
+    used = clip(writes(mine, k) if late.writes else reads(mine, k), array, a)
+    if late.writes and early.writes:
+        used = whole_chunks(used, array, a)
+    meets = (writing if early.writes else reading)(theirs, used)
+    none = np.zeros_like(k)
+    return _Along(k, meets, writing(theirs, reads(mine, k)) if waits else (none, none))
+
+
+@dataclass(frozen=True, slots=True)
+class _Relation:
+    """Pairs of nodes of two grids: the product of what holds along each axis."""
+
+    axes: Sequence[_Along]
+
+    def first(self) -> Index | None:
+        """Return a node that meets one for which it does not wait, all nodes being there."""
+        meeting = [x.meets[0] < x.meets[1] for x in self.axes]
+        if not all(m.any() for m in meeting):
+            return None
+        node = [int(x.k[m.argmax()]) for x, m in zip(self.axes, meeting, strict=True)]
+        for a, (x, m) in enumerate(zip(self.axes, meeting, strict=True)):
+            loose = m & ((x.meets[0] < x.waits[0]) | (x.meets[1] > x.waits[1]))
+            if loose.any():
+                node[a] = int(x.k[loose.argmax()])
+                return tuple(node)
+        return None
+
+    def first_present(self, mine: JobGrid, theirs: JobGrid) -> Index | None:
+        """Return the same among the blocks that are not masked; needs all nodes in ``k``."""
+        both = [
+            (np.maximum(x.meets[0], x.waits[0]), np.minimum(x.meets[1], x.waits[1]))
+            for x in self.axes
+        ]
+        loose = _counts([x.meets for x in self.axes], theirs) - _counts(both, theirs)
+        here = np.argwhere((loose > 0) & mine.presence(mine.grid.indices))
+        return tuple(map(int, here[0])) if len(here) else None
+
+
+def _counts(spans: Sequence[Spans], jobs: JobGrid) -> Integers:
+    """Return the number of present blocks in every product of spans."""
+    if jobs.present is None:
+        counts = np.ones((1,) * len(spans), dtype=np.int64)
+        for a, (first, last) in enumerate(spans):
+            shape = [-1 if b == a else 1 for b in range(len(spans))]
+            counts = counts * np.maximum(0, last - first).reshape(shape)
+        return counts
+    counts = jobs.present.astype(np.int64)
+    for a, (first, last) in enumerate(spans):
+        zero = np.zeros_like(counts.take([0], a))
+        sums = np.concatenate([zero, np.cumsum(counts, a)], axis=a)
+        counts = sums.take(np.maximum(first, last), a) - sums.take(first, a)
+    return counts
+
+
+def path_of(array: ArrayInfo) -> str:
+    """Return the one name of an array that may be written in several ways."""
+    return posixpath.normpath(array.path)
+
+
+def paths_of(uses: Iterable[Read | Write]) -> set[str]:
+    """Return the names of the arrays that are read or written."""
+    return {path_of(use.array) for use in uses}
+
+
+def writers_of(plan: Plan, array: ArrayInfo) -> list[PlannedTask]:
+    """Return the tasks that write an array."""
+    return [t for t in plan.tasks.values() if path_of(array) in paths_of(t.writes.values())]
+
+
+def as_text(numbers: Iterable[int]) -> str:
+    """Return ``(1, 2)``."""
+    return "(" + ", ".join(str(int(n)) for n in numbers) + ")"
+
+
+def as_span(box: Box) -> str:
+    """Return ``(0, 0) to (1, 2)``."""
+    return f"{as_text(box.begin)} to {as_text(box.end)}"

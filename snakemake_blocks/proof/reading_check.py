@@ -1,0 +1,160 @@
+"""Proof that what blocks read exists, or is written by blocks that they wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from snakemake_blocks.geometry.box import Box
+from snakemake_blocks.geometry.tiling import Fit
+from snakemake_blocks.plan.plan import PlannedTask
+from snakemake_blocks.proof.findings import Subject
+from snakemake_blocks.proof.gaps import first_gap
+from snakemake_blocks.proof.overlaps import as_span, as_text, path_of, paths_of, writers_of
+from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.task import Call, Read
+
+__all__ = ["check_after", "check_reading"]
+
+
+def check_reading(s: Subject) -> None:
+    """Prove that declared reads find what they need."""
+    task = s.task
+    reach = task.grid.extent.grow(task.grid.lower, task.grid.upper)
+    for name, read in task.reads.items():
+        array, key = read.array, f"reads.{name}"
+        if read.fill is None:
+            outside = first_gap(task, reach, [array.roi], task.grid.reading)
+            if outside is not None:
+                s.refuse(
+                    key,
+                    f"{as_span(outside[0])} is read by block {as_text(outside[1])} and lies "
+                    f"outside of {array.path}, which covers {as_span(array.roi)}; declare a fill, "
+                    "or make roi or context smaller",
+                )
+        if path_of(array) in s.in_place:
+            _check_in_place(s, key, array)
+        else:
+            _check_read(s, key, read, reach)
+
+
+def _check_read(s: Subject, key: str, read: Read, reach: Box) -> None:
+    array = read.array
+    wanted = reach.intersect(s.roi)
+    if read.fill is not None:  # it stands for all outside of the array, inside of the roi too
+        wanted = wanted.intersect(array.roi)
+    writers = writers_of(s.plan, array)
+    waited = [w for w in writers if w.name in s.task.upstream]
+    if not writers and not array.exists:
+        s.refuse(key, f"{array.path} is missing and no task writes it; make it first")
+        return
+    sources = [w.grid.extent.intersect(array.roi) for w in waited] if writers else [array.roi]
+    if read.fill is not None and not reach.meets(array.roi):
+        s.warn(
+            key,
+            f"nothing of {array.path} is read, only the fill: it covers {as_span(array.roi)}, "
+            f"blocks read {as_span(reach)}; look at offset and unit of both",
+        )
+    gap = first_gap(s.task, wanted, sources, s.task.grid.reading)
+    if gap is None:
+        by = f"written by {', '.join(w.name for w in waited)}" if writers else "existing data"
+        s.prove(f"all that it reads of {array.path} inside its roi is {by}")
+        return
+    where = f"{as_span(gap[0])} of {array.path} is read by block {as_text(gap[1])}"
+    if not writers:
+        s.refuse(
+            key,
+            f"{where}, but the array covers {as_span(array.roi)} only; make the roi, "
+            f"{as_span(s.roi)}, smaller",
+        )
+    else:
+        s.refuse(key, f"{where}, but {_writers_text(s, waited, gap[0])}")
+
+
+def _writers_text(s: Subject, waited: Sequence[PlannedTask], gap: Box) -> str:
+    """Return who does not write a region that is read, and what to do about it."""
+    if not waited:
+        return "no task that this one waits for writes it; name its writer in after"
+    wrote = ", ".join(f"{up.name} writes {as_span(up.grid.extent)}" for up in waited)
+    for up in waited:
+        if up.fit == Fit.VALID and s.tasks[up.name].write_extent.meets(gap):
+            return f"{wrote} and leaves the rest out by fit: valid; use fit: shrink in {up.name}"
+    return f"{wrote} only; give {waited[0].name} a larger roi, or this task a smaller one"
+
+
+def _check_in_place(s: Subject, key: str, array: ArrayInfo) -> None:
+    """Say what a task finds in an array that it writes itself."""
+    others = [w.name for w in writers_of(s.plan, array) if w.name != s.task.name]
+    if s.task.call is not Call.ARRAYS:
+        s.prove(f"it changes {array.path} in place, conflicting blocks one after the other")
+    elif others:
+        s.refuse(
+            key,
+            f"with call: arrays a task that writes {array.path} sees only what its own blocks "
+            f"wrote there, never what {', '.join(others)} wrote; write to another array",
+        )
+    elif not any(s.task.phases.reach) and any(s.task.grid.lower + s.task.grid.upper):
+        s.warn(
+            key,
+            f"conflict: false, so a block sees of {array.path} only the fill, never what "
+            "neighbours wrote; set conflict: true or do not read it",
+        )
+    else:
+        s.prove(
+            f"of {array.path}, which it writes itself, a block sees what conflicting blocks of "
+            "earlier phases wrote, and fill elsewhere"
+        )
+
+
+def _check_far_reads(s: Subject, up: PlannedTask) -> None:
+    """Warn of a function that could read, by itself, more of an array than its blocks wait for."""
+    if up.name in s.task.whole:
+        s.prove(f"every block waits for all of {up.name}")
+        return
+    if s.task.call is Call.ARRAYS:
+        return  # the worker reads for it
+    reach = s.task.grid.extent.grow(s.task.grid.lower, s.task.grid.upper)
+    written = paths_of(up.writes.values())
+    for name, read in s.task.reads.items():
+        part = up.grid.extent.intersect(read.array.roi)
+        if path_of(read.array) in written and not reach.covers(part):
+            s.warn(
+                f"reads.{name}",
+                f"a block waits only for what its read Roi meets, together {as_span(reach)} of "
+                f"{as_span(part)} that {up.name} writes of {read.array.path}; add after: "
+                f"[{_whole(up)}] if the function reads more",
+            )
+
+
+def _whole(up: PlannedTask) -> str:
+    return f"{{task: {up.name}, whole: true}}"
+
+
+def check_after(s: Subject) -> None:
+    """Prove for upstream tasks without a declared array in common that blocks wait for all."""
+    task = s.task
+    reach = task.grid.extent.grow(task.grid.lower, task.grid.upper).intersect(s.roi)
+    read = paths_of(task.reads.values())
+    for up in (s.plan.tasks[name] for name in task.upstream):
+        if read & paths_of(up.writes.values()):
+            _check_far_reads(s, up)
+            continue
+        if up.name in task.whole:
+            s.prove(f"every block waits for all of {up.name}")
+            continue
+        if up.grid.ndim != task.grid.ndim:
+            s.refuse(
+                "after",
+                f"{up.name} has {up.grid.ndim} axes and this task {task.grid.ndim}; give both "
+                f"rois the same number of axes, or wait for all of it: after: [{_whole(up)}]",
+            )
+            continue
+        gap = first_gap(task, reach, [up.grid.extent], task.grid.reading)
+        if gap is None:
+            s.prove(f"every block waits for all that {up.name} does in its read Roi")
+            continue
+        text = f"{as_span(gap[0])} is read by block {as_text(gap[1])}, but "
+        text += _writers_text(s, [up], gap[0])
+        if task.reads:
+            s.warn("after", f"{text}; or ignore this if what it reads there is not from {up.name}")
+        else:
+            s.refuse("after", f"{text}, or declare reads and writes")

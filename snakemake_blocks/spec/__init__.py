@@ -1,0 +1,1 @@
+"""From the text of pipeline.yaml to declared tasks."""

@@ -1,0 +1,382 @@
+"""The form of pipeline.yaml: its keys, their types, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+
+from snakemake_blocks.geometry.tiling import Fit
+from snakemake_blocks.tasks.task import RESERVED_RESOURCES, After, Call, Chunks, SourceChange
+from snakemake_blocks.tasks.units import unit_name
+
+__all__ = [
+    "CheckModel",
+    "ContextModel",
+    "PipelineModel",
+    "TaskModel",
+    "WriteModel",
+    "json_schema",
+    "problems_of",
+]
+
+_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+_FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+_PATH = "must be the path of an array"
+_CALLABLE = "must be a function as module:name"
+_SIZES = "must be a whole number, or a list with one per axis"
+_BLOCKS = "must be auto, a whole number, or a list with one per axis"
+
+
+def _text_kind(value: Any) -> str:
+    """Return which member of a union a YAML value is meant to be."""
+    if isinstance(value, Mapping | BaseModel):
+        return "<keys>"
+    return "<word>" if isinstance(value, str) else "<other>"
+
+
+def _number_kind(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "<list>"
+    found = _text_kind(value)
+    return "<number>" if found == "<other>" else found
+
+
+def _scalar_kind(value: Any) -> str:
+    """Tell numbers from words; anything else is an unknown kind."""
+    if isinstance(value, bool):
+        return "<other>"
+    return {int: "<whole>", float: "<number>", str: "<word>"}.get(type(value), "<other>")
+
+
+def _fill_kind(value: Any) -> str:
+    """Tell whole numbers, which stay so however large, from others."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "<other>"
+    return "<whole>" if isinstance(value, int) else "<number>"
+
+
+def _resource_name(name: str) -> str:
+    if name in RESERVED_RESOURCES:
+        raise PydanticCustomError("taken", "cannot be the name of a resource; choose another")
+    return name
+
+
+def _unit(name: str) -> str:
+    found = unit_name(name)
+    if not found:
+        raise PydanticCustomError("unit", "is not a unit of length; write e.g. nanometer or um")
+    return found
+
+
+def _printable(path: str) -> str:
+    """Refuse what no file can be called, or nobody could find again."""
+    if not path.isprintable():
+        raise PydanticCustomError("unprintable", "has control characters in it; write plain text")
+    return path
+
+
+def _one_of(kind: Any, words: str) -> Discriminator:
+    """Return a discriminator that says what may stand here when nothing fits."""
+    return Discriminator(kind, custom_error_type="form", custom_error_message=words)
+
+
+FunctionName = Annotated[str, StringConstraints(pattern=_FUNCTION)]
+ArgumentName = Annotated[str, StringConstraints(pattern=_NAME)]
+ArrayPath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
+# Sums of coordinates up to this stay exact everywhere, floats included; it is 9000 km in nm.
+_LARGEST = 2**53
+Positive = Annotated[int, Field(ge=1, le=_LARGEST, strict=True)]
+Natural = Annotated[int, Field(ge=0, le=_LARGEST, strict=True)]
+Integer = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST, strict=True)]
+Number = Annotated[float, Field(strict=True)]
+# What an array of whole numbers can hold at all.
+Whole = Annotated[int, Field(ge=-(2**63), le=2**64 - 1, strict=True)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Sizes = Annotated[
+    Annotated[Natural, Tag("<number>")] | Annotated[list[Natural], Tag("<list>")],
+    _one_of(_number_kind, _SIZES),
+]
+
+
+Fill = Annotated[
+    Annotated[Whole, Tag("<whole>")] | Annotated[Number, Tag("<number>")],
+    _one_of(_fill_kind, "must be a number"),
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReadModel(_Model):
+    """An array that is read."""
+
+    array: ArrayPath = Field(description="Path of the array, relative to this file.")
+    fill: Fill | None = Field(None, description="Value outside of the array; none: an error.")
+
+
+class WriteModel(_Model):
+    """An array that is written; it is made when it does not exist."""
+
+    array: ArrayPath = Field(description="Path of the array, relative to this file.")
+    dtype: str = Field(description="numpy name of the type, e.g. float32.")
+    channels: list[Positive] = Field([], description="Extents of leading channel axes.")
+    voxel_size: list[Positive] | None = Field(
+        None, description="World units per voxel; default: that of the first array read."
+    )
+
+
+class RoiModel(_Model):
+    """A region in world units."""
+
+    offset: list[Integer] = Field(min_length=1, description="First coordinate of every axis.")
+    shape: list[Positive] = Field(min_length=1, description="Extent of every axis.")
+
+
+class ContextModel(_Model):
+    """Context that differs below and above."""
+
+    lower: Sizes = Field(0, description="Towards smaller coordinates, in world units.")
+    upper: Sizes = Field(0, description="Towards larger coordinates, in world units.")
+
+
+class CheckModel(_Model):
+    """Functions that tell whether a block is done, before and after it ran."""
+
+    before: FunctionName | None = Field(None, description="True: the block is done already.")
+    after: FunctionName | None = Field(None, description="False: the attempt failed.")
+
+
+ReadForm = Annotated[
+    Annotated[ArrayPath, Tag("<word>")] | Annotated[ReadModel, Tag("<keys>")],
+    _one_of(_text_kind, f"{_PATH}, or {{array: ..., fill: ...}}"),
+]
+RoiForm = Annotated[
+    Annotated[ArrayPath, Tag("<word>")] | Annotated[RoiModel, Tag("<keys>")],
+    _one_of(_text_kind, f"{_PATH}, or {{offset: [...], shape: [...]}}"),
+]
+CheckForm = Annotated[
+    Annotated[FunctionName, Tag("<word>")] | Annotated[CheckModel, Tag("<keys>")],
+    _one_of(_text_kind, f"{_CALLABLE}, or {{before: ..., after: ...}}"),
+]
+Context = Annotated[
+    Annotated[Natural, Tag("<number>")]
+    | Annotated[list[Natural], Tag("<list>")]
+    | Annotated[ContextModel, Tag("<keys>")],
+    _one_of(_number_kind, f"{_SIZES}, or {{lower: ..., upper: ...}}"),
+]
+BlocksPerJob = Annotated[
+    Annotated[Positive, Tag("<number>")]
+    | Annotated[list[Positive], Tag("<list>")]
+    | Annotated[Literal["auto"], Tag("<word>")],
+    _one_of(_number_kind, _BLOCKS),
+]
+Timeout = Annotated[
+    Annotated[Finite, Tag("<number>")]
+    | Annotated[Integer, Tag("<whole>")]
+    | Annotated[str, Tag("<word>")],
+    _one_of(_scalar_kind, "must be seconds, or a time like 90s, 10m, 2h, 1d"),
+]
+ResourceName = Annotated[str, StringConstraints(pattern=_NAME), AfterValidator(_resource_name)]
+Resource = Annotated[
+    Annotated[Natural, Tag("<whole>")]
+    | Annotated[Finite, Field(ge=0), Tag("<number>")]
+    | Annotated[str, Tag("<word>")],
+    _one_of(_scalar_kind, "must be a number or text"),
+]
+
+
+class AfterModel(_Model):
+    """A task to wait for."""
+
+    task: str = Field(description="Its name.")
+    whole: Flag = Field(False, description="Every block waits for all of it.")
+
+
+AfterForm = Annotated[
+    Annotated[str, Tag("<word>")] | Annotated[AfterModel, Tag("<keys>")],
+    _one_of(_text_kind, "must be the name of a task, or {task: ..., whole: true}"),
+]
+
+_INNER: dict[str, type[BaseModel]] = {
+    "reads": ReadModel,
+    "writes": WriteModel,
+    "roi": RoiModel,
+    "context": ContextModel,
+    "check": CheckModel,
+    "after": AfterModel,
+}
+
+
+class TaskModel(_Model):
+    """One blockwise task."""
+
+    function: FunctionName = Field(description="module:name, importable from this folder.")
+    call: Call = Field(Call.BLOCK, description="How the function is called.")
+    params: dict[ArgumentName, Any] = Field({}, description="Keyword arguments of the function.")
+    reads: dict[ArgumentName, ReadForm] = Field({}, description="Arrays read, by argument name.")
+    writes: dict[ArgumentName, WriteModel] = Field({}, description="Arrays written, by name.")
+    roi: RoiForm = Field(description="Region to WRITE: an array's, or offset and shape.")
+    block_size: list[Positive] = Field(description="What one block writes, in world units.")
+    context: Context = Field(0, description="Read beyond what is written, in world units.")
+    fit: Fit = Field(Fit.VALID, description="What to do where the roi is no multiple of a block.")
+    conflict: Flag = Field(True, description="Blocks read what their neighbours write.")
+    mask: ArrayPath | None = Field(None, description="Array whose zeros need no processing.")
+    check: CheckForm | None = Field(
+        None, description="Tells whether a block is done: before, or before and after."
+    )
+    retries: Natural = Field(2, description="Attempts of a block in one run, less one.")
+    timeout: Timeout | None = Field(None, description="Per attempt: seconds, or 10m, 2h.")
+    workers: Positive = Field(1, description="Processes per job.")
+    threads: Positive = Field(1, description="Threads per worker.")
+    max_workers: Positive | None = Field(None, description="Processes over all jobs.")
+    blocks_per_job: BlocksPerJob = Field("auto", description="Number, box, or auto.")
+    chunks: Chunks = Field(Chunks.COLOR, description="When blocks share a storage chunk.")
+    source: SourceChange = Field(
+        SourceChange.WARN, description="When the function's source changed since blocks were done."
+    )
+    resources: dict[ResourceName, Resource] = Field({}, description="Snakemake resources.")
+    after: list[AfterForm] = Field(
+        [], description="Upstream tasks, beside those that arrays tell; whole: wait for all of it."
+    )
+
+    @property
+    def waits(self) -> list[After]:
+        """The upstream tasks that are named."""
+        return [After(u) if isinstance(u, str) else After(u.task, u.whole) for u in self.after]
+
+
+Unit = Annotated[str, AfterValidator(_unit)]
+TaskName = Annotated[str, StringConstraints(pattern=_NAME)]
+
+
+class PipelineModel(_Model):
+    """A pipeline.yaml."""
+
+    tasks: dict[TaskName, TaskModel] = Field(min_length=1, description="Tasks by name.")
+    run_directory: ArrayPath = Field("blocks", description="Where state is kept.")
+    unit: Unit | None = Field(
+        None, description="What a world unit is, e.g. nanometer: arrays are converted to it."
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of pipeline.yaml; editors check and complete with it."""
+    schema = PipelineModel.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+# What pydantic puts into places beside keys; a user may have such keys, too.
+_MARKS = frozenset({"<keys>", "<word>", "<other>", "<list>", "<number>", "<whole>", "[key]"})
+
+
+def problems_of(error: ValidationError) -> list[tuple[tuple[Any, ...], str]]:
+    """Return the place and our words for everything that a form says is wrong."""
+    found: dict[tuple[tuple[Any, ...], str], None] = {}
+    for entry in error.errors():
+        loc = tuple(p for p in entry["loc"] if p not in _MARKS) or entry["loc"]
+        found.setdefault((loc, _words(entry, loc)))
+    return list(found)
+
+
+_MUST_BE = {
+    "bool": "true or false",
+    "dict": "a mapping of keys to values",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list in brackets",
+    "model": "a mapping of keys to values",
+    "string": "text",
+}
+
+
+_TEXTS = {
+    "array": _PATH,
+    "mask": _PATH,
+    "function": _CALLABLE,
+    "before": _CALLABLE,
+    "after": _CALLABLE,
+}
+
+
+def _words(entry: Any, loc: tuple[Any, ...]) -> str:
+    """Return one pydantic error in our words."""
+    kind, context, value = entry["type"], entry.get("ctx", {}), entry["input"]
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return _unknown(loc)
+    if kind in ("taken", "unit", "unprintable"):
+        return str(entry["msg"])
+    if kind == "string_pattern_mismatch":
+        return _misnamed(context["pattern"], value)
+    if "[key]" in entry["loc"] and kind == "string_type":
+        return f"YAML reads this name as {_shown(value)}; put it in quotes"
+    return f"{_must_be(entry, context, str(loc[-1]))}, got {_shown(value)}"
+
+
+def _must_be(entry: Any, context: Mapping[str, Any], key: str) -> str:
+    kind = entry["type"]
+    if kind == "string_type" and key in _TEXTS:
+        return _TEXTS[key]
+    if context.get("class_name") == "WriteModel":
+        return "must be {array: ..., dtype: ...}"
+    if kind in ("greater_than_equal", "less_than_equal"):
+        least = "ge" in context
+        return f"must be at {'least' if least else 'most'} {context['ge' if least else 'le']}"
+    if kind in ("too_short", "string_too_short"):
+        return "must not be empty"
+    if kind == "literal_error":
+        return _BLOCKS
+    if kind == "enum":
+        return "must be " + str(context["expected"]).replace("'", "")
+    if kind == "finite_number":
+        return "must be a finite number"
+    what = _MUST_BE.get(re.sub(r"_(type|parsing|from_float|attributes_type)$", "", kind))
+    return f"must be {what}" if what else str(entry["msg"])
+
+
+def _unknown(loc: tuple[Any, ...]) -> str:
+    """Return what to say of a key that does not exist, with the one that may be meant."""
+    key = str(loc[-1])
+    known = list(_model_at(loc[:-1]).model_fields)
+    near = difflib.get_close_matches(key.lower(), known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    return f"is not a known key; {hint}"
+
+
+def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
+    """Return which form the keys at a place belong to."""
+    if len(loc) < 2:
+        return PipelineModel
+    return _INNER[loc[2]] if len(loc) > 2 else TaskModel
+
+
+def _misnamed(pattern: str, value: Any) -> str:
+    if pattern == _FUNCTION:
+        return f"{_CALLABLE}, got {_shown(value)}"
+    return "a name here has to begin with a letter; only letters, digits and _ may follow"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as YAML writes it, cut short."""
+    if value is None:
+        return "nothing"
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""The run directory: what is written down of blocks, and what of it counts."""

@@ -1,0 +1,1 @@
+"""Arrays: where they lie, what they say of themselves, how they are read and written."""

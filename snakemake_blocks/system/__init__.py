@@ -1,0 +1,1 @@
+"""What there is on a host: files, locks, processes."""

@@ -1,0 +1,1 @@
+"""What is declared: tasks, their functions, arrays and resources."""

@@ -1,0 +1,101 @@
+"""What planning has to know of an array: where it lies in the world, and how it is stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from snakemake_blocks.geometry.box import Box, Index
+
+__all__ = ["ArrayInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """Geometry and storage of an array; channel axes lead, spatial axes follow.
+
+    Parameters
+    ----------
+    path : str
+        Store and name in one, relative to the pipeline's folder, e.g. ``sample.zarr/raw``.
+    offset, voxel_size : tuple of int
+        World units, one per spatial axis.
+    shape : tuple of int
+        Voxels, spatial axes only.
+    channels : tuple of int
+        Extents of the leading channel axes, ``()`` when there is none.
+    dtype : str
+        numpy name.
+    chunks : tuple of int
+        Voxels that one file of the store holds (the shard where there are shards), all axes.
+    units : tuple of str
+        Physical unit per spatial axis, empty strings where unknown.
+    exists : bool
+        False for an array that has still to be created.
+    origin : ArrayInfo, optional
+        The existing array from which one to be created takes voxel size and units.
+    """
+
+    path: str
+    offset: Index
+    voxel_size: Index
+    shape: Index
+    channels: Index
+    dtype: str
+    chunks: Index
+    units: tuple[str, ...] = ()
+    exists: bool = True
+    origin: ArrayInfo | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.voxel_size)
+
+    @property
+    def roi(self) -> Box:
+        """The region that the array covers, in world units."""
+        end = (o + v * n for o, v, n in zip(self.offset, self.voxel_size, self.shape, strict=True))
+        return Box(self.offset, tuple(end))
+
+    @property
+    def full_shape(self) -> Index:
+        """Shape in voxels, channels first."""
+        return self.channels + self.shape
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per voxel, all channels together."""
+        return int(np.dtype(self.dtype).itemsize) * math.prod(self.channels)
+
+    def voxels(self, region: Box) -> Box:
+        """Return the voxels that ``region`` touches; they may lie outside of the array.
+
+        Exact where the region is a multiple of the voxel size, otherwise rounded outward.
+        """
+        per_axis = list(zip(region.begin, region.end, self.offset, self.voxel_size, strict=True))
+        return Box(
+            tuple((b - o) // v for b, _, o, v in per_axis),
+            tuple(-((o - e) // v) for _, e, o, v in per_axis),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping, the inverse of :meth:`from_json`.
+
+        ``exists`` and ``origin`` are left out: they hold at the moment of planning.
+        """
+        data = asdict(self)
+        del data["exists"], data["origin"]
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ArrayInfo:
+        """Return the array described by :meth:`to_json`."""
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        return cls(**plain)

@@ -1,0 +1,156 @@
+"""What the user declared, checked as a whole: tasks in an order in which upstream comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from snakemake_blocks.errors import SpecError
+from snakemake_blocks.system.location import Names
+from snakemake_blocks.system.quoting import comment
+from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.task import Task
+
+__all__ = ["Pipeline"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pipeline:
+    """Tasks that belong together.
+
+    Parameters
+    ----------
+    tasks : tuple of Task
+        Upstream tasks first.
+    upstream : dict of str to tuple of str
+        Names of the direct upstream tasks of every task.
+    name : str
+        For messages and headers, e.g. ``pipeline.yaml``.
+    folder : Path
+        Where array paths and modules of functions are looked up.
+    run_directory : Path
+        Where state is kept.
+    """
+
+    tasks: tuple[Task, ...]
+    upstream: dict[str, tuple[str, ...]]
+    name: str
+    folder: Path
+    run_directory: Path
+
+    @classmethod
+    def from_tasks(
+        cls,
+        tasks: Sequence[Task],
+        *,
+        folder: Path,
+        run_directory: Path,
+        name: str = "python",
+    ) -> Pipeline:
+        """Return the pipeline of ``tasks`` and of the upstream tasks that they name.
+
+        Raises
+        ------
+        SpecError
+            Without any task, on duplicate names, dangling names and cycles.
+        """
+        names_of = Names(folder)
+        found = [_renamed(task, names_of) for task in _with_upstream(tasks)]
+        if not found:
+            raise SpecError(["there is no task; give at least one"])
+        names = [task.task_id for task in found]
+        problems = [
+            f"task {n}: there are {names.count(n)} different tasks of this name; rename all but one"
+            for n in sorted(set(names))
+            if names.count(n) > 1
+        ]
+        if problems:
+            raise SpecError(problems)
+        upstream = {task.task_id: _upstream_names(task, found) for task in found}
+        problems = list(_mask_problems(found))
+        problems += [
+            f"task {n}: after: there is no task {up!r}; known are {', '.join(names)}"
+            for n in names
+            for up in upstream[n]
+            if up not in names
+        ]
+        if problems:
+            raise SpecError(problems)
+        order = _sorted(names, upstream)
+        by_name = {task.task_id: task for task in found}
+        return cls(tuple(by_name[n] for n in order), upstream, name, folder, run_directory)
+
+
+def _with_upstream(tasks: Sequence[Task]) -> Iterator[Task]:
+    """Yield the tasks and, before each, the upstream task objects it names; each object once."""
+    seen: set[int] = set()
+
+    def visit(task: Task) -> Iterator[Task]:
+        if id(task) in seen:
+            return
+        seen.add(id(task))
+        for up in task.upstream_tasks or ():
+            yield from visit(up)
+        yield task
+
+    for task in tasks:
+        yield from visit(task)
+
+
+def _renamed(task: Task, names: Names) -> Task:
+    """Return the task with one name for every array, however it is called elsewhere."""
+
+    def info(array: ArrayInfo) -> ArrayInfo:
+        name = names.of(array.path)
+        return array if name == array.path else replace(array, path=name)
+
+    writes = {name: replace(w, array=info(w.array)) for name, w in task.writes.items()}
+    reads = {name: replace(r, array=info(r.array)) for name, r in task.reads.items()}
+    mask = task.mask and info(task.mask)
+    if (writes, reads, mask) == (task.writes, task.reads, task.mask):
+        return task
+    return replace(task, reads=reads, writes=writes, mask=mask)
+
+
+def _upstream_names(task: Task, tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Return named upstream tasks and those that write an array which ``task`` reads."""
+    names = [up.task_id for up in task.upstream_tasks or ()]
+    names += [up.task for up in task.waits]
+    read = {r.array.path for r in task.reads.values()}
+    for other in tasks:
+        if other is not task and read & {w.array.path for w in other.writes.values()}:
+            names.append(other.task_id)
+    return tuple(dict.fromkeys(names))
+
+
+def _mask_problems(tasks: Sequence[Task]) -> Iterator[str]:
+    """Yield which masks are written: they were read before anything runs."""
+    writers = {w.array.path: task.task_id for task in tasks for w in task.writes.values()}
+    for task in tasks:
+        if task.mask is not None and task.mask.path in writers:
+            yield (
+                f"task {comment(task.task_id)}: mask: {task.mask.path} is written by task "
+                f"{comment(writers[task.mask.path])}, but masks are read before anything runs; "
+                "make it with a pipeline of its own"
+            )
+
+
+def _sorted(names: Sequence[str], upstream: dict[str, tuple[str, ...]]) -> list[str]:
+    """Return the names with upstream first, otherwise in the order given."""
+    order: list[str] = []
+    waiting = list(names)
+    while waiting:
+        ready = next((n for n in waiting if all(up in order for up in upstream[n])), None)
+        if ready is None:
+            raise SpecError([f"tasks {_cycle(waiting, upstream)}: wait for one another; cut one"])
+        order.append(ready)
+        waiting.remove(ready)
+    return order
+
+
+def _cycle(waiting: Sequence[str], upstream: dict[str, tuple[str, ...]]) -> str:
+    path = [waiting[0]]
+    while path[-1] not in path[:-1]:
+        path.append(next(up for up in upstream[path[-1]] if up in waiting))
+    return " -> ".join(reversed(path[path.index(path[-1]) :]))

@@ -1,0 +1,1 @@
+"""What people see of a run, before, while and after it runs."""

@@ -1,0 +1,179 @@
+"""Calling a function on arrays: what a block reads goes in, what it writes comes out cropped.
+
+The one way to do it, for workers, serial mode, ``block`` and ``check-context``. Nothing is
+stored here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.geometry.block import Block
+from snakemake_blocks.geometry.box import Box
+from snakemake_blocks.plan.plan import PlannedTask
+from snakemake_blocks.storage.arrays import open_array, read_region
+from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.dtypes import as_values
+from snakemake_blocks.tasks.task import Read
+
+__all__ = ["ArrayCall", "lower_phase_only", "takes"]
+
+# Voxels of a read that no memory holds; of even more numpy does not say that memory lacks.
+_MOST = 2**48
+
+
+@dataclass(slots=True)
+class ArrayCall:
+    """A function, and the arrays that a task gives it.
+
+    Parameters
+    ----------
+    task : PlannedTask
+        A task with ``call: arrays``.
+    folder : Path
+        The pipeline's folder.
+    function : callable
+        ``f(**arrays, **params)``; a parameter named ``block`` receives the block.
+    params : mapping
+        What it is given beside arrays.
+    """
+
+    task: PlannedTask
+    folder: Path
+    function: Callable[..., Any]
+    params: Mapping[str, Any]
+    _own: frozenset[str] = field(init=False, repr=False)
+    _takes_block: bool = field(init=False, repr=False)
+    _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        written = {w.array.path for w in self.task.writes.values()}
+        self._own = frozenset(n for n, r in self.task.reads.items() if r.array.path in written)
+        self._takes_block = takes(self.function, "block")
+        for name, read in self.task.reads.items():
+            if name not in self._own:
+                self._arrays[name] = open_array(read.array, self.folder, writable=False)
+
+    def results(self, block: Block, visible: Sequence[Box]) -> dict[str, NDArray[Any]]:
+        """Return what the function makes of a block, by name, shaped as its write Roi.
+
+        Parameters
+        ----------
+        block : Block
+            Its read Roi is what the function sees.
+        visible : sequence of Box
+            Where the function sees its task's own output, in world units; elsewhere it sees the
+            fill value.
+
+        Raises
+        ------
+        InputError
+            If the function returns something else than the task writes, or what the block reads
+            cannot be read or fills the memory.
+        """
+        region = Box.from_roi(block.read_roi)
+        inputs = {n: self._input(n, r, region, visible) for n, r in self.task.reads.items()}
+        more = {"block": block} if self._takes_block else {}
+        returned = self._named(self.function(**inputs, **more, **self.params))
+        target = Box.from_roi(block.write_roi)
+        return {
+            name: self._cropped(
+                name,
+                as_values(returned[name], f"{self.task.function.name}: {name}"),
+                write.array,
+                region,
+                target,
+            )
+            for name, write in self.task.writes.items()
+        }
+
+    def _input(self, name: str, read: Read, region: Box, visible: Sequence[Box]) -> NDArray[Any]:
+        try:
+            if read.array.voxels(region).size > _MOST:
+                raise MemoryError
+            return self._seen(name, read, region, visible)
+        except MemoryError:
+            raise InputError(
+                f"{read.array.path}: reading {list(region.begin)} to {list(region.end)} takes more "
+                "memory than there is; choose smaller blocks, or less context"
+            ) from None
+
+    def _seen(self, name: str, read: Read, region: Box, visible: Sequence[Box]) -> NDArray[Any]:
+        """Return what the function sees of an array."""
+        if name not in self._own:
+            return read_region(self._arrays[name], read, region)
+        array = read.array
+        if not visible:  # it need not even be there
+            shape = array.channels + array.voxels(region).shape
+            return np.full(shape, read.fill or 0, array.dtype)
+        if name not in self._arrays:
+            self._arrays[name] = open_array(array, self.folder, writable=False)
+        data = read_region(self._arrays[name], read, region)
+        return lower_phase_only(data, array, region, visible, read.fill)
+
+    def _named(self, result: Any) -> Mapping[str, Any]:
+        """Return results by the names of the arrays that the task writes."""
+        writes, function = self.task.writes, self.task.function.name
+        if not isinstance(result, Mapping):
+            if len(writes) != 1:
+                raise InputError(
+                    f"{function}: writes {', '.join(writes)}; return a dict with these names"
+                )
+            return {next(iter(writes)): result}
+        if result.keys() != writes.keys():
+            raise InputError(
+                f"{function}: returned {sorted(map(str, result))}, writes {sorted(writes)}"
+            )
+        return result
+
+    def _cropped(
+        self, name: str, values: NDArray[Any], array: ArrayInfo, region: Box, target: Box
+    ) -> NDArray[Any]:
+        """Return what lies in the write Roi of values that cover the read Roi or just that."""
+        for box in (region, target):
+            if values.shape == array.channels + array.voxels(box).shape:
+                return values[_slices(array, target, box)]
+        raise InputError(
+            f"{self.task.function.name}: {name} has shape {values.shape}; expected "
+            f"{array.channels + array.voxels(region).shape} (read Roi) or "
+            f"{array.channels + array.voxels(target).shape} (write Roi)"
+        )
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Tell whether a function has a parameter of a name; builtins without a signature have none."""
+    try:
+        return name in inspect.signature(function).parameters
+    except ValueError:
+        return False
+
+
+def lower_phase_only(
+    data: NDArray[Any], array: ArrayInfo, region: Box, keep: Sequence[Box], fill: float | None
+) -> NDArray[Any]:
+    """Return ``data`` with everything outside of the boxes ``keep`` replaced by the fill.
+
+    What a task reads of its own output is then what lower phases wrote in this plan, and
+    neither a leftover of an earlier run nor a matter of timing.
+    """
+    clean: NDArray[Any] = np.full_like(data, 0 if fill is None else fill)
+    for box in keep:
+        if box.meets(region):
+            part = _slices(array, box.intersect(region), region)
+            clean[part] = data[part]
+    return clean
+
+
+def _slices(array: ArrayInfo, part: Box, whole: Box) -> tuple[slice, ...]:
+    """Return where ``part`` lies in the values of ``whole``, channels and all."""
+    voxels = array.voxels(part).shift([-b for b in array.voxels(whole).begin])
+    lead = (slice(None),) * len(array.channels)
+    return lead + tuple(slice(b, e) for b, e in zip(voxels.begin, voxels.end, strict=True))

@@ -1,0 +1,314 @@
+"""One block at a time: set-up once, then check, call, check, record. Runs in a worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import resource
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from snakemake_blocks.errors import InputError
+from snakemake_blocks.geometry.block import Block, BlockStatus
+from snakemake_blocks.geometry.box import Box
+from snakemake_blocks.plan.paths import index_name, slug
+from snakemake_blocks.plan.plan import PlannedTask
+from snakemake_blocks.state.failures import BlockFailedError
+from snakemake_blocks.state.ledger import Measurement
+from snakemake_blocks.state.notes import note_once
+from snakemake_blocks.storage.arrays import open_array, write_region
+from snakemake_blocks.storage.presence import Stored
+from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load
+from snakemake_blocks.tasks.task import Call
+from snakemake_blocks.work.array_call import ArrayCall
+
+__all__ = ["Meter", "Work"]
+
+# Reading /proc costs as much as a tiny block; bytes are measured for longer ones.
+_WORTH_MEASURING = 0.005
+# What a call returns that has only been prepared.
+_UNRUN = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
+# getrusage gives KiB, on macOS bytes.
+_PEAK_UNIT = 1024 if sys.platform == "darwin" else 1
+
+
+@dataclass(slots=True)
+class Meter:
+    """Measures what an attempt costs the process."""
+
+    _wall: float = 0.0
+    _cpu: float = 0.0
+    _start: float = 0.0
+    _bytes: tuple[int, int] = field(default_factory=lambda: _bytes_so_far())
+
+    def begin(self) -> Measurement:
+        """Start an attempt; return when."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        self._start, self._wall = time.time(), time.perf_counter()
+        self._cpu = usage.ru_utime + usage.ru_stime
+        return Measurement(self._start)
+
+    def end(self) -> Measurement:
+        """Return the cost since :meth:`begin`."""
+        wall = time.perf_counter() - self._wall
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = usage.ru_utime + usage.ru_stime - self._cpu
+        peak = usage.ru_maxrss // _PEAK_UNIT
+        if wall < _WORTH_MEASURING:
+            return Measurement(self._start, wall, cpu, peak)
+        before, self._bytes = self._bytes, _bytes_so_far()
+        read, written = (now - was for now, was in zip(self._bytes, before, strict=True))
+        return Measurement(self._start, wall, cpu, peak, max(0, read), max(0, written))
+
+
+def _bytes_so_far() -> tuple[int, int]:
+    """Return bytes read and written by system calls of this process; zeros without /proc."""
+    try:
+        text = Path("/proc/self/io").read_text()
+    except OSError:
+        return 0, 0
+    fields = dict(line.split(": ") for line in text.splitlines())
+    return int(fields["rchar"]), int(fields["wchar"])
+
+
+@dataclass(slots=True)
+class Work:
+    """The user's functions of one task, set up, and how a block is put through them.
+
+    Parameters
+    ----------
+    task : PlannedTask
+        The task.
+    folder : Path
+        The pipeline's folder, for arrays and modules.
+    functions : Path
+        Folder of pickled functions.
+    given : mapping of str to callable
+        Functions that are at hand and need not be loaded: ``function``, ``check_before``,
+        ``check_after``, ``init``.
+    stores : bool
+        Whether results will be stored; arrays to write need not be there otherwise.
+    logs : Path, optional
+        Folder of the task's logs.
+    worker_id : int
+        Number among the workers of the task.
+    guard : callable
+        Called before each store; raises, or does not return, if that is not ours any more.
+    notes : Path, optional
+        Folder of what is said once per task; without it, once per worker.
+    """
+
+    task: PlannedTask
+    folder: Path
+    functions: Path
+    given: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    stores: bool = True
+    logs: Path | None = None
+    worker_id: int = 0
+    guard: Callable[[], None] = lambda: None
+    notes: Path | None = None
+    absent: int = field(default=0, init=False)
+    """Which chunks the last block has left out."""
+    _call: Callable[..., Any] = field(init=False, repr=False)
+    _before: Callable[..., Any] | None = field(init=False, repr=False)
+    _after: Callable[..., Any] | None = field(init=False, repr=False)
+    _close: contextlib.ExitStack = field(
+        default_factory=contextlib.ExitStack, init=False, repr=False
+    )
+    _arrays: ArrayCall | None = field(default=None, init=False, repr=False)
+    _outputs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _stored: Stored = field(init=False, repr=False)
+    _noted: set[str] = field(default_factory=set, init=False, repr=False)
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What daisy's context tells a worker of where it is."""
+        return {
+            "hostname": os.uname().nodename,
+            "task_id": self.task.name,
+            "worker_id": self.worker_id,
+            "logdir": str(self.logs or self.folder),
+        }
+
+    def set_up(self) -> None:
+        """Import the user's functions, build a class, open declared arrays: once per worker."""
+        self._close.enter_context(importable_from(self.folder))
+        self._stored = Stored(self.task.outputs, self.folder)
+        self._before = self._load("check_before")
+        self._after = self._load("check_after")
+        init = self._load("init")
+        function = self._load("function")
+        assert function is not None
+        if init is not None:
+            _refuse_unrun(_initialise(init, self.context))
+        if self.task.call is Call.WORKER:
+            self._call = function
+            return
+        if inspect.isclass(function):
+            function = self._build(function)
+            params: dict[str, Any] = {}
+        else:
+            params = dict(self.task.params)
+        if self.task.call is Call.ARRAYS:
+            self._arrays = ArrayCall(self.task, self.folder, function, params)
+            self._open_outputs()
+            self._call = self._compute_and_store
+        elif params:
+            self._call = lambda block: function(block, **params)
+        else:
+            self._call = function
+
+    def _open_outputs(self) -> None:
+        for name, write in self.task.writes.items() if self.stores else ():
+            self._outputs[name] = open_array(write.array, self.folder, writable=True)
+
+    def _load(self, role: str) -> Callable[..., Any] | None:
+        """Return the task's function of a role, None if it has none."""
+        if role in self.given:
+            return self.given[role]
+        ref: FunctionRef | None = getattr(self.task, role)
+        return None if ref is None else load(ref, self.functions)
+
+    def _build(self, kind: type) -> Callable[..., Any]:
+        made = kind(**self.task.params)
+        if hasattr(made, "__exit__"):
+            made = self._close.enter_context(made)
+        elif hasattr(made, "close"):
+            self._close.callback(made.close)
+        if not callable(made):
+            raise InputError(
+                f"{self.task.function.name}: has no __call__, so it cannot take blocks"
+            )
+        return made  # type: ignore[no-any-return]
+
+    def tear_down(self) -> None:
+        """Close what was set up."""
+        self._close.close()
+
+    def __enter__(self) -> Self:
+        try:
+            self.set_up()
+        except BaseException:
+            self.tear_down()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tear_down()
+
+    def run_worker_function(self) -> None:
+        """Call a ``call: worker`` function, which asks for blocks itself."""
+        self._call(**self.task.params)
+
+    def is_done(self, block: Block) -> bool:
+        """Ask the check before the block; false without one."""
+        if self._before is None or not _refuse_unrun(self._before(block)):
+            return False
+        self._settle(block)
+        return True
+
+    def process(self, block: Block) -> None:
+        """Put one block through the function and the check after it.
+
+        Raises
+        ------
+        BlockFailedError
+            If the block is not done although nothing was raised.
+        """
+        block.status = BlockStatus.PROCESSING
+        _refuse_unrun(self._call(block))
+        self.accept(block)
+
+    def accept(self, block: Block) -> None:
+        """Refuse a block whose status is FAILED or whose check after it says no."""
+        _refuse_failed(block)
+        if self._after is not None and not _refuse_unrun(self._after(block)):
+            name = self.task.check_after.name if self.task.check_after else ""
+            raise BlockFailedError(f"the check {name} after the block says that it is not done")
+        self._settle(block)
+        block.status = BlockStatus.SUCCESS
+
+    def _settle(self, block: Block) -> None:
+        """Wait until what a block wrote is on disk, and note what it left out."""
+        # Not by its Rois: a tiny block would pay for making them, and a function may change them.
+        if self.task.writes:
+            self.absent = self._stored.settle(self.task.grid.write(block.index))
+
+    def compute(self, block: Block, visible: Sequence[Box]) -> dict[str, NDArray[Any]]:
+        """Return what the function of a ``call: arrays`` task makes of a block; store nothing.
+
+        Parameters
+        ----------
+        block : Block
+            The block.
+        visible : sequence of Box
+            Where the function sees its task's own output, in world units.
+
+        Raises
+        ------
+        BlockFailedError
+            If the function sets the block's status to FAILED.
+        InputError
+            If it returns something else than the task writes.
+        """
+        assert self._arrays is not None, "not set up for a task with call: arrays"
+        found = self._arrays.results(block, visible)
+        _refuse_failed(block)
+        return found
+
+    def _compute_and_store(self, block: Block) -> None:
+        self._store(block, self.compute(block, self.task.visible_output(block.index)))
+
+    def _store(self, block: Block, results: Mapping[str, NDArray[Any]]) -> None:
+        """Write results, which are shaped as the write Roi."""
+        target = Box.from_roi(block.write_roi)
+        for name, write in self.task.writes.items():
+            self.guard()
+            cut = write_region(self._outputs[name], write.array, target, results[name])
+            if cut and name not in self._noted:
+                self._noted.add(name)
+                self._note_fractions(name, cut, block)
+
+    def _note_fractions(self, name: str, cut: str, block: Block) -> None:
+        """Say once per task that an array's type cuts off fractions."""
+        array = self.task.writes[name].array
+        note_once(
+            self.notes,
+            f"fractions.{slug(name)}.{self.task.fingerprint:016x}",
+            f"{array.path}: {array.dtype} cuts fractions off what the function returns, "
+            f"e.g. {cut} in block {index_name(block.index)}; round or scale in the "
+            "function, or write a float type",
+        )
+
+
+def _refuse_failed(block: Block) -> None:
+    if block.status is BlockStatus.FAILED:
+        raise BlockFailedError("the function set block.status to FAILED")
+
+
+def _refuse_unrun(result: Any) -> Any:
+    """Return what a function returned, unless that says that nothing of it has run."""
+    if isinstance(result, _UNRUN):
+        what = type(result).__name__.replace("_", " ")
+        raise BlockFailedError(
+            f"{result.__qualname__} returned a {what}, so nothing of it has run; "
+            "take `yield` or `async` out of it"
+        )
+    return result
+
+
+def _initialise(init: Callable[..., Any], context: Mapping[str, Any]) -> Any:
+    """Call what has to be called before the first block, with what it may want to know."""
+    try:
+        takes_context = bool(inspect.signature(init).parameters)
+    except ValueError:  # builtins without a signature take nothing
+        takes_context = False
+    return init(context) if takes_context else init()

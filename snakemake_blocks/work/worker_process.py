@@ -1,0 +1,232 @@
+"""Worker processes as their supervisor sees them, and where they wait between two jobs.
+
+A worker that has been set up for a task can do another job of that task: it is told where to
+record and whose lock that is. So a model is loaded once per worker and not once per job, and a
+job of one small block costs no fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, Pipe, wait
+
+import numpy as np
+
+from snakemake_blocks.plan.plan import PlannedTask
+from snakemake_blocks.system.locks import Lease
+from snakemake_blocks.system.processes import end_tree, has_ended
+from snakemake_blocks.work.block_queue import Batch, batch_dtype
+from snakemake_blocks.work.client import remove_pipes
+from snakemake_blocks.work.fence import Fence
+from snakemake_blocks.work.slots import Numbers, Slot
+from snakemake_blocks.work.worker import Pulse, WorkerContext, work_blocks
+
+__all__ = ["CLOSING_SECONDS", "Bench", "Member"]
+
+CLOSING_SECONDS = 20.0
+"""For closing what was set up, once all blocks are done or a worker is replaced."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One worker process, as the supervisor sees it."""
+
+    number: int
+    pid: int
+    # What it was marked with when it was forked, as are the pipes to its scripts.
+    mark: str
+    outbox: Connection
+    pulse: Pulse
+    batch: Batch
+    fence: Fence
+    slot: Slot
+    ledger_end: int = 0
+    size: int = 1
+    since: float = 0.0
+    waiting: bool = False
+    reported: int = 0
+    settled: set[int] = field(default_factory=set)
+    failures_in_a_row: int = 0
+    served: bool = False
+    closed: bool = False
+    retiring: float = 0.0
+    cause: str = ""
+    # It was ended because its job's lock had not been renewed in time.
+    was_fenced: bool = False
+    # Readable when the process has ended, where the system has such a thing.
+    ended: int | None = None
+
+    def __post_init__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            self.ended = os.pidfd_open(self.pid)  # type: ignore[attr-defined, unused-ignore]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is a zombie: until it is reaped nobody else gets its pid."""
+        return has_ended(self.pid)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it waits for blocks, or will once it is set up."""
+        idle = self.waiting or not self.served
+        return idle and not (self.closed or self.retiring or self.has_ended)
+
+    def dismiss(self) -> None:
+        """Tell a waiting worker that there is nothing more."""
+        self.waiting = False
+        self.retiring = time.monotonic()
+        self.tell(b"")
+
+    def tell(self, message: bytes) -> None:
+        """Send a message; that it could not be sent shows when the worker's end is noticed."""
+        with contextlib.suppress(OSError):
+            self.outbox.send_bytes(message)
+
+    def end(self) -> int:
+        """End the process and its group; return its exit status, negative for a signal."""
+        self.was_fenced = self.fence.remove(self.pid)
+        end_tree(self.pid)
+        _, status = os.waitpid(self.pid, 0)
+        self.slot.release()
+        self.outbox.close()
+        if self.ended is not None:
+            os.close(self.ended)
+        if status:
+            remove_pipes(self.mark)
+        return os.waitstatus_to_exitcode(status)
+
+
+@dataclass(slots=True)
+class Bench:
+    """Where the workers of a pool come from, and where they wait for the next job.
+
+    Parameters
+    ----------
+    lasting : bool
+        Whether there will be a next job in this process.
+    output : str
+        File that the present job prints to; for workers that were forked earlier.
+    private : tuple of Connection
+        Of this process; workers must not keep them open.
+    """
+
+    lasting: bool = False
+    output: str = ""
+    private: tuple[Connection, ...] = ()
+    lease: Lease = field(default_factory=Lease, init=False)
+    fence: Fence = field(init=False)
+    _idle: list[Member] = field(default_factory=list, init=False)
+    _task: PlannedTask | None = field(default=None, init=False)
+    _numbers: Numbers | None = field(default=None, init=False)
+    _count: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.fence = Fence(self.lease)
+
+    def get(self, context: WorkerContext, others: list[Member]) -> Member | None:
+        """Return a worker for a job: one that waited, else a new one.
+
+        None while the task has as many as it may have; who needs one asks again soon.
+
+        Parameters
+        ----------
+        context : WorkerContext
+            The job.
+        others : list of Member
+            Who works on it already.
+        """
+        if self._task is not context.task:
+            self._let_go()
+        if self._numbers is None or self._numbers.folder != context.slots:
+            self._numbers = Numbers(context.slots, _most_workers(context.task))
+        while self._idle:
+            member = self._idle.pop()
+            if member.can_go_on:
+                member.tell(context.to_order(self.output))
+                return member
+            member.end()
+        slot = self._numbers.take({m.slot.number for m in others})
+        return self._start(context, others, slot) if slot is not None else None
+
+    def keep(self, members: list[Member], task: PlannedTask) -> list[Member]:
+        """Let workers wait for the next job of a task; return those that cannot."""
+        if self._numbers is not None:
+            self._numbers.stop_asking()
+        if not self.lasting:
+            return members
+        self._task = task
+        self._idle += [m for m in members if m.can_go_on]
+        return [m for m in members if m not in self._idle]
+
+    def make_room(self) -> None:
+        """Let those who wait go if another process needs their numbers."""
+        if self._idle and self._numbers is not None and self._numbers.are_wanted:
+            self._let_go()
+
+    def close(self) -> None:
+        """End those who wait, which close what they have set up, and what watches them."""
+        self._let_go()
+        if self._numbers is not None:
+            self._numbers.stop_asking()
+        self.fence.close()
+
+    def _let_go(self) -> None:
+        for member in self._idle:
+            member.dismiss()
+        give_up = time.monotonic() + CLOSING_SECONDS
+        for member in self._idle:
+            while not member.has_ended and time.monotonic() < give_up:
+                wait([member.ended] if member.ended is not None else [], 0.1)
+            member.end()
+        self._idle.clear()
+
+    def _start(self, context: WorkerContext, others: list[Member], slot: Slot) -> Member:
+        ours, theirs = Pipe()
+        pulse = Pulse()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        supervisor = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            context.work.worker_id = slot.number
+            for held in (slot, *(m.slot for m in others)):
+                held.release()
+            inherited = [ours, *(m.outbox for m in others), *self.private]
+            _be_worker(replace(context, pulse=pulse), theirs, inherited, supervisor)
+        theirs.close()
+        self._count += 1
+        self.fence.add(pid)
+        mark = f"{context.lock.holder.token}.{pid}"
+        batch = np.empty(0, batch_dtype(context.ledger.ndim))
+        return Member(self._count, pid, mark, ours, pulse, batch, self.fence, slot)
+
+
+def _most_workers(task: PlannedTask) -> int | None:
+    """Return how many workers a task may have; None if one job has more than that already."""
+    most = task.max_workers
+    return most if most is not None and most >= task.workers else None
+
+
+def _be_worker(
+    context: WorkerContext, inbox: Connection, inherited: list[Connection], supervisor: int
+) -> None:
+    """Work, in a forked process; never returns.
+
+    The ends of pipes that belong to the supervisor are closed, so that its death is seen.
+    """
+    try:
+        for connection in inherited:
+            connection.close()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        work_blocks(context, inbox, supervisor=supervisor)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
