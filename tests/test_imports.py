@@ -32,7 +32,7 @@ def test_names_are_loaded_when_they_are_used() -> None:
     )
 
 
-@pytest.mark.parametrize("module", ["rules", "snakefile"])
+@pytest.mark.parametrize("module", ["rules", "engine.snakefile"])
 def test_what_a_snakefile_imports_is_light(module: str) -> None:
     """Every remote job executes the Snakefile again."""
     assert loaded(f"import snakemake_blocks.{module}") == set()

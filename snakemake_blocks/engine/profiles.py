@@ -24,7 +24,7 @@ _FILES = re.compile(r"(profile|config)(\.v\d+\+)?\.yaml")
 
 def _shipped_folder() -> Path:
     """Return the folder of profiles: inside an installed package, beside it in a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     return next(p for p in (here / "profiles", here.parent / "profiles") if p.is_dir())
 
 

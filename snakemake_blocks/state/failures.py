@@ -108,7 +108,7 @@ def _bounded(text: str, most: int) -> str:
 
 def _raised_at(trace: TracebackType | None, *, others: bool) -> str:
     """Return the user's innermost line, ``functions.py:12``; libraries only if ``others``."""
-    here = os.path.dirname(__file__) + os.sep
+    here = os.path.dirname(os.path.dirname(__file__)) + os.sep
     frames = traceback.extract_tb(trace)
     own = [f for f in frames if "site-packages" not in f.filename and here not in f.filename]
     frame = next(reversed(own or (frames if others else [])), None)

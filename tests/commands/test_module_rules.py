@@ -11,7 +11,7 @@ from project import Project, stamps
 from snakemake_blocks.commands.module_rules import module_rules
 from snakemake_blocks.errors import InputError, SpecError
 
-SHIPPED = Path(__file__).parents[1] / "workflow" / "Snakefile"
+SHIPPED = Path(__file__).parents[2] / "workflow" / "Snakefile"
 
 
 def adding(project: Project, name: str, add: int) -> None:

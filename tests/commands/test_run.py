@@ -99,7 +99,7 @@ class TestGenerate:
             return plan.tasks["count"].jobs.batch
 
         first, _ = generate(counting.pipeline)
-        from snakemake_blocks.plan.plan import planning
+        from snakemake_blocks.plan import planning
 
         monkeypatch.setattr(planning, "batch_shape", lambda *_, **__: (5,))
         again, _ = generate(counting.pipeline)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from project import BIN
 from scipy.ndimage import gaussian_filter
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 _COMMANDS = re.compile(r"(<!-- not run: [^\n]+ -->\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

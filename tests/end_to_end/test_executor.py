@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from project import Project
 
-PROFILE = Path(__file__).parent.parent / "profiles" / "local"
+PROFILE = Path(__file__).parents[2] / "profiles" / "local"
 FUNCTIONS = """
     import os, time
 

@@ -108,7 +108,7 @@ def by_snakemake(project: Project, *, explicit: bool = False) -> None:
 
 
 def by_module(project: Project) -> None:
-    shipped = Path(__file__).parents[1] / "workflow" / "Snakefile"
+    shipped = Path(__file__).parents[2] / "workflow" / "Snakefile"
     (project.folder / "Snakefile").write_text(
         f"module ours:\n    snakefile: {str(shipped)!r}\n"
         "    config: {'pipeline': 'pipeline.yaml'}\n\nuse rule * from ours as ours_*\n"

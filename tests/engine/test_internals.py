@@ -121,7 +121,7 @@ def test_what_lies_deeper_is_told_too() -> None:
     ]
 
 
-HOME = Path(__file__).parents[1]
+HOME = Path(__file__).parents[2]
 PLUGIN = HOME / "plugins/snakemake_executor_plugin_blocks/__init__.py"
 
 
@@ -283,7 +283,7 @@ def test_a_run_without_one_of_them_is_as_with_the_local_executor(
         )
     )
     assert project.blocks("generate", "pipeline.yaml").returncode == 0
-    profile = Path(__file__).parent.parent / "profiles" / "local"
+    profile = Path(__file__).parents[2] / "profiles" / "local"
     run = subprocess.run(
         [
             *(sys.executable, "-c", LACKING),

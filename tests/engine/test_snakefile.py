@@ -20,7 +20,7 @@ from snakemake_blocks.engine.snakefile import (
 )
 from snakemake_blocks.errors import InputError, PlanError, SpecError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Compare = Callable[[str, str], None]
 
 FUNCTIONS = """

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_plan import line, plan_of
+from declared import line, plan_of
 
 from snakemake_blocks.plan.job_size import BlockCosts, job_size
 from snakemake_blocks.plan.plan import PlannedTask

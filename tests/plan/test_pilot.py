@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from declared import line
 from funlib.geometry import Roi
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FUNCTION, GridCase, index_of, pipelines, regions
-from test_plan import line
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from declared import array, line, make_task, plan_of, roi, waits
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import GridCase, pipelines
-from test_task import array, make_task, roi
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
@@ -21,36 +21,6 @@ from snakemake_blocks.plan.plan import DamagedPlanError, Plan
 from snakemake_blocks.plan.planning import plan_pipeline
 from snakemake_blocks.tasks.pipeline import Pipeline
 from snakemake_blocks.tasks.task import Chunks, Task, Write
-
-Node = tuple[str, Index]
-
-
-def plan_of(*tasks: Task, **more: Any) -> Plan:
-    """Return the plan of tasks, by planning alone."""
-    found = Pipeline.from_tasks(tasks, folder=Path("."), run_directory=Path("blocks"))
-    return plan_pipeline(found, facts={}, **more)
-
-
-def line(name: str = "smooth", *, blocks: int = 4, context: int = 4, **more: Any) -> Task:
-    """Return a task of blocks of ten on a line from zero on."""
-    return make_task(
-        task_id=name,
-        total_roi=roi(-context, blocks * 10 + 2 * context),
-        read_roi=roi(-context, 10 + 2 * context),
-        write_roi=roi(0, 10),
-        **more,
-    )
-
-
-def waits(plan: Plan) -> dict[Node, list[Node]]:
-    """Return the jobs that every job waits for, as its sentinels say."""
-    names = {t.slug: t.name for t in plan.tasks.values()}
-    found: dict[Node, list[Node]] = {}
-    for name in plan.tasks:
-        for job in plan.jobs(name):
-            sentinels = [SentinelName.from_path(Path(path)) for path in job.inputs]
-            found[name, job.index] = [(names[s.task_slug], s.index) for s in sentinels]
-    return found
 
 
 def share(task: Task, one: Index, other: Index) -> bool:

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from declared import array, line, make_task, plan_of, roi, waits
 from funlib.geometry import Roi
 from strategies import FUNCTION
-from test_plan import line, plan_of, waits
-from test_task import array, make_task, roi
 
 from snakemake_blocks.commands.generate import make_plan, to_pipeline
 from snakemake_blocks.errors import PlanError, SpecError

@@ -14,7 +14,7 @@ from snakemake_blocks.errors import BlocksError, InputError, SpecError
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.spec.loading import json_schema, load_pipeline
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FUNCTIONS = """
     CONSTANT = 3
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from declared import Field
 from faults import SIZE, Scene, line
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_moving import Field
 
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.tasks.array_info import ArrayInfo

@@ -13,18 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from declared import Field
 from faults import SIZE, Scene, hurry, line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_blocks.errors import BusyError, InputError
 from snakemake_blocks.geometry.box import Box, Index
-from snakemake_blocks.plan.paths import RunPaths
-from snakemake_blocks.plan.plan import Plan
 from snakemake_blocks.state import moving
 from snakemake_blocks.state.completion import is_sentinel_of
-from snakemake_blocks.state.judgement import Judge, block_fingerprints
-from snakemake_blocks.state.ledger import Event, Ledger, first_block
+from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.moving import move_state, refuse_running, settle_sentinels
 from snakemake_blocks.state.sentinel import read_sentinel
 from snakemake_blocks.system import locks
@@ -498,24 +496,6 @@ class TestKilled:
                 assert before & kept <= places(scene) <= before
                 check(scene)
         assert steps > 10
-
-
-@dataclass
-class Field:
-    """Blocks written straight into ledgers, for laws that try many plans."""
-
-    plan: Plan
-    root: Path
-
-    def do(self, index: Index, stamp: int) -> None:
-        task = self.plan.tasks["task"]
-        ledger = Ledger(
-            RunPaths(self.root).ledger("task", task.job_of(index)), first_block(task.grid)
-        )
-        print_ = int(block_fingerprints(task, task.grid.indices)[index])
-        ledger.append(Event.STARTED, index, fingerprint=print_, attempt=1)
-        ledger.append(Event.DONE, index, fingerprint=print_, attempt=1, stamp=stamp)
-        ledger.close()
 
 
 @st.composite

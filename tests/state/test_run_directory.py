@@ -145,7 +145,7 @@ def test_a_folder_without_permission_is_refused(
 ) -> None:
     pipeline = adding(project, project.folder, 1)
     pipeline.write_text(pipeline.read_text().replace("s.zarr/out", "o.zarr/out"))
-    for module in ("arrays", "generating"):
+    for module in ("storage.arrays", "commands.generate"):
         monkeypatch.setattr(f"snakemake_blocks.{module}.is_writable", lambda _: False)
     with pytest.raises(SpecError, match=r"o\.zarr/out: cannot be made, .* is not ours to write to"):
         check_pipeline(pipeline)

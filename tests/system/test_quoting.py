@@ -5,9 +5,9 @@ import ast
 from dataclasses import replace
 
 import pytest
+from declared import line, plan_of
 from hypothesis import given
 from hypothesis import strategies as st
-from test_plan import line, plan_of
 
 from snakemake_blocks.engine.snakefile import explicit_snakefile, snakefile
 from snakemake_blocks.system.quoting import comment, literal

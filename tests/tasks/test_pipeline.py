@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from declared import array, make_task
 from hypothesis import given
 from strategies import GridCase, pipelines
-from test_task import array, make_task
 
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.tasks.pipeline import Pipeline

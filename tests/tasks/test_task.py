@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from declared import array, make_task, roi
 from funlib.geometry import Roi
 from hypothesis import given
 from strategies import FUNCTION, GridCase, grid_cases
@@ -16,40 +17,7 @@ from strategies import FUNCTION, GridCase, grid_cases
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.geometry.tiling import Fit
-from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.task import Call, Chunks, Read, Task, Write
-
-
-def roi(offset: int, shape: int, ndim: int = 1) -> Roi:
-    return Roi((offset,) * ndim, (shape,) * ndim)
-
-
-def make_task(**more: Any) -> Task:
-    """Return a task of blocks that write 6 and read 4 before and after, changed."""
-    known = {
-        "task_id": "smooth",
-        "total_roi": roi(0, 29),
-        "read_roi": roi(0, 14),
-        "write_roi": roi(4, 6),
-        "process_function": FUNCTION,
-        **more,
-    }
-    return Task(**known)
-
-
-def array(ndim: int = 1, **more: Any) -> ArrayInfo:
-    """Return an array of 40 voxels per axis, changed."""
-    known = {
-        "path": "sample.zarr/raw",
-        "offset": (0,) * ndim,
-        "voxel_size": (1,) * ndim,
-        "shape": (40,) * ndim,
-        "channels": (),
-        "dtype": "uint8",
-        "chunks": (10,) * ndim,
-        **more,
-    }
-    return ArrayInfo(**known)
 
 
 def problems(**more: Any) -> list[str]:

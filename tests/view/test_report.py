@@ -5,8 +5,8 @@ import json
 from dataclasses import replace
 
 import pytest
+from declared import line, plan_of
 from rich.console import Console
-from test_plan import line, plan_of
 
 from snakemake_blocks.plan.estimates import Estimate
 from snakemake_blocks.proof.findings import Proof

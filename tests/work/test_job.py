@@ -24,7 +24,7 @@ from snakemake_blocks.system import locks
 from snakemake_blocks.system.locks import Holder, Lock, holder_of
 from snakemake_blocks.system.processes import MARK, process_start
 from snakemake_blocks.work import stop_reasons
-from snakemake_blocks.work.job import NotReadyError, PlanChangedError, work_sentinel
+from snakemake_blocks.work.job import NotReadyError, PlanChangedError, run_job, work_sentinel
 from snakemake_blocks.work.stop_reasons import CONDUCTOR, conductor
 
 
@@ -496,7 +496,7 @@ class TestLocks:
         old = scene.in_place
         scene.plan(line(blocks_per_job=2))
         with pytest.raises(PlanChangedError, match="there is another plan now"):
-            job.run_job(job, scene.root, attempt=1, environment={})
+            run_job(job, scene.root, attempt=1, environment={})
         # The rule's command reads the new plan, whatever it was handed.
         assert work_sentinel(scene.sentinel(), attempt=1, environment={}, plan=old) == 0
         assert scene.called == ["0", "1"]
