@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from snakemake_blocks.errors import PlanError
 from snakemake_blocks.plan.plan import Plan
 from snakemake_blocks.proof.findings import Findings, Proof, Subject
-from snakemake_blocks.proof.order_check import check_chunks, check_order
+from snakemake_blocks.proof.order import check_chunks, check_order
 from snakemake_blocks.proof.overlaps import common_arrays
-from snakemake_blocks.proof.reading_check import check_after, check_reading
-from snakemake_blocks.proof.writing_check import check_writing
+from snakemake_blocks.proof.reading import check_after, check_reading
+from snakemake_blocks.proof.writing import check_writing
 from snakemake_blocks.tasks.task import Task
 
 __all__ = ["check_plan"]

@@ -20,8 +20,8 @@ import numpy as np
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.storage.arrays import obstacle_to
 from snakemake_blocks.storage.groups import Group, arrays_in, enter, groups_around, groups_in
+from snakemake_blocks.storage.image_groups import unlisted_levels
 from snakemake_blocks.storage.images import axis_names, is_ome, list_level
-from snakemake_blocks.storage.listings import unlisted_levels
 from snakemake_blocks.system.location import dangling_link, make_target
 from snakemake_blocks.tasks.array_info import ArrayInfo
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.storage.groups import Group
-from snakemake_blocks.storage.listings import Label, list_field, with_ome
+from snakemake_blocks.storage.image_groups import Label, list_field, with_ome
 from snakemake_blocks.storage.multiscales import (
     Level,
     images_of,

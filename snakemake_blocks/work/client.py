@@ -28,7 +28,7 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.block import Block, BlockStatus
 from snakemake_blocks.state.failures import BlockFailedError, ScriptError, failure_of
 from snakemake_blocks.system.processes import MARK
-from snakemake_blocks.work.surroundings import Surroundings
+from snakemake_blocks.work.process_state import Surroundings
 
 __all__ = ["Client", "remove_pipes", "serving"]
 

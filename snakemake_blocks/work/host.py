@@ -34,7 +34,7 @@ from snakemake_blocks.plan.paths import RunPaths, find_run_directory
 from snakemake_blocks.plan.plan import Plan
 from snakemake_blocks.system.processes import count_threads, end_child
 from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load, modules_of
-from snakemake_blocks.work.imports import Import, imports_of, perform
+from snakemake_blocks.work.function_imports import Import, imports_of, perform
 from snakemake_blocks.work.supervisor_process import Crew, Request
 
 __all__ = ["WarmHost", "serve"]

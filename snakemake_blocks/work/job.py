@@ -33,10 +33,10 @@ from snakemake_blocks.system.processes import end_marked
 from snakemake_blocks.work.block_queue import BlockQueue
 from snakemake_blocks.work.block_work import Work
 from snakemake_blocks.work.client import remove_pipes
-from snakemake_blocks.work.slots import slot_folder
 from snakemake_blocks.work.stop_reasons import StopReasons, deadline_of
 from snakemake_blocks.work.supervisor import Outcome, Pool
 from snakemake_blocks.work.worker import Pulse, WorkerContext
+from snakemake_blocks.work.worker_numbers import slot_folder
 from snakemake_blocks.work.worker_process import Bench
 
 __all__ = [

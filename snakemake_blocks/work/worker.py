@@ -36,7 +36,7 @@ from snakemake_blocks.tasks.task import Call
 from snakemake_blocks.work import client
 from snakemake_blocks.work.block_queue import Item, batch_dtype, items_of
 from snakemake_blocks.work.block_work import Meter, Work
-from snakemake_blocks.work.surroundings import Surroundings
+from snakemake_blocks.work.process_state import Surroundings
 
 __all__ = [
     "LEDGER_FAILED",

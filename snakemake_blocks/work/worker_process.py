@@ -23,8 +23,8 @@ from snakemake_blocks.system.processes import end_tree, has_ended
 from snakemake_blocks.work.block_queue import Batch, batch_dtype
 from snakemake_blocks.work.client import remove_pipes
 from snakemake_blocks.work.fence import Fence
-from snakemake_blocks.work.slots import Numbers, Slot
 from snakemake_blocks.work.worker import Pulse, WorkerContext, work_blocks
+from snakemake_blocks.work.worker_numbers import Numbers, Slot
 
 __all__ = ["CLOSING_SECONDS", "Bench", "Member"]
 

@@ -1,6 +1,6 @@
 """Run directories that an earlier version made, before modules moved into folders, go on.
 
-tests/golden/earlier holds two: of four blocks of an array, done; and of a function that was given in
+tests/golden/earlier holds two: of four blocks of an array, done; and of a function given in
 Python, with two blocks to do. Its pickle refers to `Block` and `Client` where they were then.
 """
 

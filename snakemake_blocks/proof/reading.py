@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.geometry.tiling import Fit
 from snakemake_blocks.plan.plan import PlannedTask
+from snakemake_blocks.proof.coverage import first_gap
 from snakemake_blocks.proof.findings import Subject
-from snakemake_blocks.proof.gaps import first_gap
 from snakemake_blocks.proof.overlaps import as_span, as_text, path_of, paths_of, writers_of
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.task import Call, Read

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from snakemake_blocks.geometry.tiling import Axis, Grid
 from snakemake_blocks.plan.dependencies import JobGrid
+from snakemake_blocks.proof.coverage import first_gap
 from snakemake_blocks.proof.findings import DEFECT, Subject
-from snakemake_blocks.proof.gaps import first_gap
 from snakemake_blocks.proof.overlaps import as_span, as_text, path_of
 from snakemake_blocks.tasks.array_info import ArrayInfo
 

@@ -11,8 +11,8 @@ from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.geometry.phases import Phases
 from snakemake_blocks.geometry.tiling import Grid
 from snakemake_blocks.plan.plan import PlannedTask
+from snakemake_blocks.proof.conflict_order import classes, is_proper, order_of, pairs
 from snakemake_blocks.proof.findings import DEFECT, Subject
-from snakemake_blocks.proof.ordering import classes, is_proper, order_of, pairs
 from snakemake_blocks.proof.overlaps import as_text, path_of
 from snakemake_blocks.proof.spans import chunk_extent, context_of, sharing_of
 from snakemake_blocks.tasks.array_info import ArrayInfo

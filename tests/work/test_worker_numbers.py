@@ -16,7 +16,7 @@ from faults import Scene, line
 
 from snakemake_blocks.plan.plan import Job
 from snakemake_blocks.work.job import run_job
-from snakemake_blocks.work.slots import Numbers, Slot, slot_folder, take_slot
+from snakemake_blocks.work.worker_numbers import Numbers, Slot, slot_folder, take_slot
 from snakemake_blocks.work.worker_process import Bench
 
 
@@ -93,7 +93,7 @@ class TestNumbers:
     ) -> None:
         mine, other = Numbers(tmp_path, 1), Numbers(tmp_path, 1)
         assert other.take(()) is not None and mine.take(()) is None
-        monkeypatch.setattr("snakemake_blocks.work.slots._PATIENCE", 0.0)
+        monkeypatch.setattr("snakemake_blocks.work.worker_numbers._PATIENCE", 0.0)
         found = mine.take(())
         assert found is not None and found.number == 1
 
@@ -208,7 +208,9 @@ class TestWorkers:
         self, scene: Scene, bench: Bench, makes_room: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """faults: kind 9: there are two numbers, and two idle workers have them."""
-        monkeypatch.setattr("snakemake_blocks.work.slots._PATIENCE", 0.3 if not makes_room else 60)
+        monkeypatch.setattr(
+            "snakemake_blocks.work.worker_numbers._PATIENCE", 0.3 if not makes_room else 60
+        )
         scene.functions(ENVIRONMENT + '    def f(block): note(block, told["worker_id"])\n')
         more = {"init_callback_fn": "functions:init", "blocks_per_job": 1}
         plan = scene.plan(line(function="functions:f", **more))

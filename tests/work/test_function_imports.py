@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from snakemake_blocks.work.imports import Import, imports_of, perform
+from snakemake_blocks.work.function_imports import Import, imports_of, perform
 
 MODULE = """
     import os
