@@ -17,12 +17,12 @@ from snakemake_blocks.engine.internals import (
     missing_names,
     spawned_job_error,
 )
-from snakemake_blocks.engine.launch import start_warm_host
+from snakemake_blocks.engine.launch import start_host
 from snakemake_blocks.engine.lookahead import LookAhead
 from snakemake_blocks.engine.snakefile import COMMAND
 from snakemake_blocks.errors import BlocksError
 from snakemake_blocks.plan.paths import find_run_directory
-from snakemake_blocks.work.host import WarmHost
+from snakemake_blocks.work.host import Host
 
 __all__ = ["Executor", "common_settings"]
 
@@ -45,7 +45,7 @@ class Executor(local_executor()):  # type: ignore[misc]
         super().__post_init__()
         # One per number of threads, which numerical libraries read when they are imported, and per
         # run directory: a process can import only one of two modules of the same name.
-        self._hosts: dict[tuple[int, str], WarmHost] = {}
+        self._hosts: dict[tuple[int, str], Host] = {}
         self._ahead: LookAhead[Any] | None = None
         self._conductor: Conductor | None = None
         self._is_plain = False
@@ -88,7 +88,7 @@ class Executor(local_executor()):  # type: ignore[misc]
         try:
             if self._is_ours(job):
                 ended = partial(self._callback, SubmittedJobInfo(job))
-                self._run_warm(job).add_done_callback(ended)
+                self._run_in_host(job).add_done_callback(ended)
             else:
                 super().run_job(job)
         except Exception as error:
@@ -100,7 +100,7 @@ class Executor(local_executor()):  # type: ignore[misc]
         if self._ahead is None or not self._is_ours(job):
             return super().run_single_job(job)  # type: ignore[no-any-return]
         self.workflow.async_run(job.prepare())
-        return self._run_warm(job)
+        return self._run_in_host(job)
 
     def _is_ours(self, job: Any) -> bool:
         if job.is_group() or job.is_shadow:
@@ -108,11 +108,11 @@ class Executor(local_executor()):  # type: ignore[misc]
         deployed = self.workflow.deployment_settings.deployment_method
         return job.rule.shellcmd == COMMAND and not deployed
 
-    def _run_warm(self, job: Any) -> Future[None]:
+    def _run_in_host(self, job: Any) -> Future[None]:
         sentinel = str(job.output[0])
         key = int(job.threads), _run_directory(sentinel)
         if key not in self._hosts or self._hosts[key].has_died:
-            self._hosts[key] = WarmHost(start_warm_host(int(job.threads)))
+            self._hosts[key] = Host(start_host(int(job.threads)))
         status = self._hosts[key].run(
             sentinel,
             attempt=job.attempt,

@@ -25,8 +25,8 @@ __all__ = [
     "INTERRUPTED",
     "be_snakemake",
     "run_snakemake",
+    "start_host",
     "start_import_check",
-    "start_warm_host",
 ]
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -226,7 +226,7 @@ def _wait_for_group(group: int) -> bool:
     return False
 
 
-def start_warm_host(threads: int) -> subprocess.Popen[bytes]:
+def start_host(threads: int) -> subprocess.Popen[bytes]:
     """Start a process that forks jobs, see :mod:`snakemake_blocks.work.host`.
 
     Parameters

@@ -20,7 +20,6 @@ __all__ = [
     "boot_clock",
     "count_threads",
     "die_with_parent",
-    "end_child",
     "end_marked",
     "end_tree",
     "group_lives",
@@ -175,29 +174,6 @@ def count_threads() -> int:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return threading.active_count()
-
-
-def end_child(pid: int, *, patience: float) -> int | None:
-    """Wait for the end of a child, then end it and its group if need be.
-
-    Parameters
-    ----------
-    pid : int
-        The child.
-    patience : float
-        Seconds to wait.
-
-    Returns
-    -------
-    int or None
-        Its exit status, negative for a signal; None if it had to be ended.
-    """
-    give_up = time.monotonic() + patience
-    while not (ended := has_ended(pid)) and time.monotonic() < give_up:
-        time.sleep(0.005)
-    end_tree(pid)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def has_ended(pid: int) -> bool:

@@ -6,9 +6,6 @@ running Snakemake: a job belongs to who holds its lock, and is done when its sen
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,9 +17,9 @@ from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
 from snakemake_blocks.state.completion import is_sentinel_of
 from snakemake_blocks.state.ledger import Event, first_block, read_records
 from snakemake_blocks.state.sentinel import read_sentinel
-from snakemake_blocks.system.files import append_to
 from snakemake_blocks.system.locks import Watch, is_taken
 from snakemake_blocks.system.quoting import comment
+from snakemake_blocks.system.streams import printing_to
 from snakemake_blocks.work.job import (
     JobResult,
     NotReadyError,
@@ -75,27 +72,6 @@ def work_task(path: Path, *, environment: Mapping[str, str]) -> int:
         if claimer.left == 0:
             return 0
         return 130 if claimer.by_keyboard or stops.by_keyboard else 1
-
-
-@contextlib.contextmanager
-def _written_to(log: Path) -> Iterator[None]:
-    """Have what this process and those it starts print written to the end of a job's log."""
-    handle = append_to(log)
-    kept = os.dup(1), os.dup(2)
-    try:
-        _flush_and_turn(handle, handle)
-        yield
-    finally:
-        _flush_and_turn(*kept)
-        for each in (handle, *kept):
-            os.close(each)
-
-
-def _flush_and_turn(out: int, error: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(out, 1)
-    os.dup2(error, 2)
 
 
 @dataclass(slots=True)
@@ -178,7 +154,7 @@ class _Claimer:
                 continue
             log = self._paths.log(job.task.slug, job.index)
             try:
-                with _written_to(log):
+                with printing_to(log):
                     result = run_job(
                         job,
                         self.root,

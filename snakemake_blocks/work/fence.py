@@ -14,9 +14,11 @@ import os
 import signal
 import time
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 
+from snakemake_blocks.system.child import Child
 from snakemake_blocks.system.locks import TIMING, Lease
-from snakemake_blocks.system.processes import die_with_parent, end_child, end_tree
+from snakemake_blocks.system.processes import end_tree
 
 __all__ = ["Fence"]
 
@@ -37,7 +39,7 @@ class Fence:
     lease: Lease
     # How many workers there are, then their pids; one that was ended is negative.
     _memory: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 4 * (_SLOTS + 1)), repr=False)
-    _pid: int = field(default=0, init=False)
+    _child: Child | None = field(default=None, init=False)
 
     def add(self, pid: int) -> None:
         """Watch a worker, which leads a process group."""
@@ -59,38 +61,33 @@ class Fence:
 
     def start(self) -> None:
         """See to it that the process is there."""
-        if self._pid and os.waitpid(self._pid, os.WNOHANG)[0] == 0:
-            return
-        supervisor = os.getpid()
-        self._pid = os.fork()
-        if self._pid == 0:
-            self._serve(supervisor)
+        if self._child is not None:
+            if not self._child.has_ended:
+                return
+            self._child.end()
+        self._child = Child.fork(self._watch)
 
     def close(self) -> None:
         """End the process."""
-        if self._pid:
-            end_child(self._pid, patience=0.0)
-            self._pid = 0
+        if self._child is not None:
+            self._child.end()
+            self._child = None
 
     @property
     def _table(self) -> memoryview:
         return memoryview(self._memory).cast("i")
 
-    def _serve(self, supervisor: int) -> None:
-        """Watch until the supervisor ends; never returns."""
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
-            signal.set_wakeup_fd(-1)
-            os.closerange(0, 1 << 20)  # others wait for the ends of pipes that are among these
-            die_with_parent(supervisor)
-            table = self._table
-            while os.getppid() == supervisor:
-                if self.lease.is_over:
-                    self._end_all(table)
-                time.sleep(min(_LONGEST_LOOK, TIMING.standstill / 32))
-        finally:
-            os._exit(0)
+    def _watch(self, _: Connection) -> int:
+        """Watch until the supervisor ends, in the process."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        os.closerange(0, 1 << 20)  # others wait for the ends of pipes that are among these
+        supervisor, table = os.getppid(), self._table
+        while os.getppid() == supervisor:
+            if self.lease.is_over:
+                self._end_all(table)
+            time.sleep(min(_LONGEST_LOOK, TIMING.standstill / 32))
+        return 0
 
     @staticmethod
     def _end_all(table: memoryview) -> None:

@@ -1,6 +1,6 @@
-"""Warm jobs: a process that holds plan, numpy and the user's modules, and forks crews for jobs.
+"""The host: a process that holds plan, numpy and the user's modules, and forks supervisors.
 
-Starting Python and its imports costs half a second per job, a crew that goes on with the next
+Starting Python and its imports costs half a second per job, a supervisor that goes on with the next
 job a message. The host is a process of its own, because the one that Snakemake runs in has threads
 and must not fork. It reads requests from its standard input and answers on its standard output;
 when the input ends, its Snakemake is gone and it stops its jobs.
@@ -18,30 +18,31 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from functools import partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
-from typing import NoReturn
 
 from snakemake_blocks.errors import BlocksError
 from snakemake_blocks.plan.paths import RunPaths, find_run_directory
 from snakemake_blocks.plan.plan import Plan
-from snakemake_blocks.system.processes import count_threads, end_child
+from snakemake_blocks.system.child import Child
+from snakemake_blocks.system.processes import count_threads
+from snakemake_blocks.system.streams import silence
 from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load, modules_of
 from snakemake_blocks.work.function_imports import Import, imports_of, perform
-from snakemake_blocks.work.supervisor_process import Crew, Request
+from snakemake_blocks.work.supervisor_process import Request, SupervisorProcess
 
-__all__ = ["WarmHost", "serve"]
+__all__ = ["Host", "serve"]
 
 _WAKE = signal.SIGCHLD
 # Longer than a supervisor's grace and what closing its workers' set-up may take.
-_CREW_SECONDS = 50.0
+_SUPERVISOR_SECONDS = 50.0
 _CLOSING_SECONDS = 60.0
 _LAST_ANSWERS_SECONDS = 5.0
 # Importing the user's modules takes seconds at most, or it hangs.
@@ -53,7 +54,7 @@ _FIT = 87
 
 
 @dataclass(slots=True)
-class WarmHost:
+class Host:
     """Snakemake's side of a host process.
 
     Parameters
@@ -163,17 +164,17 @@ class WarmHost:
 
 def serve() -> None:
     """Be a host: fork a job per request until the input ends."""
-    _Host().run()
+    _HostProcess().run()
 
 
-class _Host:
+class _HostProcess:
     """The host process."""
 
     def __init__(self) -> None:
         self._plans: dict[str, tuple[tuple[int, int], Plan]] = {}
         # Least recently used first; those that were let go, until they have ended.
-        self._crews: list[Crew] = []
-        self._leaving: list[Crew] = []
+        self._supervisors: list[SupervisorProcess] = []
+        self._leaving: list[SupervisorProcess] = []
         self._most_busy = 0
         self._answers = os.dup(sys.stdout.fileno())
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -187,9 +188,11 @@ class _Host:
         rest = b""
         source = sys.stdin.fileno()
         while True:
-            ready = wait([source, self._woken, *(crew.channel for crew in self._crews)])
-            for crew in [c for c in self._crews if c.channel in ready]:
-                self._take_answer(crew)
+            ready = wait(
+                [source, self._woken, *(supervisor.channel for supervisor in self._supervisors)]
+            )
+            for supervisor in [c for c in self._supervisors if c.channel in ready]:
+                self._take_answer(supervisor)
             if self._woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 4096)
@@ -205,78 +208,78 @@ class _Host:
 
     def _take_signals(self) -> None:
         """Be woken by the end of a child, and by nothing else."""
-        for number in (signal.SIGINT, signal.SIGTERM, _WAKE):  # crews get them too, and end
+        for number in (signal.SIGINT, signal.SIGTERM, _WAKE):  # supervisors get them too, and end
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (_WAKE,))
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
     def _start(self, request: Request) -> None:
-        """Give a job to a crew that did the like before, else to a new one."""
+        """Give a job to a supervisor that did the like before, else to a new one."""
         os.chdir(request["folder"])
         sentinel = Path(request["sentinel"])
         key, plan = self._plan_for(sentinel)
         self._reap()  # one may have died since, and would get the job
-        busy = sum(crew.busy is not None for crew in self._crews)
+        busy = sum(supervisor.busy is not None for supervisor in self._supervisors)
         self._most_busy = max(self._most_busy, busy + 1)
-        idle = [crew for crew in self._crews if crew.busy is None]
-        crew = next((c for c in reversed(idle) if c.key == key), None)
-        if crew is None:
-            # Never more crews than there were jobs at a time: each holds what it has set up.
-            while idle and len(self._crews) >= self._most_busy:
+        idle = [supervisor for supervisor in self._supervisors if supervisor.busy is None]
+        supervisor = next((c for c in reversed(idle) if c.key == key), None)
+        if supervisor is None:
+            # Never more supervisors than there were jobs at a time: each holds what it has set up.
+            while idle and len(self._supervisors) >= self._most_busy:
                 self._let_go(idle.pop(0))
-            crew = Crew.start(key, plan, self._private())
-            self._crews.append(crew)
-        crew.do(request)
+            supervisor = SupervisorProcess.start(key, plan, self._private())
+            self._supervisors.append(supervisor)
+        supervisor.do(request)
 
-    def _private(self) -> list[int]:
-        """Return file descriptors that crews must not keep: who reads them waits for their end."""
+    def _private(self) -> list[Connection | int]:
+        """Return what supervisors must not keep: who reads these waits for their end."""
         ours = [self._answers, self._woken, self._waker]
-        return ours + [c.channel.fileno() for c in self._crews]
+        return [*ours, *(s.channel for s in self._supervisors)]
 
-    def _let_go(self, crew: Crew) -> None:
-        self._crews.remove(crew)
-        self._leaving.append(crew)
-        crew.channel.close()
+    def _let_go(self, supervisor: SupervisorProcess) -> None:
+        self._supervisors.remove(supervisor)
+        self._leaving.append(supervisor)
+        supervisor.channel.close()
 
-    def _take_answer(self, crew: Crew) -> None:
-        status = crew.answer()
+    def _take_answer(self, supervisor: SupervisorProcess) -> None:
+        status = supervisor.answer()
         if status is not None:
-            self._answer(crew, status)
+            self._answer(supervisor, status)
 
-    def _answer(self, crew: Crew, status: int) -> None:
-        """Pass on how a crew's job ended; it can do the next one."""
-        number, crew.busy = crew.busy, None
-        self._crews.remove(crew)
-        self._crews.append(crew)
+    def _answer(self, supervisor: SupervisorProcess, status: int) -> None:
+        """Pass on how a supervisor's job ended; it can do the next one."""
+        number, supervisor.busy = supervisor.busy, None
+        self._supervisors.remove(supervisor)
+        self._supervisors.append(supervisor)
         os.write(self._answers, json.dumps({"number": number, "status": status}).encode() + b"\n")
 
     def _reap(self) -> None:
-        """Notice crews that have ended."""
-        while self._crews or self._leaving:
+        """Notice supervisors that have ended."""
+        while self._supervisors or self._leaving:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
             self._leaving = [c for c in self._leaving if c.pid != pid]
-            for crew in [c for c in self._crews if c.pid == pid]:
-                self._take_answer(crew)
-                if crew.busy is not None:
-                    self._answer(crew, os.waitstatus_to_exitcode(status) or 1)
-                self._crews.remove(crew)
-                crew.channel.close()
+            for supervisor in [c for c in self._supervisors if c.pid == pid]:
+                self._take_answer(supervisor)
+                if supervisor.busy is not None:
+                    self._answer(supervisor, os.waitstatus_to_exitcode(status) or 1)
+                self._supervisors.remove(supervisor)
+                supervisor.channel.close()
 
     def _end(self) -> None:
-        """Stop jobs that still run, let crews close what they have set up."""
-        for crew in list(self._crews):
-            if crew.busy is not None:
+        """Stop jobs that still run, let supervisors close what they have set up."""
+        for supervisor in list(self._supervisors):
+            if supervisor.busy is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(crew.pid, signal.SIGTERM)
-            self._let_go(crew)
-        give_up = time.monotonic() + _CREW_SECONDS
-        for crew in self._leaving:
-            end_child(crew.pid, patience=give_up - time.monotonic())
+                    os.kill(supervisor.pid, signal.SIGTERM)
+            self._let_go(supervisor)
+        give_up = time.monotonic() + _SUPERVISOR_SECONDS
+        for supervisor in self._leaving:
+            supervisor.child.end(patience=give_up - time.monotonic())
 
     def _plan_for(self, sentinel: Path) -> tuple[object, Plan | None]:
-        """Return what a crew for a job has to be good for, and the plan, read once.
+        """Return what a supervisor for a job has to be good for, and the plan, read once.
 
         There is no plan if it cannot be read; the job will say why.
         """
@@ -324,48 +327,37 @@ def _tried(references: Sequence[FunctionRef], functions: Path) -> list[Import]:
 
     It is tried out in another process, which may hang, crash or end as it likes.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as report:
-        pid = os.fork()
-        if pid == 0:
-            _try_importing(references, functions, report.fileno())
-        if end_child(pid, patience=_IMPORT_SECONDS) != _FIT:
-            return []
-        report.seek(0)
-        return [Import(module, tuple(names)) for module, names in json.load(report)]
+    give_up = time.monotonic() + _IMPORT_SECONDS
+    child = Child.fork(partial(_try_importing, references, functions), leads=True)
+    told = b""
+    with contextlib.suppress(EOFError, OSError):
+        if child.channel.poll(_IMPORT_SECONDS):
+            told = child.channel.recv_bytes()
+    if child.end(patience=give_up - time.monotonic()) != _FIT:
+        return []
+    return [Import(module, tuple(names)) for module, names in json.loads(told)]
 
 
-def _try_importing(references: Sequence[FunctionRef], functions: Path, report: int) -> NoReturn:
-    """Write down what could be imported, and end with status _FIT if one can fork after that."""
-    status = 1
-    try:
-        os.setpgid(0, 0)
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, _WAKE):
-            signal.signal(number, signal.SIG_DFL)
-        null = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(null, stream)
-        threads, wanted = count_threads(), list[Import]()
-        for ref in references:
-            with contextlib.suppress(Exception):  # the job will say so
-                wanted += [Import(name) for name in sorted(modules_of(ref, functions))]
-                wanted += imports_of(load(ref, functions))
-        done = [one for one in dict.fromkeys(wanted) if perform(one)]
-        if count_threads() <= threads and _can_fork():
-            os.write(report, json.dumps(done).encode())
-            status = _FIT
-    finally:
-        os._exit(status)
+def _try_importing(references: Sequence[FunctionRef], functions: Path, channel: Connection) -> int:
+    """Tell what could be imported, and end with status _FIT if one can fork after that."""
+    for number in (signal.SIGINT, signal.SIGTERM, _WAKE):
+        signal.signal(number, signal.SIG_DFL)
+    silence()
+    threads, wanted = count_threads(), list[Import]()
+    for ref in references:
+        with contextlib.suppress(Exception):  # the job will say so
+            wanted += [Import(name) for name in sorted(modules_of(ref, functions))]
+            wanted += imports_of(load(ref, functions))
+    done = [one for one in dict.fromkeys(wanted) if perform(one)]
+    if count_threads() > threads or not _can_fork():
+        return 1
+    channel.send_bytes(json.dumps(done).encode())
+    return _FIT
 
 
 def _can_fork() -> bool:
     """Tell whether a fork of this process lives; modules may have it do there what ends it."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(_FIT)
-    return end_child(pid, patience=_FORK_SECONDS) == _FIT
+    return Child.fork(lambda _: _FIT).end(patience=_FORK_SECONDS) == _FIT
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ from snakemake_blocks.work.block_queue import BlockQueue
 from snakemake_blocks.work.block_work import Work
 from snakemake_blocks.work.client import remove_pipes
 from snakemake_blocks.work.stop_reasons import StopReasons, deadline_of
-from snakemake_blocks.work.supervisor import Outcome, Pool
+from snakemake_blocks.work.supervisor import Outcome, Supervisor
 from snakemake_blocks.work.worker import Pulse, WorkerContext
 from snakemake_blocks.work.worker_numbers import slot_folder
-from snakemake_blocks.work.worker_process import Bench
+from snakemake_blocks.work.worker_pool import WorkerPool
 
 __all__ = [
     "JobResult",
@@ -96,7 +96,7 @@ def work_sentinel(
     attempt: int,
     environment: Mapping[str, str],
     plan: Plan | None = None,
-    bench: Bench | None = None,
+    pool: WorkerPool | None = None,
 ) -> int:
     """Make one sentinel: run its job, or aggregate; what the generated rules call.
 
@@ -110,7 +110,7 @@ def work_sentinel(
         The process environment.
     plan : Plan, optional
         The plan in place, where the caller has read it already.
-    bench : Bench, optional
+    pool : WorkerPool, optional
         Workers of earlier jobs.
 
     Returns
@@ -140,7 +140,7 @@ def work_sentinel(
                 attempt=attempt,
                 environment=environment,
                 runtime=job.task.resources.get("runtime"),
-                bench=bench,
+                pool=pool,
             )
             break
         except PlanChangedError:
@@ -180,7 +180,7 @@ def run_job(
     patience: float = math.inf,
     runtime: object = None,
     watch: Watch | None = None,
-    bench: Bench | None = None,
+    pool: WorkerPool | None = None,
 ) -> JobResult:
     """Do all blocks of a job that have no counting record, then write its sentinel.
 
@@ -200,7 +200,7 @@ def run_job(
         For how long the scheduler lets the job run at its first attempt, as the resource says.
     watch : Watch, optional
         What the caller saw of the job's lock earlier.
-    bench : Bench, optional
+    pool : WorkerPool, optional
         Workers of earlier jobs.
 
     Raises
@@ -216,11 +216,11 @@ def run_job(
     """
     paths = RunPaths(root)
     deadline = deadline_of(runtime, attempt=attempt, environment=environment)
-    bench, is_last = bench or Bench(), bench is None
+    pool, is_last = pool or WorkerPool(), pool is None
     holder = Holder.this_process(environment)
-    lock = Lock(paths.job_lock(job.task.slug, job.index), holder, bench.lease)
+    lock = Lock(paths.job_lock(job.task.slug, job.index), holder, pool.lease)
     with StopReasons(paths, environment, deadline) as stops:
-        run = _Run(job, root, attempt, lock, stops, patience, watch, bench)
+        run = _Run(job, root, attempt, lock, stops, patience, watch, pool)
         _acquire(run)
         try:
             _end_leftovers(lock)
@@ -234,7 +234,7 @@ def run_job(
         finally:
             lock.release()
             if is_last:
-                bench.close()
+                pool.close()
 
 
 def _acquire(run: _Run) -> None:
@@ -305,7 +305,7 @@ class _Run:
     stops: StopReasons
     patience: float
     watch: Watch | None
-    bench: Bench
+    pool: WorkerPool
 
     def wait(self, why: str) -> None:
         """Wait a little for somebody else.
@@ -399,7 +399,7 @@ def _refuse_disorder(run: _Run, judge: Judge) -> None:
 
 
 def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
-    """Return how a pool ended, and how many blocks failed for good or are orphaned."""
+    """Return how its supervisor ended, and how many blocks failed for good or are orphaned."""
     job, paths = run.job, run.paths
     ledger = run.ledger()
     try:
@@ -420,7 +420,7 @@ def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
             failures=paths.failures(job.task.slug, job.index),
             log=str(paths.log(job.task.slug, job.index)),
         )
-        outcome = Pool(context, queue, job.task.workers, run.stops, run.bench).run()
+        outcome = Supervisor(context, queue, job.task.workers, run.stops, run.pool).run()
         return outcome, len(queue.failed), len(queue.orphaned)
     finally:
         ledger.close()

@@ -1,6 +1,6 @@
 """The supervisor of a job: forks workers, hands out blocks, survives what happens to them.
 
-Every attempt runs in a process of its own pool, also with one worker: a segmentation fault, an
+Every attempt runs in a worker process, also with one worker: a segmentation fault, an
 OOM kill or a timeout inside C code then costs one attempt and not the job. The price is one
 fork per worker and one message per batch; batches grow until they last about 20 ms, so tiny
 blocks do not pay for it.
@@ -21,9 +21,9 @@ from snakemake_blocks.system.locks import TIMING
 from snakemake_blocks.system.processes import end_marked, end_tree, how_it_ended
 from snakemake_blocks.work.block_queue import Batch, BlockQueue, Item, items_of
 from snakemake_blocks.work.worker import LEDGER_FAILED, Report, WorkerContext
-from snakemake_blocks.work.worker_process import CLOSING_SECONDS, Bench, Member
+from snakemake_blocks.work.worker_pool import CLOSING_SECONDS, WorkerPool, WorkerProcess
 
-__all__ = ["Outcome", "Pool", "Stops"]
+__all__ = ["Outcome", "Stops", "Supervisor"]
 
 _BATCH_SECONDS = 0.02
 _LARGEST_BATCH = 1024
@@ -55,7 +55,7 @@ class Stops(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """How a pool ended.
+    """How a job ended.
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Pool:
-    """Runs the blocks of a queue in ``workers`` processes.
+class Supervisor:
+    """Runs the blocks of a queue in ``num_workers`` processes.
 
     Parameters
     ----------
@@ -82,20 +82,20 @@ class Pool:
         What workers get by fork; each gets a pulse of its own.
     queue : BlockQueue
         The blocks.
-    workers : int
+    num_workers : int
         Processes.
     stops : Stops
         When to stop early.
-    bench : Bench
+    pool : WorkerPool
         Where workers come from that did another job, and where they go at the end.
     """
 
     context: WorkerContext
     queue: BlockQueue
-    workers: int
+    num_workers: int
     stops: Stops
-    bench: Bench = field(default_factory=Bench)
-    _members: list[Member] = field(default_factory=list, init=False)
+    pool: WorkerPool = field(default_factory=WorkerPool)
+    _workers: list[WorkerProcess] = field(default_factory=list, init=False)
     _outcome: Outcome = field(default_factory=Outcome, init=False)
     _causes: set[str] = field(default_factory=set, init=False)
     _canaries: set[int] = field(default_factory=set, init=False)
@@ -123,13 +123,13 @@ class Pool:
                 self._tend()
             if not self._outcome.stopped:
                 self._await_ends()
-                self._members = self.bench.keep(self._members, self.context.task)
+                self._workers = self.pool.keep(self._workers, self.context.task)
             self._drain()
             self.context.ledger.sync()
         finally:
-            for member in self._members:
-                member.end()
-            if self._members:
+            for worker in self._workers:
+                worker.end()
+            if self._workers:
                 end_marked(f"{self.context.lock.holder.token}.")
         self._outcome.done = self.queue.done
         return self._outcome
@@ -137,111 +137,111 @@ class Pool:
     def _await_ends(self) -> None:
         """Let workers say that their batch is at its end: only then can they go on with a job."""
         give_up = time.monotonic() + _LISTEN_SECONDS
-        while any(m.served and not m.waiting and not m.closed for m in self._members):
-            if not self.bench.lasting or time.monotonic() >= give_up:
+        while any(m.served and not m.waiting and not m.closed for m in self._workers):
+            if not self.pool.lasting or time.monotonic() >= give_up:
                 return
             self._listen(_LISTEN_SECONDS)
 
     def _fill(self) -> None:
         """Have as many workers as there is work for, and as the task may have."""
-        while len(self._members) < self._most:
-            member = self.bench.get(self.context, self._members)
-            if member is None:
+        while len(self._workers) < self._most:
+            worker = self.pool.get(self.context, self._workers)
+            if worker is None:
                 return
-            self._members.append(member)
+            self._workers.append(worker)
 
     @property
     def _most(self) -> int:
         """How many workers there are when none is being replaced."""
-        return min(self.workers, max(1, len(self.queue)))
+        return min(self.num_workers, max(1, len(self.queue)))
 
     def _feed(self) -> None:
         """Give every waiting worker its next batch."""
-        for member in self._members:
-            if not member.waiting or member.closed:
+        for worker in self._workers:
+            if not worker.waiting or worker.closed:
                 continue
-            batch = self.queue.take(member.size, member.number, alone=self._most == 1)
+            batch = self.queue.take(worker.size, worker.number, alone=self._most == 1)
             if len(batch):
-                self._send(member, batch)
+                self._send(worker, batch)
             elif self.queue.exhausted:
                 return
-        busy = [m for m in self._members if not m.waiting]
-        assert busy or not self._members, "blocks are left, and nobody has them"
+        busy = [m for m in self._workers if not m.waiting]
+        assert busy or not self._workers, "blocks are left, and nobody has them"
 
-    def _send(self, member: Member, batch: Batch) -> None:
-        member.batch, member.waiting, member.reported = batch, False, 0
-        member.settled.clear()
-        member.ledger_end = self.context.ledger.end
-        member.since = time.monotonic()
-        member.served = True
-        member.tell(batch.tobytes())
+    def _send(self, worker: WorkerProcess, batch: Batch) -> None:
+        worker.batch, worker.waiting, worker.reported = batch, False, 0
+        worker.settled.clear()
+        worker.ledger_end = self.context.ledger.end
+        worker.since = time.monotonic()
+        worker.served = True
+        worker.tell(batch.tobytes())
 
     def _listen(self, seconds: float) -> None:
         """Take reports, notice deaths."""
         timeout = self.context.task.timeout
-        sources: list[Connection | int] = [m.outbox for m in self._members if not m.closed]
-        sources += [m.ended for m in self._members if m.ended is not None]
+        sources: list[Connection | int] = [m.channel for m in self._workers if not m.closed]
+        sources += [m.ended for m in self._workers if m.ended is not None]
         if self.stops.wake is not None:
             sources.append(self.stops.wake)
         ready = wait(sources, min(seconds, timeout / 4) if timeout else seconds)
-        for member in list(self._members):
-            if member.outbox in ready:
-                self._take_reports(member)
-            if member.has_ended:
-                self._bury(member)
+        for worker in list(self._workers):
+            if worker.channel in ready:
+                self._take_reports(worker)
+            if worker.child.has_ended:
+                self._bury(worker)
 
-    def _take_reports(self, member: Member) -> None:
+    def _take_reports(self, worker: WorkerProcess) -> None:
         try:
-            while not member.closed and member.outbox.poll():
-                self._take(member, member.outbox.recv())
+            while not worker.closed and worker.channel.poll():
+                self._take(worker, worker.channel.recv())
         except (EOFError, OSError):
-            member.closed = True
+            worker.closed = True
 
-    def _take(self, member: Member, report: Report) -> None:
+    def _take(self, worker: WorkerProcess, report: Report) -> None:
         self.queue.succeeded(report.done)
-        member.reported += report.done
+        worker.reported += report.done
         if report.done:
-            member.failures_in_a_row = 0
+            worker.failures_in_a_row = 0
             self._canaries.clear()
             self._causes.clear()
         if report.failed is not None:
-            member.settled.add(report.failed)
-            self._note_failure(member, member.batch[report.failed], report.cause)
+            worker.settled.add(report.failed)
+            self._note_failure(worker, worker.batch[report.failed], report.cause)
         elif report.released is not None:
-            member.settled.add(report.released)
-            self.queue.give_back([int(member.batch["number"][report.released])])
+            worker.settled.add(report.released)
+            self.queue.give_back([int(worker.batch["number"][report.released])])
         elif report.cause:
-            member.cause = report.cause
+            worker.cause = report.cause
         if report.batch_ended:
-            self.queue.give_back(member.batch["number"][report.begun :].tolist())
-            self._grow(member)
-            member.batch = member.batch[:0]
-            member.waiting = True
-            if self._has_gone_bad(member):
-                self._retire(member)
+            self.queue.give_back(worker.batch["number"][report.begun :].tolist())
+            self._grow(worker)
+            worker.batch = worker.batch[:0]
+            worker.waiting = True
+            if self._has_gone_bad(worker):
+                self._retire(worker)
 
-    def _has_gone_bad(self, member: Member) -> bool:
+    def _has_gone_bad(self, worker: WorkerProcess) -> bool:
         """Tell whether a worker fails more blocks in a row than chance explains."""
-        others = self._failures - member.failures_in_a_row
+        others = self._failures - worker.failures_in_a_row
         rate = (others + 1) / (others + self.queue.done + 2)  # rule of succession
-        row = member.failures_in_a_row
+        row = worker.failures_in_a_row
         return row >= _LEAST_FAILURES and rate**row < _UNLIKELY
 
-    def _grow(self, member: Member) -> None:
+    def _grow(self, worker: WorkerProcess) -> None:
         """Let batches grow while they are short."""
-        if len(member.batch):
+        if len(worker.batch):
             self._barren = 0
-            lasted = time.monotonic() - member.since
+            lasted = time.monotonic() - worker.since
             if lasted < _BATCH_SECONDS:
-                member.size = min(member.size * 2, _LARGEST_BATCH)
+                worker.size = min(worker.size * 2, _LARGEST_BATCH)
             elif lasted > 4 * _BATCH_SECONDS:
-                member.size = max(1, member.size // 2)
+                worker.size = max(1, worker.size // 2)
 
-    def _note_failure(self, member: Member, row: np.void, cause: str) -> None:
-        member.failures_in_a_row += 1
+    def _note_failure(self, worker: WorkerProcess, row: np.void, cause: str) -> None:
+        worker.failures_in_a_row += 1
         self._failures += 1
         number = int(row["number"])
-        self.queue.attempt_failed(number, member.number)
+        self.queue.attempt_failed(number, worker.number)
         if self.queue.done == 0:
             self._canaries.add(number)
             self._causes.add(cause)
@@ -254,85 +254,85 @@ class Pool:
     def _stop(self, reason: str) -> None:
         self._outcome.stopped = self._outcome.stopped or reason
 
-    def _retire(self, member: Member) -> None:
+    def _retire(self, worker: WorkerProcess) -> None:
         """Let a worker go whose blocks keep failing; a new one takes its place."""
         print(
-            f"worker {member.number} (pid {member.pid}) failed "
-            f"{member.failures_in_a_row} blocks in a row and is replaced",
+            f"worker {worker.number} (pid {worker.pid}) failed "
+            f"{worker.failures_in_a_row} blocks in a row and is replaced",
             flush=True,
         )
-        member.dismiss()
+        worker.dismiss()
 
-    def _bury(self, member: Member, *, how: str = "", blame: bool = True) -> None:
+    def _bury(self, worker: WorkerProcess, *, how: str = "", blame: bool = True) -> None:
         """End what is left of a worker, and settle what it had in hand."""
-        end_tree(member.pid)
-        self._take_reports(member)
-        self._members.remove(member)
-        code = member.end()
+        end_tree(worker.pid)
+        self._take_reports(worker)
+        self._workers.remove(worker)
+        code = worker.end()
         if code:
-            end_marked(f"{self.context.lock.holder.token}.{member.pid}")
-        if member.was_fenced:
+            end_marked(f"{self.context.lock.holder.token}.{worker.pid}")
+        if worker.was_fenced:
             how, blame = "was ended, for the lock of its job was not renewed in time", False
-            print(f"worker {member.number} {how}", flush=True)
+            print(f"worker {worker.number} {how}", flush=True)
         how = how or how_it_ended(code)
-        settled = self._settle(member, how, blame=blame)
-        if not (settled or member.retiring or member.was_fenced):
-            self._note_barren(member, code, how)
+        settled = self._settle(worker, how, blame=blame)
+        if not (settled or worker.retiring or worker.was_fenced):
+            self._note_barren(worker, code, how)
 
-    def _note_barren(self, member: Member, code: int, how: str) -> None:
+    def _note_barren(self, worker: WorkerProcess, code: int, how: str) -> None:
         """A worker ended by itself that had begun no block."""
         if code == LEDGER_FAILED:
             self._stop("a worker could not record a block, see the log")
-        elif member.served and code == 0:
+        elif worker.served and code == 0:
             return
-        elif any(m.served and not m.retiring for m in self._members) and not member.served:
+        elif any(m.served and not m.retiring for m in self._workers) and not worker.served:
             # The task can be set up, only not once more: go on with those who have.
-            self.workers = len(self._members)
-            print(f"worker {member.number} {how}; {self.workers} go on without it", flush=True)
+            self.num_workers = len(self._workers)
+            print(f"worker {worker.number} {how}; {self.num_workers} go on without it", flush=True)
         else:
             self._barren += 1
             if self._barren >= _BARREN_WORKERS:
-                why = member.cause or f"worker {how}"
+                why = worker.cause or f"worker {how}"
                 what = "workers end without having begun a block"
-                self._stop(f"{what if member.served else 'the set-up failed'}: {why}")
+                self._stop(f"{what if worker.served else 'the set-up failed'}: {why}")
 
-    def _settle(self, member: Member, how: str, *, blame: bool) -> bool:
+    def _settle(self, worker: WorkerProcess, how: str, *, blame: bool) -> bool:
         """Account for the batch of a dead worker, as the ledger tells it; true if it had begun."""
-        if not len(member.batch):
+        if not len(worker.batch):
             return False
-        events = self._events_of(member)
+        events = self._events_of(worker)
         done, never_begun = 0, []
-        for position, row in enumerate(member.batch):
+        for position, row in enumerate(worker.batch):
             event = events.get(int(row["number"]))
             if event is None:
                 never_begun.append(int(row["number"]))
             elif event in (Event.DONE, Event.SKIPPED):
                 done += 1
-            elif position in member.settled:
+            elif position in worker.settled:
                 continue
             elif event is Event.STARTED:
-                self._end_attempt(member, row, how, blame=blame)
+                self._end_attempt(worker, row, how, blame=blame)
             elif event is Event.RELEASED:
                 self.queue.give_back([int(row["number"])])
             else:
-                self._note_failure(member, row, how)
-        self.queue.succeeded(done - member.reported)
+                self._note_failure(worker, row, how)
+        self.queue.succeeded(done - worker.reported)
         self.queue.give_back(never_begun)
         return bool(events)
 
-    def _events_of(self, member: Member) -> dict[int, Event]:
+    def _events_of(self, worker: WorkerProcess) -> dict[int, Event]:
         """Return the last event that a worker recorded for each block of its batch."""
         ledger = self.context.ledger
-        numbers = {tuple(row["index"].tolist()): int(row["number"]) for row in member.batch}
-        records = read_records(ledger.path, ledger.first, start=member.ledger_end)
+        numbers = {tuple(row["index"].tolist()): int(row["number"]) for row in worker.batch}
+        records = read_records(ledger.path, ledger.first, start=worker.ledger_end)
         records = records[records["event"] != Event.EMPTY]
         return {
             numbers[index]: Event(int(record["event"]))
-            for record in records[records["pid"] == member.pid]
+            for record in records[records["pid"] == worker.pid]
             if (index := tuple(record["index"].tolist())) in numbers
         }
 
-    def _end_attempt(self, member: Member, row: np.void, how: str, *, blame: bool) -> None:
+    def _end_attempt(self, worker: WorkerProcess, row: np.void, how: str, *, blame: bool) -> None:
         """Record how the attempt ended that was running when its worker was."""
         (item,) = items_of(row.reshape(1))
         event = Event.FAILED if blame else Event.RELEASED
@@ -342,7 +342,7 @@ class Pool:
         )
         if blame:
             self._report(item, how)
-            self._note_failure(member, row, f"worker {how}")
+            self._note_failure(worker, row, f"worker {how}")
         else:
             self.queue.give_back([item.number])
 
@@ -356,13 +356,13 @@ class Pool:
     def _tend(self) -> None:
         """Enforce timeouts, renew the lock, sync the ledger, look for reasons to stop."""
         now = time.monotonic()
-        for member in list(self._members):
-            self._tend_member(member, now)
+        for worker in list(self._workers):
+            self._tend_worker(worker, now)
         if now - self._renewed > TIMING.heartbeat:
             self.context.lock.renew()
             self._renewed = now
-            if self._members:
-                self.bench.fence.start()
+            if self._workers:
+                self.pool.fence.start()
         if now - self._synced > _SYNC_SECONDS:
             self.context.ledger.sync()
             self._synced = now
@@ -371,45 +371,45 @@ class Pool:
             self._outcome.interrupted = True
             self._stop(reason)
 
-    def _tend_member(self, member: Member, now: float) -> None:
+    def _tend_worker(self, worker: WorkerProcess, now: float) -> None:
         timeout = self.context.task.timeout
-        since = member.pulse.since
+        since = worker.pulse.since
         if timeout and since and now - since > timeout:
-            end_tree(member.pid)
+            end_tree(worker.pid)
             # The block may have ended in the last moment; the one after it is not to blame.
             how = f"took longer than the timeout of {timeout:g} s and was killed"
-            self._bury(member, how=how, blame=member.pulse.since == since)
-        elif member.retiring and now - member.retiring > CLOSING_SECONDS:
-            print(f"worker {member.number} does not end and is killed", flush=True)
-            self._bury(member)
+            self._bury(worker, how=how, blame=worker.pulse.since == since)
+        elif worker.retiring and now - worker.retiring > CLOSING_SECONDS:
+            print(f"worker {worker.number} does not end and is killed", flush=True)
+            self._bury(worker)
 
     def _drain(self) -> None:
         """Let running blocks finish within the grace, then end all workers."""
         began = time.monotonic()
-        for member in list(self._members):
-            member.pulse.drain()
-            if not member.served and not member.waiting:
-                self._abandon(member)  # it is still being set up, for nothing
-        while self._members:
-            for member in self._members:
-                if member.waiting:
-                    member.dismiss()
+        for worker in list(self._workers):
+            worker.pulse.drain()
+            if not worker.served and not worker.waiting:
+                self._abandon(worker)  # it is still being set up, for nothing
+        while self._workers:
+            for worker in self._workers:
+                if worker.waiting:
+                    worker.dismiss()
             left = self._time_left(began)
             if left <= 0:
                 break
             self._listen(min(left, _LISTEN_SECONDS))
             self._tend()
-        for member in list(self._members):
-            self._abandon(member)
+        for worker in list(self._workers):
+            self._abandon(worker)
 
-    def _abandon(self, member: Member) -> None:
+    def _abandon(self, worker: WorkerProcess) -> None:
         """End a worker at once and take its running attempt back."""
-        member.retiring = time.monotonic()
-        self._bury(member, blame=False)
+        worker.retiring = time.monotonic()
+        self._bury(worker, blame=False)
 
     def _time_left(self, began: float) -> float:
         if self._outcome.interrupted:
             return self.stops.grace()
-        if any(len(member.batch) for member in self._members):
+        if any(len(worker.batch) for worker in self._workers):
             return float("inf")
         return began + CLOSING_SECONDS - time.monotonic()

@@ -7,7 +7,6 @@ when, so that the supervisor can enforce the timeout.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import pickle
@@ -29,9 +28,9 @@ from snakemake_blocks.geometry.block import Block
 from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.state.failures import append_failure, failure_of
 from snakemake_blocks.state.ledger import Event, Ledger
-from snakemake_blocks.system.files import append_to
 from snakemake_blocks.system.locks import Lock
-from snakemake_blocks.system.processes import MARK, die_with_parent
+from snakemake_blocks.system.processes import MARK
+from snakemake_blocks.system.streams import flush, print_to
 from snakemake_blocks.tasks.task import Call
 from snakemake_blocks.work import client
 from snakemake_blocks.work.block_queue import Item, batch_dtype, items_of
@@ -44,7 +43,6 @@ __all__ = [
     "Pulse",
     "Report",
     "WorkerContext",
-    "print_to",
     "work_blocks",
 ]
 
@@ -149,45 +147,25 @@ class WorkerContext:
         self.ledger = Ledger(ledger, self.ledger.first, self.ledger.source)
         self.lock = Lock(lock, holder, self.lock.lease)
         self.mark()
-        print_to(output)
+        print_to(Path(output))
 
     def mark(self) -> None:
         """Let what this process starts tell which job it belongs to."""
         os.environ[MARK] = f"{self.lock.holder.token}.{os.getpid()}"
 
 
-def print_to(path: str, *, anew: bool = False) -> None:
-    """Let this process and what it starts append what they print to a file, emptied if ``anew``.
-
-    Raises
-    ------
-    InputError
-        If something that is no file lies there.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    handle = append_to(Path(path))
-    if anew:
-        os.ftruncate(handle, 0)
-    for stream in (1, 2):
-        os.dup2(handle, stream)
-    os.close(handle)
-
-
-def work_blocks(context: WorkerContext, inbox: Connection, *, supervisor: int) -> None:
-    """Run a worker until its supervisor closes the connection. Never returns.
+def work_blocks(context: WorkerContext, inbox: Connection) -> NoReturn:
+    """Run a worker until its supervisor closes the connection, in a process of its own.
 
     Parameters
     ----------
     context : WorkerContext
         The job.
     inbox : Connection
-        To and from the supervisor.
-    supervisor : int
-        Its pid.
+        To and from the supervisor, which forked this process.
     """
-    signals = _Signals()
-    signals.detach(supervisor)
+    signals, supervisor = _Signals(), os.getppid()
+    signals.take()
     context.mark()
     try:
         context.work.set_up()
@@ -212,10 +190,7 @@ def work_blocks(context: WorkerContext, inbox: Connection, *, supervisor: int) -
 
 
 def _leave(status: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        # The user's function may have closed it, or taken it away.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
+    flush()
     os._exit(status)
 
 
@@ -229,15 +204,12 @@ def _leave_for_setup(context: WorkerContext, inbox: Connection, error: BaseExcep
 
 
 class _Signals:
-    """A worker leads an own process group, dies with its supervisor, and leaves signals to it."""
+    """A worker leaves signals to its supervisor."""
 
     def __init__(self) -> None:
         self.terminated = -_SIGNAL_SECONDS
 
-    def detach(self, supervisor: int) -> None:
-        os.setpgid(0, 0)
-        die_with_parent(supervisor)
-        signal.set_wakeup_fd(-1)
+    def take(self) -> None:
         # Handlers, not SIG_IGN: what the user's function starts does not inherit them.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._note)

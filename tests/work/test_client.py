@@ -17,7 +17,7 @@ from faults import Scene, line
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.system.processes import process_start
-from snakemake_blocks.work import supervisor, worker_process
+from snakemake_blocks.work import supervisor, worker_pool
 from snakemake_blocks.work.client import Client
 
 LOOP = """
@@ -570,7 +570,7 @@ class TestMisuse:
     def test_one_that_does_not_end_after_its_last_block_is_ended(
         self, scene: Scene, start: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module in (worker_process, supervisor):
+        for module in (worker_pool, supervisor):
             monkeypatch.setattr(module, "CLOSING_SECONDS", 0.5)
         body = """note(block, os.getpid())
         import threading, time

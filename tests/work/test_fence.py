@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ from snakemake_blocks.commands.generate import generate
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan
 from snakemake_blocks.state.ledger import Event, first_block, read_records
+from snakemake_blocks.system.child import Child
 from snakemake_blocks.system.locks import TIMING, Lease, Timing
-from snakemake_blocks.system.processes import boot_clock, end_child, has_ended
+from snakemake_blocks.system.processes import boot_clock
 from snakemake_blocks.view.verify import verify_run
 from snakemake_blocks.work.fence import Fence
 
@@ -184,13 +186,12 @@ def test_who_is_fenced_without_a_successor_goes_on(project: Project) -> None:
     assert hosts.events() == done and hosts.values() == {1}
 
 
-def sleeper() -> int:
-    pid = os.fork()
-    if pid == 0:
-        os.setpgid(0, 0)
+def sleeper() -> Child:
+    def sleep(_: Connection) -> int:
         time.sleep(600)
-        os._exit(0)
-    return pid
+        return 0
+
+    return Child.fork(sleep, leads=True)
 
 
 class TestFence:
@@ -200,17 +201,17 @@ class TestFence:
         hurry(monkeypatch, fence=0.3)
         lease = Lease()
         fence, workers = Fence(lease), [sleeper() for _ in range(3)]
-        for pid in workers:
-            fence.add(pid)
+        for worker in workers:
+            fence.add(worker.pid)
         time.sleep(0.5)
-        assert not any(map(has_ended, workers)), "no lock is held yet"
+        assert not any(worker.has_ended for worker in workers), "no lock is held yet"
         lease.extend(boot_clock() + 1000)
         time.sleep(0.5)
-        assert not any(map(has_ended, workers))
+        assert not any(worker.has_ended for worker in workers)
         lease.extend(boot_clock())
-        until(lambda: all(map(has_ended, workers)))
-        assert [fence.remove(pid) for pid in workers] == [True] * 3
-        assert [end_child(pid, patience=1.0) for pid in workers] == [-signal.SIGKILL] * 3
+        until(lambda: all(worker.has_ended for worker in workers))
+        assert [fence.remove(worker.pid) for worker in workers] == [True] * 3
+        assert [worker.end(patience=1.0) for worker in workers] == [-signal.SIGKILL] * 3
         fence.close()
 
     def test_leaves_those_alone_that_are_watched_no_longer(
@@ -219,29 +220,31 @@ class TestFence:
         hurry(monkeypatch, fence=0.3)
         lease = Lease()
         fence, (one, other) = Fence(lease), (sleeper(), sleeper())
-        fence.add(one)
-        fence.add(other)
-        assert fence.remove(one) is False
+        fence.add(one.pid)
+        fence.add(other.pid)
+        assert fence.remove(one.pid) is False
         lease.extend(boot_clock())
-        until(lambda: has_ended(other))
-        assert not has_ended(one)
+        until(lambda: other.has_ended)
+        assert not one.has_ended
         fence.close()
-        for pid in (one, other):
-            end_child(pid, patience=0.0)
+        for worker in (one, other):
+            worker.end()
 
     def test_is_started_again_when_it_was_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         hurry(monkeypatch, fence=0.3)
         lease, worker = Lease(), sleeper()
         fence = Fence(lease)
-        fence.add(worker)
-        os.kill(fence._pid, signal.SIGKILL)
-        until(lambda: has_ended(fence._pid))
+        fence.add(worker.pid)
+        first = fence._child
+        assert first is not None
+        os.kill(first.pid, signal.SIGKILL)
+        until(lambda: first.has_ended)
         fence.start()
         lease.extend(boot_clock())
-        until(lambda: has_ended(worker))
-        assert fence.remove(worker), "the new one has ended it"
+        until(lambda: worker.has_ended)
+        assert fence.remove(worker.pid), "the new one has ended it"
         fence.close()
-        end_child(worker, patience=0.0)
+        worker.end()
 
     def test_is_gone_with_the_job(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)

@@ -15,14 +15,14 @@ import pytest
 import zarr
 from faults import Scene, line
 
-from snakemake_blocks.engine.launch import start_warm_host
+from snakemake_blocks.engine.launch import start_host
 from snakemake_blocks.errors import BlocksError
 from snakemake_blocks.plan.plan import Job
 from snakemake_blocks.state.ledger import read_records, source_mark
 from snakemake_blocks.system.processes import process_start
 from snakemake_blocks.tasks.functions import FunctionRef
 from snakemake_blocks.tasks.sources import FunctionFacts
-from snakemake_blocks.work.host import WarmHost, _tried
+from snakemake_blocks.work.host import Host, _tried
 
 MODEL = """
     import os, time
@@ -56,7 +56,7 @@ class Running:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self.host = WarmHost(start_warm_host(1))
+        self.host = Host(start_host(1))
 
     def start(self, number: int, name: str = "task", attempt: int = 1) -> Future[int]:
         plan = self.scene.in_place
@@ -73,7 +73,7 @@ class Running:
         return f"blocks/{name}/p0/0/{number}.json"
 
     @property
-    def crews(self) -> set[int]:
+    def supervisors(self) -> set[int]:
         return {int(call[2]) for call in self.scene.calls}
 
 
@@ -95,7 +95,7 @@ def until(condition: Callable[[], object]) -> None:
 class TestJobs:
     def test_one_after_another_share_a_worker(self, scene: Scene, running: Running) -> None:
         assert [running.run(n) for n in range(6)] == [0] * 6
-        assert len(running.crews) == 1
+        assert len(running.supervisors) == 1
         assert len(Path("built.txt").read_text().split()) == 1
         assert all(Path(running.sentinel(n)).exists() for n in range(6))
 
@@ -122,9 +122,9 @@ class TestJobs:
         Path("stop").touch()
         jobs = [running.start(n) for n in range(2)]
         until(lambda: len(scene.calls) == 2)
-        assert len(running.crews) == 2
-        for crew in running.crews:
-            os.kill(crew, signal.SIGKILL)
+        assert len(running.supervisors) == 2
+        for supervisor in running.supervisors:
+            os.kill(supervisor, signal.SIGKILL)
         assert [job.result(PATIENCE) for job in jobs] == [-signal.SIGKILL] * 2
 
     def test_aggregates(self, scene: Scene, running: Running) -> None:
@@ -167,7 +167,7 @@ class TestCrews:
         Path("stop").touch()
         job = running.start(1)
         until(lambda: len(scene.calls) == 2)
-        os.kill(max(running.crews), signal.SIGKILL)
+        os.kill(max(running.supervisors), signal.SIGKILL)
         assert job.result(PATIENCE) == -signal.SIGKILL
         Path("stop").unlink()
         assert running.run(1, attempt=2) == 0
@@ -177,9 +177,9 @@ class TestCrews:
         self, scene: Scene, running: Running
     ) -> None:
         assert running.run(0) == 0
-        (crew,) = running.crews
-        os.kill(crew, signal.SIGKILL)
-        until(lambda: process_start(crew) is None)
+        (supervisor,) = running.supervisors
+        os.kill(supervisor, signal.SIGKILL)
+        until(lambda: process_start(supervisor) is None)
         assert running.run(1) == 0
 
 
@@ -194,7 +194,7 @@ class TestEnd:
         job = running.start(0)
         until(lambda: scene.calls)
         scene.paths.drain.touch()
-        os.kill(next(iter(running.crews)), signal.SIGINT)
+        os.kill(next(iter(running.supervisors)), signal.SIGINT)
         assert job.result(PATIENCE) == 130
 
     def test_a_host_that_is_killed_takes_its_jobs_along(
@@ -245,7 +245,7 @@ class TestEnd:
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        host = WarmHost(process)
+        host = Host(process)
         job = host.run("x", attempt=1, log="x", folder=".")
         assert isinstance(job.exception(PATIENCE), BlocksError)
         host.close()
@@ -254,7 +254,7 @@ class TestEnd:
         self, scene: Scene, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("snakemake_blocks.work.host._CLOSING_SECONDS", 0.2)
-        host = WarmHost(
+        host = Host(
             subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         )
         host.close()
@@ -326,7 +326,7 @@ class TestModules:
         assert [running.run(n) for n in range(4)] == [0] * 4
         imported = list(map(int, Path("imported.txt").read_text().split()))
         assert len(imported) == 2 and imported[1] == running.host.process.pid
-        assert imported[0] not in running.crews
+        assert imported[0] not in running.supervisors
 
     # faults: see README.md, beside the kinds
     def test_that_functions_import_inside_are_imported_once(

@@ -13,7 +13,7 @@ from faults import SIZE, Scene, line
 
 from snakemake_blocks.system import processes
 from snakemake_blocks.system.processes import process_start
-from snakemake_blocks.work import supervisor, worker_process
+from snakemake_blocks.work import supervisor, worker_pool
 from snakemake_blocks.work.worker import Pulse
 
 FAULTY = """
@@ -218,7 +218,7 @@ class TestTimeout:
                 real = Pulse.since.fget(self)  # type: ignore[attr-defined]
                 return real - 1000 if real and next(looks, False) else real
 
-        monkeypatch.setattr(worker_process, "Pulse", Late)
+        monkeypatch.setattr(worker_pool, "Pulse", Late)
         scene.functions(
             """
             import time

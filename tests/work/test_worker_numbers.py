@@ -17,7 +17,7 @@ from faults import Scene, line
 from snakemake_blocks.plan.plan import Job
 from snakemake_blocks.work.job import run_job
 from snakemake_blocks.work.worker_numbers import Numbers, Slot, slot_folder, take_slot
-from snakemake_blocks.work.worker_process import Bench
+from snakemake_blocks.work.worker_pool import WorkerPool
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def test_the_smallest_free_number(tmp_path: Path) -> None:
 
 
 def test_no_number_twice(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        slots = list(pool.map(lambda _: take_slot(tmp_path, ()), range(32)))
+    with ThreadPoolExecutor(8) as threads:
+        slots = list(threads.map(lambda _: take_slot(tmp_path, ()), range(32)))
     assert sorted(slot.number for slot in slots) == list(range(32))
 
 
@@ -110,13 +110,13 @@ ENVIRONMENT = """
 """
 
 
-def _make_room(bench: Bench) -> bool:
-    """Do as a crew does that has no job, until somebody asked; true if somebody did."""
+def _make_room(pool: WorkerPool) -> bool:
+    """Do as a supervisor does that has no job, until somebody asked; true if somebody did."""
     give_up = time.monotonic() + 30
-    while bench._idle and time.monotonic() < give_up:
-        bench.make_room()
+    while pool._idle and time.monotonic() < give_up:
+        pool.make_room()
         time.sleep(0.02)
-    return not bench._idle
+    return not pool._idle
 
 
 class TestWorkers:
@@ -179,33 +179,33 @@ class TestWorkers:
         assert sorted(call[2] for call in scene.calls) == list("012345")
 
     @pytest.fixture
-    def bench(self) -> Iterator[Bench]:
-        made = Bench(lasting=True)
+    def pool(self) -> Iterator[WorkerPool]:
+        made = WorkerPool(lasting=True)
         yield made
         made.close()
 
     def test_keep_it_from_job_to_job_and_leave_it_at_the_end(
-        self, scene: Scene, bench: Bench
+        self, scene: Scene, pool: WorkerPool
     ) -> None:
         scene.functions(ENVIRONMENT + '    def f(block): note(block, told["worker_id"])\n')
         more = {"init_callback_fn": "functions:init", "blocks_per_job": 1, "num_workers": 3}
         plan = scene.plan(line(function="functions:f", **more))
         jobs = [Job(plan, plan.tasks["task"], (k,)) for k in range(2)]
-        bench.output = str(scene.folder / "log.txt")
+        pool.output = str(scene.folder / "log.txt")
         folder = slot_folder(scene.paths.root, "task")
         other = take_slot(folder, ())
-        assert run_job(jobs[0], scene.root, attempt=1, environment={}, bench=bench).complete
+        assert run_job(jobs[0], scene.root, attempt=1, environment={}, pool=pool).complete
         other.release()
-        assert run_job(jobs[1], scene.root, attempt=1, environment={}, bench=bench).complete
+        assert run_job(jobs[1], scene.root, attempt=1, environment={}, pool=pool).complete
         assert [call[2] for call in scene.calls] == ["1", "1"]
         assert len({call[1] for call in scene.calls}) == 1
         assert take_slot(folder, {0}).number == 2, "the worker waits, and has its number"
-        bench.close()
+        pool.close()
         assert take_slot(folder, {0}).number == 1
 
     @pytest.mark.parametrize("makes_room", [True, False])
     def test_wait_for_those_of_another_process_that_only_wait(
-        self, scene: Scene, bench: Bench, makes_room: bool, monkeypatch: pytest.MonkeyPatch
+        self, scene: Scene, pool: WorkerPool, makes_room: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """faults: kind 9: there are two numbers, and two idle workers have them."""
         monkeypatch.setattr(
@@ -215,10 +215,10 @@ class TestWorkers:
         more = {"init_callback_fn": "functions:init", "blocks_per_job": 1}
         plan = scene.plan(line(function="functions:f", **more))
         jobs = [Job(plan, plan.tasks["task"], (k,)) for k in range(2)]
-        bench.output = str(scene.folder / "log.txt")
-        assert run_job(jobs[0], scene.root, attempt=1, environment={}, bench=bench).complete
+        pool.output = str(scene.folder / "log.txt")
+        assert run_job(jobs[0], scene.root, attempt=1, environment={}, pool=pool).complete
         with ThreadPoolExecutor(1) as thread:
-            idle = thread.submit(_make_room, bench) if makes_room else None
+            idle = thread.submit(_make_room, pool) if makes_room else None
             assert run_job(jobs[1], scene.root, attempt=1, environment={}).complete
             assert idle is None or idle.result()
         assert [call[2] for call in scene.calls] == ["0", "0" if makes_room else "1"]

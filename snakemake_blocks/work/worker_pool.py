@@ -9,38 +9,36 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
-import traceback
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, wait
+from typing import NoReturn
 
 import numpy as np
 
 from snakemake_blocks.plan.plan import PlannedTask
+from snakemake_blocks.system.child import Child
 from snakemake_blocks.system.locks import Lease
-from snakemake_blocks.system.processes import end_tree, has_ended
 from snakemake_blocks.work.block_queue import Batch, batch_dtype
 from snakemake_blocks.work.client import remove_pipes
 from snakemake_blocks.work.fence import Fence
 from snakemake_blocks.work.worker import Pulse, WorkerContext, work_blocks
 from snakemake_blocks.work.worker_numbers import Numbers, Slot
 
-__all__ = ["CLOSING_SECONDS", "Bench", "Member"]
+__all__ = ["CLOSING_SECONDS", "WorkerPool", "WorkerProcess"]
 
 CLOSING_SECONDS = 20.0
 """For closing what was set up, once all blocks are done or a worker is replaced."""
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class WorkerProcess:
     """One worker process, as the supervisor sees it."""
 
     number: int
-    pid: int
+    child: Child
     # What it was marked with when it was forked, as are the pipes to its scripts.
     mark: str
-    outbox: Connection
     pulse: Pulse
     batch: Batch
     fence: Fence
@@ -66,15 +64,20 @@ class Member:
             self.ended = os.pidfd_open(self.pid)  # type: ignore[attr-defined, unused-ignore]
 
     @property
-    def has_ended(self) -> bool:
-        """Whether the process is a zombie: until it is reaped nobody else gets its pid."""
-        return has_ended(self.pid)
+    def pid(self) -> int:
+        """Of the process."""
+        return self.child.pid
+
+    @property
+    def channel(self) -> Connection:
+        """To the process."""
+        return self.child.channel
 
     @property
     def can_go_on(self) -> bool:
         """Whether it waits for blocks, or will once it is set up."""
         idle = self.waiting or not self.served
-        return idle and not (self.closed or self.retiring or self.has_ended)
+        return idle and not (self.closed or self.retiring or self.child.has_ended)
 
     def dismiss(self) -> None:
         """Tell a waiting worker that there is nothing more."""
@@ -85,25 +88,23 @@ class Member:
     def tell(self, message: bytes) -> None:
         """Send a message; that it could not be sent shows when the worker's end is noticed."""
         with contextlib.suppress(OSError):
-            self.outbox.send_bytes(message)
+            self.channel.send_bytes(message)
 
     def end(self) -> int:
         """End the process and its group; return its exit status, negative for a signal."""
         self.was_fenced = self.fence.remove(self.pid)
-        end_tree(self.pid)
-        _, status = os.waitpid(self.pid, 0)
+        status = self.child.kill()
         self.slot.release()
-        self.outbox.close()
         if self.ended is not None:
             os.close(self.ended)
         if status:
             remove_pipes(self.mark)
-        return os.waitstatus_to_exitcode(status)
+        return status
 
 
 @dataclass(slots=True)
-class Bench:
-    """Where the workers of a pool come from, and where they wait for the next job.
+class WorkerPool:
+    """Where the workers of a job come from, and where they wait for the next job.
 
     Parameters
     ----------
@@ -120,7 +121,7 @@ class Bench:
     private: tuple[Connection, ...] = ()
     lease: Lease = field(default_factory=Lease, init=False)
     fence: Fence = field(init=False)
-    _idle: list[Member] = field(default_factory=list, init=False)
+    _idle: list[WorkerProcess] = field(default_factory=list, init=False)
     _task: PlannedTask | None = field(default=None, init=False)
     _numbers: Numbers | None = field(default=None, init=False)
     _count: int = field(default=0, init=False)
@@ -128,7 +129,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.fence = Fence(self.lease)
 
-    def get(self, context: WorkerContext, others: list[Member]) -> Member | None:
+    def get(self, context: WorkerContext, others: list[WorkerProcess]) -> WorkerProcess | None:
         """Return a worker for a job: one that waited, else a new one.
 
         None while the task has as many as it may have; who needs one asks again soon.
@@ -137,7 +138,7 @@ class Bench:
         ----------
         context : WorkerContext
             The job.
-        others : list of Member
+        others : list of WorkerProcess
             Who works on it already.
         """
         if self._task is not context.task:
@@ -145,23 +146,23 @@ class Bench:
         if self._numbers is None or self._numbers.folder != context.slots:
             self._numbers = Numbers(context.slots, _most_workers(context.task))
         while self._idle:
-            member = self._idle.pop()
-            if member.can_go_on:
-                member.tell(context.to_order(self.output))
-                return member
-            member.end()
+            worker = self._idle.pop()
+            if worker.can_go_on:
+                worker.tell(context.to_order(self.output))
+                return worker
+            worker.end()
         slot = self._numbers.take({m.slot.number for m in others})
         return self._start(context, others, slot) if slot is not None else None
 
-    def keep(self, members: list[Member], task: PlannedTask) -> list[Member]:
+    def keep(self, workers: list[WorkerProcess], task: PlannedTask) -> list[WorkerProcess]:
         """Let workers wait for the next job of a task; return those that cannot."""
         if self._numbers is not None:
             self._numbers.stop_asking()
         if not self.lasting:
-            return members
+            return workers
         self._task = task
-        self._idle += [m for m in members if m.can_go_on]
-        return [m for m in members if m not in self._idle]
+        self._idle += [m for m in workers if m.can_go_on]
+        return [m for m in workers if m not in self._idle]
 
     def make_room(self) -> None:
         """Let those who wait go if another process needs their numbers."""
@@ -176,57 +177,36 @@ class Bench:
         self.fence.close()
 
     def _let_go(self) -> None:
-        for member in self._idle:
-            member.dismiss()
+        for worker in self._idle:
+            worker.dismiss()
         give_up = time.monotonic() + CLOSING_SECONDS
-        for member in self._idle:
-            while not member.has_ended and time.monotonic() < give_up:
-                wait([member.ended] if member.ended is not None else [], 0.1)
-            member.end()
+        for worker in self._idle:
+            while not worker.child.has_ended and time.monotonic() < give_up:
+                wait([worker.ended] if worker.ended is not None else [], 0.1)
+            worker.end()
         self._idle.clear()
 
-    def _start(self, context: WorkerContext, others: list[Member], slot: Slot) -> Member:
-        ours, theirs = Pipe()
-        pulse = Pulse()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        supervisor = os.getpid()
-        pid = os.fork()
-        if pid == 0:
+    def _start(
+        self, context: WorkerContext, others: list[WorkerProcess], slot: Slot
+    ) -> WorkerProcess:
+        context = replace(context, pulse=Pulse())
+
+        def work(inbox: Connection) -> NoReturn:
             context.work.worker_id = slot.number
-            for held in (slot, *(m.slot for m in others)):
+            for held in (slot, *(other.slot for other in others)):
                 held.release()
-            inherited = [ours, *(m.outbox for m in others), *self.private]
-            _be_worker(replace(context, pulse=pulse), theirs, inherited, supervisor)
-        theirs.close()
+            work_blocks(context, inbox)
+
+        private = (*(other.child.channel for other in others), *self.private)
+        child = Child.fork(work, private=private, leads=True)
         self._count += 1
-        self.fence.add(pid)
-        mark = f"{context.lock.holder.token}.{pid}"
+        self.fence.add(child.pid)
+        mark = f"{context.lock.holder.token}.{child.pid}"
         batch = np.empty(0, batch_dtype(context.ledger.ndim))
-        return Member(self._count, pid, mark, ours, pulse, batch, self.fence, slot)
+        return WorkerProcess(self._count, child, mark, context.pulse, batch, self.fence, slot)
 
 
 def _most_workers(task: PlannedTask) -> int | None:
     """Return how many workers a task may have; None if one job has more than that already."""
     most = task.max_workers
     return most if most is not None and most >= task.workers else None
-
-
-def _be_worker(
-    context: WorkerContext, inbox: Connection, inherited: list[Connection], supervisor: int
-) -> None:
-    """Work, in a forked process; never returns.
-
-    The ends of pipes that belong to the supervisor are closed, so that its death is seen.
-    """
-    try:
-        for connection in inherited:
-            connection.close()
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        work_blocks(context, inbox, supervisor=supervisor)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)

@@ -13,7 +13,7 @@ from faults import Scene, line
 from snakemake_blocks.plan.plan import Job
 from snakemake_blocks.system.processes import process_start
 from snakemake_blocks.work.job import JobResult, run_job
-from snakemake_blocks.work.worker_process import Bench
+from snakemake_blocks.work.worker_pool import WorkerPool
 
 MODEL = """
     import os, time
@@ -45,24 +45,24 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 class Jobs:
-    """Jobs of one plan, run one after another with one bench."""
+    """Jobs of one plan, run one after another with one pool."""
 
     def __init__(self, scene: Scene) -> None:
         self.plan = scene.in_place
         self.root = scene.root
-        self.bench = Bench(lasting=True)
+        self.pool = WorkerPool(lasting=True)
 
     def run(self, number: int, name: str = "task") -> JobResult:
         job = Job(self.plan, self.plan.tasks[name], (number,))
-        self.bench.output = f"job-{name}-{number}.log"
-        return run_job(job, self.root, attempt=1, environment={}, bench=self.bench)
+        self.pool.output = f"job-{name}-{number}.log"
+        return run_job(job, self.root, attempt=1, environment={}, pool=self.pool)
 
 
 @pytest.fixture
 def jobs(scene: Scene) -> Iterator[Jobs]:
     made = Jobs(scene)
     yield made
-    made.bench.close()
+    made.pool.close()
 
 
 def lines(name: str) -> list[str]:
@@ -81,7 +81,7 @@ class TestKeep:
     def test_each_job_prints_to_its_own_log(self, jobs: Jobs, capfd: pytest.CaptureFixture) -> None:
         for n in range(3):
             jobs.run(n)
-        jobs.bench.close()
+        jobs.pool.close()
         # The first worker prints where its supervisor does when it is forked.
         assert capfd.readouterr().out == "here is (0,)\nhere is (1,)\n"
         assert Path("job-task-1.log").read_text() == "here is (2,)\nhere is (3,)\n"
@@ -90,12 +90,12 @@ class TestKeep:
     def test_at_the_end_it_is_closed(self, jobs: Jobs) -> None:
         jobs.run(0)
         assert lines("closed.txt") == []
-        jobs.bench.close()
+        jobs.pool.close()
         assert lines("closed.txt") == lines("built.txt")
         assert process_start(int(lines("built.txt")[0])) is None
 
     def test_a_bench_that_does_not_last_keeps_nobody(self, scene: Scene, jobs: Jobs) -> None:
-        jobs.bench.lasting = False
+        jobs.pool.lasting = False
         jobs.run(0)
         assert lines("closed.txt") == lines("built.txt")
 
@@ -113,7 +113,7 @@ class TestKeep:
         try:
             assert all(jobs.run(n).complete for n in range(3))
         finally:
-            jobs.bench.close()
+            jobs.pool.close()
         assert len({call[1] for call in scene.calls}) == 2
         assert sorted(map(int, scene.called)) == list(range(24))
 
@@ -187,7 +187,7 @@ def test_tasks_of_equal_content_are_not_mixed_up(scene: Scene) -> None:
         jobs.run(0)
         task = replace(jobs.plan.tasks["task"])
         job = Job(jobs.plan, task, (1,))
-        run_job(job, jobs.root, attempt=1, environment={}, bench=jobs.bench)
+        run_job(job, jobs.root, attempt=1, environment={}, pool=jobs.pool)
         assert len(lines("built.txt")) == 2
     finally:
-        jobs.bench.close()
+        jobs.pool.close()
