@@ -13,7 +13,7 @@ from snakemake_blocks.box import Index
 from snakemake_blocks.dependencies import JobGrid
 from snakemake_blocks.errors import InputError, PlanError
 from snakemake_blocks.functions import FunctionRef, named, refer
-from snakemake_blocks.identity import fingerprint_of
+from snakemake_blocks.identity import fingerprint_of, unsorted_keys
 from snakemake_blocks.paths import slug
 from snakemake_blocks.phases import Phases, colour, context_reach, sharing_reach
 from snakemake_blocks.pipeline import Pipeline
@@ -221,6 +221,7 @@ def _identity(task: Task, grid: Grid, upstream: tuple[str, ...]) -> dict[str, An
         },
         "after": list(upstream),
         **({"whole": sorted(task.whole)} if task.whole else {}),
+        **({"order of params": order} if (order := unsorted_keys(task.params)) else {}),
     }
 
 
