@@ -409,7 +409,7 @@ class Plan:
             "run_directory": self.run_directory,
             "tasks": [_task_to_json(self, task) for task in self.tasks.values()],
         }
-        return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
+        return (json.dumps(data, indent=1) + "\n").encode()
 
     @classmethod
     def load(cls, root: Path) -> Plan:

@@ -12,7 +12,7 @@ from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.geometry.phases import Phases, colour, context_reach, sharing_reach
 from snakemake_blocks.geometry.tiling import Axis, Grid
 from snakemake_blocks.plan.dependencies import JobGrid
-from snakemake_blocks.plan.identity import fingerprint_of
+from snakemake_blocks.plan.identity import fingerprint_of, unsorted_keys
 from snakemake_blocks.plan.paths import slug
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.system.quoting import comment
@@ -205,6 +205,7 @@ def _identity(task: Task, grid: Grid, upstream: tuple[str, ...]) -> dict[str, An
         },
         "after": list(upstream),
         **({"whole": sorted(task.whole)} if task.whole else {}),
+        **({"order of params": order} if (order := unsorted_keys(task.params)) else {}),
     }
 
 

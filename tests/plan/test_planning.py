@@ -286,6 +286,11 @@ class TestFingerprint:
     def test_reacts_to_what_changes_a_block(self, change: dict[str, Any]) -> None:
         assert fingerprint(**change) != fingerprint()
 
+    def test_knows_the_order_inside_of_a_parameter(self) -> None:
+        steps = ({"sharpen": 1, "blur": 2}, {"blur": 2, "sharpen": 1})
+        one, other = (fingerprint(params={"steps": each}) for each in steps)
+        assert one != other
+
     @pytest.mark.parametrize(
         "total, read, write",
         [

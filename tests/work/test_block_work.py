@@ -26,6 +26,13 @@ class TestFunctions:
         assert scene.run().complete
         assert scene.calls[0][2] == "ababab"
 
+    def test_parameters_keep_the_order_of_their_keys(self, scene: Scene) -> None:
+        scene.functions("def f(block, **params): note(block, repr(params).replace(' ', ''))")
+        params = {"steps": {"sharpen": {"z": 1, "a": 2}, "blur": 3}, "mode": "x"}
+        scene.plan(line(function="functions:f", shape=(1,), params=params))
+        assert scene.run().complete
+        assert scene.calls[0][2] == repr(params).replace(" ", "")
+
     def test_a_closure(self, scene: Scene, tmp_path: Path) -> None:
         place = tmp_path / "seen.txt"
 
