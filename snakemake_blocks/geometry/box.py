@@ -109,6 +109,15 @@ class Box:
             tuple(map(max, self.end, other.end)),
         )
 
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """What selects the box in an array that begins at the origin."""
+        return tuple(slice(b, e) for b, e in zip(self.begin, self.end, strict=True))
+
+    def slices_in(self, whole: Box) -> tuple[slice, ...]:
+        """Return what selects the box in an array of the values of a box around it."""
+        return self.shift([-b for b in whole.begin]).slices
+
     def grow(self, lower: Sequence[int], upper: Sequence[int]) -> Box:
         """Return the box moved outward by ``lower`` at its begin and ``upper`` at its end."""
         return Box(

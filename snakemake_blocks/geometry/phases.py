@@ -108,7 +108,7 @@ class Phases:
         """Return the phases of all nodes in ``window`` (default: the whole grid), vectorised."""
         box = window or Box.from_shape(self.shape)
         if self.table is not None:
-            return self.table[tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))]
+            return self.table[box.slices]
         rank = np.zeros((1,) * box.ndim, dtype=np.int32)
         for axis, m in enumerate(self.moduli):
             digit = np.arange(box.begin[axis], box.end[axis], dtype=np.int32) % m

@@ -49,7 +49,7 @@ class JobGrid:
         """Return which blocks of a box are present, shaped like the box."""
         if self.present is None:
             return np.ones(blocks.shape, dtype=bool)
-        return self.present[_slices(blocks)]
+        return self.present[blocks.slices]
 
     def job_presence(self) -> NDArray[np.bool_] | None:
         """Return which jobs have a present block; None when nothing is masked."""
@@ -84,7 +84,7 @@ def needed_jobs(down: JobGrid, job: Index, up: JobGrid) -> list[Index]:
     return [
         node
         for node in candidates
-        if np.any(read[_slices(up.members(node).shift([-b for b in _origin(up, candidates)]))])
+        if np.any(read[up.members(node).shift([-b for b in _origin(up, candidates)]).slices])
     ]
 
 
@@ -101,10 +101,5 @@ def _read_blocks(down: JobGrid, job: Index, up: JobGrid, jobs: Box) -> NDArray[n
     members = down.members(job)
     for index, here in zip(members, down.presence(members).ravel(), strict=True):
         if here:
-            need = needed_blocks(down.grid, index, up.grid).shift([-b for b in begin])
-            read[_slices(need)] = True
+            read[needed_blocks(down.grid, index, up.grid).slices_in(blocks)] = True
     return read & up.presence(blocks)
-
-
-def _slices(box: Box) -> tuple[slice, ...]:
-    return tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))

@@ -163,8 +163,7 @@ def _box_of(index: Index) -> Box:
 def _only(task: Task, boxes: list[Box]) -> Task:
     present = np.zeros(task.grid.shape, bool)
     for box in boxes:
-        where = tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))
-        present[where] = True
+        present[box.slices] = True
     if task.present is not None:
         present &= task.present
     return replace(task, present=present)

@@ -99,7 +99,7 @@ class Judgement:
 
     def part(self, region: Box) -> Judgement:
         """Return the judgement on a box inside this one, which begins at the origin."""
-        where = _slices(region)
+        where = region.slices
         return Judgement(**{f.name: getattr(self, f.name)[where] for f in fields(self)})
 
     @property
@@ -232,8 +232,8 @@ class History:
         both = self.region.intersect(other.region)
         if not both:
             return
-        here = _slices(both.shift([-b for b in self.region.begin]))
-        there = _slices(both.shift([-b for b in other.region.begin]))
+        here = both.slices_in(self.region)
+        there = both.slices_in(other.region)
         for kept in fields(self):
             if isinstance(mine := getattr(self, kept.name), np.ndarray):
                 mine[here] = getattr(other, kept.name)[there]
@@ -244,10 +244,6 @@ def _last_of_each(at: NDArray[np.int64], scratch: NDArray[np.int64]) -> NDArray[
     numbers = np.arange(len(at))
     scratch[at] = numbers
     return np.flatnonzero(scratch[at] == numbers)
-
-
-def _slices(box: Box) -> tuple[slice, ...]:
-    return tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))
 
 
 @dataclass(slots=True)

@@ -215,7 +215,6 @@ class _Reasons:
         found = np.zeros_like(blocks)
         if blocks.any() and self.judge.moved_from(self.task) is None:
             for job in np.argwhere(_sentinels(self.judge, self.task)):
-                members = self.task.jobs.members(tuple(int(k) for k in job))
-                where = tuple(slice(b, e) for b, e in zip(members.begin, members.end, strict=True))
+                where = self.task.jobs.members(tuple(int(k) for k in job)).slices
                 found[where] = blocks[where]
         return found

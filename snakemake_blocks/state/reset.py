@@ -184,7 +184,7 @@ def _chosen(task: PlannedTask, judge: Judge, roi: Box | None, *, only_failed: bo
     judgement = judge.judge_all(task)
     chosen = np.zeros(task.grid.shape, bool)
     box = task.grid.indices if roi is None else task.grid.writing(roi)
-    chosen[tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))] = True
+    chosen[box.slices] = True
     if only_failed:
         chosen &= np.isin(judgement.progress, (Progress.FAILED, Progress.STARTED))
         return latest_first(task, np.argwhere(chosen))

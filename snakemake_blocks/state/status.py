@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snakemake_blocks.geometry.box import Box, Index
+from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.paths import RunPaths, index_name, index_of
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.state.failures import Failure, grouped, read_failures
@@ -199,8 +199,7 @@ def _states(judge: Judge, task: PlannedTask, paths: RunPaths) -> NDArray[np.uint
     begun = judgement.progress == Progress.STARTED
     failed = judgement.progress == Progress.FAILED
     for job in _jobs_of(task, begun | failed):
-        members = task.jobs.members(job)
-        where = tuple(slice(b, e) for b, e in zip(members.begin, members.end, strict=True))
+        where = task.jobs.members(job).slices
         alive = _is_held(paths, task, job)
         spent = judgement.attempts[where] >= budget
         if alive:
@@ -358,7 +357,7 @@ def _all_held(
             if holder is None or job.index in blocked[name]:
                 continue
             blocked[name][job.index] = holder
-            part = free[name][_slices(task.jobs.members(job.index))]
+            part = free[name][task.jobs.members(job.index).slices]
             waiting = int(part.sum())
             part[...] = False
             if waiting:
@@ -379,7 +378,3 @@ def _holder(
                 if other in blocked[name]:
                     return blocked[name][other]
     return None
-
-
-def _slices(box: Box) -> tuple[slice, ...]:
-    return tuple(slice(b, e) for b, e in zip(box.begin, box.end, strict=True))

@@ -255,7 +255,7 @@ def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
     out = np.full(array.channels + wanted.shape, read.fill, dtype=array.dtype)
     if inside:
         place = inside.shift([-b for b in wanted.begin])
-        out[_slices(array, place)] = _values(data, array, inside)
+        out[array.slices(place)] = _values(data, array, inside)
     return out
 
 
@@ -274,7 +274,7 @@ def _stored_values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
     _check_chunks(data, array, voxels)
     try:
         _check_ends(data, array, voxels)
-        return np.asarray(data[_as_slices(voxels)])
+        return np.asarray(data[voxels.slices])
     except MemoryError:
         raise
     except Exception as error:  # what damaged chunks raise is anybody's guess
@@ -319,7 +319,7 @@ def _unreadable(data: Any, array: ArrayInfo, voxels: Box) -> str:
         part = _voxels_of(array, chunk).intersect(voxels)
         try:
             _check_ends(data, array, part)
-            data[_as_slices(part)]
+            data[part.slices]
         except Exception:  # this is the one; the caller raises
             return f"chunk {data.metadata.encode_chunk_key(chunk)}"
     return "a chunk"
@@ -355,10 +355,6 @@ def _voxels_of(array: ArrayInfo, chunk: Index) -> Box:
     return Box(begin, tuple(b + c for b, c in zip(begin, array.chunks, strict=True)))
 
 
-def _as_slices(voxels: Box) -> tuple[slice, ...]:
-    return tuple(slice(b, e) for b, e in zip(voxels.begin, voxels.end, strict=True))
-
-
 def _chunks(array: ArrayInfo, voxels: Box) -> Box:
     """Return the indices of the chunks (or shards) that some voxels, of all axes, lie in."""
     low = (b // c for b, c in zip(voxels.begin, array.chunks, strict=True))
@@ -388,7 +384,7 @@ def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any])
         _check_chunks(data, array, _all_axes(array, inside))
         try:
             _check_ends(data, array, _all_axes(array, inside), is_kept=False)
-            data[_slices(array, inside)] = found[_slices(array, place)]
+            data[array.slices(inside)] = found[array.slices(place)]
         except (MemoryError, OSError):
             raise
         except Exception as error:  # what damaged chunks raise is anybody's guess
@@ -398,11 +394,6 @@ def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any])
                 "remove it, then `snakemake-blocks run` makes its blocks anew"
             ) from error
     return cut
-
-
-def _slices(array: ArrayInfo, voxels: Box) -> tuple[slice, ...]:
-    lead = (slice(None),) * len(array.channels)
-    return lead + tuple(slice(b, e) for b, e in zip(voxels.begin, voxels.end, strict=True))
 
 
 def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool_]:
@@ -493,7 +484,7 @@ def _mark(
     blocks = grid.writing(Box(begin, end))
     if not blocks:
         return
-    here = tuple(slice(b, e) for b, e in zip(blocks.begin, blocks.end, strict=True))
+    here = blocks.slices
     if isinstance(values, int):
         present[here] |= values != 0
         return

@@ -83,6 +83,15 @@ class ArrayInfo:
             tuple(-((o - e) // v) for _, e, o, v in per_axis),
         )
 
+    def slices(self, voxels: Box) -> tuple[slice, ...]:
+        """Return what selects voxels in the array, all channels of them."""
+        return (slice(None),) * len(self.channels) + voxels.slices
+
+    def slices_in(self, part: Box, whole: Box) -> tuple[slice, ...]:
+        """Return what selects a region in the values of one around it, both in world units."""
+        voxels = self.voxels(part).shift([-b for b in self.voxels(whole).begin])
+        return self.slices(voxels)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping, the inverse of :meth:`from_json`.
 

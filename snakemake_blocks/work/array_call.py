@@ -140,7 +140,7 @@ class ArrayCall:
         """Return what lies in the write Roi of values that cover the read Roi or just that."""
         for box in (region, target):
             if values.shape == array.channels + array.voxels(box).shape:
-                return values[_slices(array, target, box)]
+                return values[array.slices_in(target, box)]
         raise InputError(
             f"{self.task.function.name}: {name} has shape {values.shape}; expected "
             f"{array.channels + array.voxels(region).shape} (read Roi) or "
@@ -167,13 +167,6 @@ def lower_phase_only(
     clean: NDArray[Any] = np.full_like(data, 0 if fill is None else fill)
     for box in keep:
         if box.meets(region):
-            part = _slices(array, box.intersect(region), region)
+            part = array.slices_in(box.intersect(region), region)
             clean[part] = data[part]
     return clean
-
-
-def _slices(array: ArrayInfo, part: Box, whole: Box) -> tuple[slice, ...]:
-    """Return where ``part`` lies in the values of ``whole``, channels and all."""
-    voxels = array.voxels(part).shift([-b for b in array.voxels(whole).begin])
-    lead = (slice(None),) * len(array.channels)
-    return lead + tuple(slice(b, e) for b, e in zip(voxels.begin, voxels.end, strict=True))

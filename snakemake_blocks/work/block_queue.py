@@ -229,8 +229,5 @@ class BlockQueue:
         """Mark the blocks of this job that conflict with a lost one and come after it."""
         index = self.index_of(number)
         box = self.task.block_phases.conflicting(index).intersect(self.members)
-        where = tuple(
-            slice(b - o, e - o)
-            for b, e, o in zip(box.begin, box.end, self.members.begin, strict=True)
-        )
+        where = box.slices_in(self.members)
         self._blocked[where] |= self._phases[where] > self._phases.ravel()[number]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import strategies  # noqa: F401 - sets the Hypothesis profile
 from funlib.geometry import Roi
@@ -51,6 +52,12 @@ class TestByHand:
     def test_grow_and_shift(self) -> None:
         assert Box((0, 10), (5, 20)).grow((1, 2), (3, 4)) == Box((-1, 8), (8, 24))
         assert Box((0, 10), (5, 20)).shift((-1, 2)) == Box((-1, 12), (4, 22))
+
+    def test_slices_select_it(self) -> None:
+        values = np.arange(24).reshape(4, 6)
+        box = Box((1, 2), (3, 5))
+        assert values[box.slices].tolist() == [[8, 9, 10], [14, 15, 16]]
+        assert values[box.slices_in(Box((-1, 1), (3, 7)))].tolist() == [[13, 14, 15], [19, 20, 21]]
 
     def test_no_axes_hold_one_point(self) -> None:
         assert list(Box((), ())) == [()]
