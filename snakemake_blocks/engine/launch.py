@@ -36,7 +36,14 @@ INTERRUPTED = 128 + signal.SIGINT
 _PATIENCE = 30.0
 # After Ctrl-C running blocks are given up at once: who has not ended after so long will not.
 _INTERRUPT_PATIENCE = 60.0
-_START = "from snakemake_blocks.engine.launch import be_snakemake; be_snakemake()"
+# It may be interrupted while it imports this, and later before it handles that itself.
+_START = f"""
+try:
+    from snakemake_blocks.engine.launch import be_snakemake
+    be_snakemake()
+except KeyboardInterrupt:
+    raise SystemExit({INTERRUPTED}) from None
+"""
 
 
 def start_import_check(
@@ -203,12 +210,9 @@ def be_snakemake() -> None:
     """Be Snakemake, in the process that :func:`run_snakemake` started."""
     die_with_parent(int(sys.argv[1]))
     sys.argv[:2] = ["snakemake"]
-    try:
-        main = main_of_snakemake()
-        call_sigterm_in_thread()
-        main()
-    except KeyboardInterrupt:  # before it handles that itself, or while it ends
-        sys.exit(INTERRUPTED)
+    main = main_of_snakemake()
+    call_sigterm_in_thread()
+    main()
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -121,7 +121,7 @@ class TestFailure:
         assert run.returncode == 1, run.stderr
         for words in (
             "double: 1 failed: 2",
-            "cause: ValueError at functions.py:5",
+            "cause: ValueError at functions.py:6",
             "ValueError: no light",
             "log: blocks/double/logs/0/2.log",
             "spread: 3 orphaned (they need a failed block): 1, 2, 3",
