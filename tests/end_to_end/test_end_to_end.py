@@ -129,7 +129,7 @@ class TestFailure:
             assert words in run.stdout
         log = (project.folder / "blocks/double/logs/0/2.log").read_text()
         assert "Traceback (most recent call last)" in log
-        assert 'functions.py", line 5, in double' in log and "ValueError: no light" in log
+        assert 'functions.py", line 6, in double' in log and "ValueError: no light" in log
 
         found = status(project)
         assert [found[t][s] for t in found for s in ("done", "failed", "orphaned")] == [
