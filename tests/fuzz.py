@@ -39,8 +39,6 @@ def fuzz(counts: dict[str, int], *, seed: int, seconds: float = float("inf")) ->
         importlib.import_module(module)  # once, and not in every case
     total = Result()
     share = seconds / max(1, sum(n > 0 for n in counts.values()))
-    claims._IDLE_SECONDS = 0.5
-    locks.TIMING.standstill, locks.TIMING.unreadable = 1.0, 0.2
     with tempfile.TemporaryDirectory(prefix="fuzz-") as base:
         for name, count in counts.items():
             if not count:
@@ -100,6 +98,8 @@ def _collect(kind: Kind, template: Path, folder: Path, seeds: list[str]) -> Resu
 def _child(kind: Kind, template: Path, folder: Path, seeds: list[str], results: Any) -> None:
     """Run cases in this process, a fork that dies with what they leave in memory."""
     os.setsid()
+    claims._IDLE_SECONDS = 0.5
+    locks.TIMING.standstill, locks.TIMING.unreadable = 1.0, 0.2
     sys.stdin = open(os.devnull)  # noqa: SIM115 - kept for the process
     with open("/proc/self/statm") as statm:
         base = int(statm.read().split()[0]) * resource.getpagesize()
