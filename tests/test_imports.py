@@ -39,7 +39,7 @@ def test_what_a_snakefile_imports_is_light(module: str) -> None:
 
 
 def test_a_job_loads_only_zarr() -> None:
-    """Every job that is not forked from a warm process starts like this."""
+    """Every job that is not forked from a host starts like this."""
     assert loaded("import snakemake_blocks.work.job") <= {"zarr"}
     assert loaded("import snakemake_blocks.cli") == set()
 

@@ -1,4 +1,4 @@
-"""Snakemake executor ``blocks``: the local executor, with warm processes for blockwise jobs."""
+"""Snakemake executor ``blocks``: the local executor, with a host process for blockwise jobs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ common_settings = CommonSettings(
 
 
 class Executor(local_executor()):  # type: ignore[misc]
-    """Runs our jobs in forked processes of a warm host, and every other job as Snakemake does.
+    """Runs our jobs in forked processes of a host, and every other job as Snakemake does.
 
     In a Snakemake that lacks something that this needs, all jobs run as Snakemake does.
     """

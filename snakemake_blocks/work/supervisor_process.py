@@ -1,4 +1,4 @@
-"""A process that runs one job after another of one task, with workers that stay warm.
+"""A process that runs one job after another of one task, with workers that stay.
 
 A job then costs a message instead of two forks of a process full of imports, and what a worker
 has set up (a model) serves all jobs that it gets.
