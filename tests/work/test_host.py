@@ -118,7 +118,9 @@ class TestJobs:
         assert all(f"here is ({n},)" in log for n, log in enumerate(logs))
         assert all("1 of 1 blocks done" in log for log in logs)
 
-    def test_at_the_same_time_they_have_a_supervisor_each(self, scene: Scene, running: Running) -> None:
+    def test_at_the_same_time_they_have_a_supervisor_each(
+        self, scene: Scene, running: Running
+    ) -> None:
         Path("stop").touch()
         jobs = [running.start(n) for n in range(2)]
         until(lambda: len(scene.calls) == 2)
