@@ -34,7 +34,7 @@ def probe_run(path: Path, options: Options, *, write: bool = False) -> ProbeRepo
     Raises
     ------
     SpecError, PlanError, BusyError
-        As :func:`~.running.run_pipeline`.
+        As :func:`~snakemake_blocks.commands.run.run_pipeline`.
     InputError
         If the file cannot be edited without harm; nothing is written then.
     """
