@@ -215,7 +215,7 @@ def check_task_context(
     samples: int = SAMPLES,
     tolerance: float = 1e-5,
 ) -> ContextReport:
-    """Tell whether a task's context is enough, see :func:`~snakemake_blocks.work.context_check.check_context`.
+    """Tell whether a context is enough, see :func:`.work.context_check.check_context`.
 
     ``context`` is one number for all axes, one per axis, or nothing for the declared one.
     """
