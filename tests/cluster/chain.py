@@ -242,9 +242,13 @@ class Running:
         return self._process.wait(timeout)
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
+def wait_for(
+    condition: Callable[[], bool], what: str | Callable[[], str], seconds: float = 300
+) -> None:
     """Wait until a condition holds; fails after some time."""
     give_up = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < give_up, f"waited {seconds:.0f} s in vain for {what}"
+        if time.monotonic() >= give_up:
+            told = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {seconds:.0f} s in vain for {told}")
         time.sleep(0.1)

@@ -7,6 +7,7 @@ from the root of the repository::
     python -m tests.cluster.slurm run -- COMMAND...  # COMMAND with such a SLURM around it
 """
 
+import contextlib
 import fnmatch
 import os
 import pwd
@@ -366,6 +367,16 @@ class SlurmCluster:
         """Process ids of what a job runs; SLURM may call it ended some time before they are."""
         mine = marked(MARK, str(self.directory))
         return mine & marked("SLURM_JOB_ID", str(job.id))
+
+    def programs(self, job: SlurmJob) -> dict[int, str]:
+        """What a job runs: the command and the parent of every process."""
+        found = {}
+        for pid in self.processes(job):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+                found[pid] = f"{b' '.join(words).decode()}(child of {parent})"
+        return found
 
     def expire(self, job: SlurmJob) -> None:
         """Let a job hit its walltime at the controller's next look, which comes every 30 s.

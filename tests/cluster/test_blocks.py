@@ -121,7 +121,10 @@ def test_slurm_job_that_is_cancelled_goes_on_where_it_was(
             job = slurm.wait_for_job(SLURM_HELD)
             slurm.cancel(job)
             slurm.wait_for_job(job.comment, state="CANCELLED")
-            wait_for(lambda: not slurm.processes(job), "its processes to be gone")
+            wait_for(
+                lambda: slurm.programs(job) == {},
+                lambda: f"its processes to end: {slurm.programs(job)}",
+            )
         assert run.wait() == 0
     assert_complete(chain, local_results)
     assert set(before) <= set(chain.happened("smooth", Event.DONE))
@@ -139,7 +142,10 @@ def test_slurm_job_out_of_time_goes_on_where_it_was(
             job = slurm.wait_for_job(SLURM_HELD)
             slurm.expire(job)
             slurm.wait_for_job(job.comment, state="TIMEOUT")
-            wait_for(lambda: not slurm.processes(job), "its processes to be gone")
+            wait_for(
+                lambda: slurm.programs(job) == {},
+                lambda: f"its processes to end: {slurm.programs(job)}",
+            )
         assert run.wait() == 0
     assert_complete(chain, local_results)
     assert set(before) <= set(chain.happened("smooth", Event.DONE))
