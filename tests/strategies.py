@@ -17,8 +17,9 @@ from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Axis, Fit, Grid
 from snakemake_blocks.plan.dependencies import JobGrid
 from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.operation import Write
 from snakemake_blocks.tasks.pipeline import Pipeline
-from snakemake_blocks.tasks.task import Chunks, Task, Write
+from snakemake_blocks.tasks.task import Chunks, Task
 
 FUNCTION = "os.path:join"
 """Stands for a user's function: planning looks it up and never calls it."""

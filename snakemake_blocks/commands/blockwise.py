@@ -225,29 +225,16 @@ def _in_this_process(tasks: Sequence[Task]) -> RunResult:
     plan, proof = check_pipeline(pipeline, pickling=False)
     if proof.violations:
         raise SpecError(proof.violations)
-    arrays = (w.array for planned in plan.tasks.values() for w in planned.writes.values())
+    arrays = (array for planned in plan.tasks.values() for array in planned.operation.outputs)
     for line in create_all((a for a in arrays if not (folder / a.path).exists()), folder):
         print(line, file=sys.stderr, flush=True)
-    functions = {
-        task.task_id: {
-            role: function
-            for role, function in (
-                ("function", task.process_function),
-                ("check_before", task.checks[0]),
-                ("check_after", task.checks[1]),
-                ("init", task.init_callback_fn),
-            )
-            if callable(function)
-        }
-        for task in pipeline.tasks
-    }
-    return RunResult(run_serially(plan, folder, functions))
+    return RunResult(run_serially(plan, folder))
 
 
 def _budget_problems(task: Task, budgets: Mapping[str, int]) -> Iterator[str]:
     """Yield what a job of the task needs more of than there is: it would never start."""
     for name in task.requires:
-        needed, given = task.resources[name], budgets.get(name, 0)
+        needed, given = task.budget.resources[name], budgets.get(name, 0)
         if int(needed) > given:
             yield (
                 f"task {comment(task.task_id)}: requires.{name}: a job takes {needed}, the budget "
@@ -271,5 +258,6 @@ def _cores(pipeline: Pipeline) -> int:
     """Return how many cores the tasks ask for: a worker may wait for a cluster, or for disks."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return sum(
-        max(task.most_workers or here, task.workers) * task.threads for task in pipeline.tasks
+        max(task.budget.max_workers or here, task.budget.workers) * task.budget.threads
+        for task in pipeline.tasks
     )

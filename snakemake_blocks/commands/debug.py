@@ -12,7 +12,7 @@ from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
 from snakemake_blocks.system.locks import Watch, held, in_hand_of, is_taken
-from snakemake_blocks.tasks.task import Call
+from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.work.block_work import Work
 from snakemake_blocks.work.job import neighbours
 
@@ -68,7 +68,7 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
     if name not in plan.tasks:
         raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
     task = plan.tasks[name]
-    if task.call is Call.WORKER:
+    if task.operation.call is Call.WORKER:
         raise InputError(f"task {name}: is a worker loop (call: worker); start the script instead")
     index = find_block(task, block)
     paths = RunPaths(root)

@@ -162,7 +162,7 @@ def make_plan(
         raise SpecError(problems)
     return plan_pipeline(
         pipeline,
-        facts={t.task_id: facts_of(t.process_function, pipeline.folder) for t in pipeline.tasks},
+        facts={t.task_id: facts_of(t.operation.function, pipeline.folder) for t in pipeline.tasks},
         target=Target(target),
         run_directory=way_to(pipeline.run_directory, pipeline.folder),
         base=way_to(pipeline.folder, pipeline.run_directory),
@@ -321,9 +321,9 @@ def _missing_arrays(pipeline: Pipeline, plan: Plan) -> dict[str, list[ArrayInfo]
     """Return the arrays to be written that are not there, by task."""
     found: dict[str, list[ArrayInfo]] = {}
     for task in plan.tasks.values():
-        for write in task.writes.values():
-            if not (pipeline.folder / write.array.path).exists():
-                found.setdefault(task.name, []).append(write.array)
+        for array in task.operation.outputs:
+            if not (pipeline.folder / array.path).exists():
+                found.setdefault(task.name, []).append(array)
     return found
 
 
@@ -401,9 +401,8 @@ def _nesting_problems(pipeline: Pipeline) -> Iterator[str]:
     root = f"{pipeline.name}: run_directory"
     things = {root: pipeline.run_directory}
     for task in pipeline.tasks:
-        used = [read.array for read in task.reads.values()]
-        used += [write.array for write in task.writes.values()]
-        for array in (*used, *([task.mask] if task.mask else ())):
+        operation = task.operation
+        for array in (*operation.inputs, *operation.outputs, *([task.mask] if task.mask else ())):
             things.setdefault(array.path, pipeline.folder / array.path)
     places = {place_of(path): name for name, path in reversed(things.items())}
     for name, path in things.items():
@@ -416,15 +415,10 @@ def _nesting_problems(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:
-    named = {
-        "function": task.process_function,
-        "check": task.checks[0],
-        "check.after": task.checks[1],
-    }
     return [
         f"task {comment(task.task_id)}: {key}: {text}"
-        for key, name in named.items()
-        if isinstance(name, str) and (text := missing_function(name, pipeline.folder))
+        for key, function in task.operation.functions.items()
+        if function.given is None and (text := missing_function(function.name, pipeline.folder))
     ]
 
 

@@ -41,6 +41,6 @@ def module_rules(config: Mapping[str, Any], workflow: Any) -> Rules:
         prepare(replace(pipeline, run_directory=Path(prefix + root)))
     rules = Rules(root, prefix)
     for task in rules.tasks:
-        if task.max_workers is not None:
-            register_limit(workflow, f"{task.slug}_workers", task.max_workers)
+        if task.budget.max_workers is not None:
+            register_limit(workflow, f"{task.slug}_workers", task.budget.max_workers)
     return rules

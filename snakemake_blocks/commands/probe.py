@@ -53,7 +53,7 @@ def probe_run(path: Path, options: Options, *, write: bool = False) -> ProbeRepo
 def _resources(task: PlannedTask, size: JobSize) -> dict[str, int]:
     """Return memory under the name that the task uses: Snakemake takes one of them only."""
     named = {"mem": size.mem_mb, "mem_mib": -(-size.mem_mb * 1000**2 // 1024**2)}
-    memory = next(((k, v) for k, v in named.items() if k in task.resources), None)
+    memory = next(((k, v) for k, v in named.items() if k in task.budget.resources), None)
     return dict([memory or ("mem_mb", size.mem_mb), ("runtime", size.runtime)])
 
 

@@ -28,15 +28,10 @@ def questions(plan: Plan) -> list[tuple[str, str]]:
     """Return place and name of every function that is imported, ``tasks.NAME.key`` first."""
     found: dict[str, str] = {}
     for task in plan.tasks.values():
-        for key, ref in _functions(task.function, task.check_before, task.check_after, task.init):
-            if ref is not None and not ref.pickle:
+        for key, ref in task.operation.functions.items():
+            if not ref.pickle:
                 found.setdefault(ref.name, f"tasks.{task.name}.{key}")
     return [(place, name) for name, place in found.items()]
-
-
-def _functions(*refs: FunctionRef | None) -> Iterator[tuple[str, FunctionRef | None]]:
-    keys = ("function", "check", "check.after", "init_callback_fn")
-    yield from zip(keys, refs, strict=True)
 
 
 class ImportCheck:

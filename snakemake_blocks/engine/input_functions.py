@@ -135,10 +135,10 @@ def _refuse_other(plan: Plan, root: Path, fingerprint: str) -> None:
 
 def all_resources(task: PlannedTask) -> Iterator[tuple[str, Any]]:
     """Yield name and value of every resource of a task's jobs, but for ``attempt``."""
-    for name, value in sorted(task.resources.items()):
+    for name, value in sorted(task.budget.resources.items()):
         yield name, as_number(name, value)
-    if task.max_workers is not None:
-        yield f"{task.slug}_workers", min(task.workers, task.max_workers)
+    if task.budget.max_workers is not None:
+        yield f"{task.slug}_workers", min(task.budget.workers, task.budget.max_workers)
 
 
 def _growing(name: str, value: Any) -> Any:

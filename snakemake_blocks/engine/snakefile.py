@@ -125,8 +125,10 @@ def _header(plan: Plan, version: str) -> list[str]:
 def _limits(plan: Plan) -> list[str]:
     lines = []
     for task in plan.tasks.values():
-        if task.max_workers is not None:
-            lines.append(f'workflow.register_resource("{task.slug}_workers", {task.max_workers})')
+        if task.budget.max_workers is not None:
+            lines.append(
+                f'workflow.register_resource("{task.slug}_workers", {task.budget.max_workers})'
+            )
     return [*lines, ""] if lines else []
 
 
@@ -192,7 +194,7 @@ def _settings(task: PlannedTask) -> list[str]:
     """Return what follows input, output and log in the rule of a job."""
     lines = [
         *_RETRIES_AND_CONDA,
-        "    threads: " + str(task.workers * task.threads),
+        "    threads: " + str(task.budget.workers * task.budget.threads),
         "    resources:",
         "        attempt=lambda wildcards, attempt: attempt,",
     ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
-from snakemake_blocks.tasks.task import Call
+from snakemake_blocks.tasks.operation import Call
 
 __all__ = ["Estimate", "estimate_plan"]
 
@@ -82,9 +82,9 @@ def _most_inputs(plan: Plan, task: PlannedTask) -> int:
 
 
 def _memory(task: PlannedTask) -> int:
-    if task.call is not Call.ARRAYS:
+    if task.operation.call is not Call.ARRAYS:
         return 0
     middle = tuple(n // 2 for n in task.grid.shape)
     region = task.grid.read(middle)
-    arrays = [r.array for r in task.reads.values()] + [w.array for w in task.writes.values()]
-    return task.workers * sum(a.itemsize * a.voxels(region).size for a in arrays)
+    arrays = (*task.operation.inputs, *task.operation.outputs)
+    return task.budget.workers * sum(a.itemsize * a.voxels(region).size for a in arrays)

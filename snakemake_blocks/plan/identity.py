@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["differences", "fingerprint_of", "unsorted_keys"]
+__all__ = ["differences", "fingerprint_of"]
 
 _LONGEST_VALUE = 60
 
@@ -16,25 +16,6 @@ def fingerprint_of(identity: Mapping[str, Any]) -> int:
     """Return 64 bits of the hash of all that decides what the blocks of a task compute."""
     text = json.dumps(identity, sort_keys=True)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def unsorted_keys(params: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the keys of each mapping inside of params, by its place, if they are not sorted.
-
-    A fingerprint does not depend on the order of keys, and what a function makes of a mapping may.
-    The order of the params themselves is only that of arguments with names.
-    """
-    found: dict[str, list[str]] = {}
-    waiting = list(params.items())
-    while waiting:
-        place, value = waiting.pop()
-        if isinstance(value, Mapping):
-            if (keys := list(value)) != sorted(keys):
-                found[place] = keys
-            waiting += [(f"{place}.{key}", below) for key, below in value.items()]
-        elif isinstance(value, list | tuple):
-            waiting += [(f"{place}.{k}", below) for k, below in enumerate(value)]
-    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -76,21 +76,21 @@ def job_size(task: PlannedTask, costs: BlockCosts) -> JobSize:
     costs : BlockCosts
         What its blocks cost.
     """
-    wanted = _TARGET_SECONDS * task.workers / max(costs.seconds, 1e-6)
+    wanted = _TARGET_SECONDS * task.budget.workers / max(costs.seconds, 1e-6)
     blocks = _round_down(min(wanted, task.num_blocks))
     shape = batch_shape(
         task.grid,
         blocks,
         reach=task.reach,
         has_setup=False,
-        max_workers=task.max_workers,
+        max_workers=task.budget.max_workers,
         target=Target.CLUSTER,
     )
     in_job = min(math.prod(shape), task.num_blocks)
     # The slowest block may come last, when the other workers are done.
-    seconds = costs.seconds * in_job / task.workers + costs.longest - costs.seconds
+    seconds = costs.seconds * in_job / task.budget.workers + costs.longest - costs.seconds
     minutes = (_TIME_ROOM * seconds + _START_SECONDS) / 60
-    memory = _BASE_MB + _MEMORY_ROOM * task.workers * costs.peak_mb
+    memory = _BASE_MB + _MEMORY_ROOM * task.budget.workers * costs.peak_mb
     return JobSize(
         blocks_per_job=blocks,
         mem_mb=_round_up(memory, 100),

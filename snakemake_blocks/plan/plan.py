@@ -29,9 +29,10 @@ from snakemake_blocks.plan.dependencies import JobGrid, needed_jobs
 from snakemake_blocks.plan.paths import RunPaths, SentinelName, index_name, job_name
 from snakemake_blocks.plan.plan_form import FORMAT, form_problem
 from snakemake_blocks.system.files import parse_json, read_file
-from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.functions import FunctionRef
-from snakemake_blocks.tasks.task import Call, Read, SourceChange, Write
+from snakemake_blocks.tasks.budget import Budget
+from snakemake_blocks.tasks.keys import from_json, to_json
+from snakemake_blocks.tasks.operation import Operation
+from snakemake_blocks.tasks.task import SourceChange
 
 __all__ = ["DamagedPlanError", "Job", "Plan", "PlannedTask"]
 
@@ -62,24 +63,10 @@ class PlannedTask:
         Names of the tasks whose results this one reads.
     whole : frozenset of str
         Those of them of which every block waits for all, whatever it reads.
-    call : Call
-        How ``function`` is called.
-    function, check_before, check_after, init : FunctionRef
-        The user's functions.
-    params : mapping
-        Keyword arguments of ``function``.
-    reads, writes : mapping
-        Declared arrays by name.
-    retries : int
-        Attempts of a block in one budget, less one.
-    timeout : float or None
-        Seconds per attempt.
-    workers, threads : int
-        Processes per job, threads per process.
-    max_workers : int or None
-        Processes over all jobs.
-    resources : mapping
-        Snakemake resources of a job.
+    operation : Operation
+        What is done with a block.
+    budget : Budget
+        What a job and an attempt of a block may take.
     fingerprint : int
         64 bits of the hash of all that decides what a block computes.
     identity : mapping
@@ -98,23 +85,11 @@ class PlannedTask:
     reach: Index
     phases: Phases
     upstream: tuple[str, ...]
-    call: Call
-    function: FunctionRef
+    operation: Operation
+    budget: Budget
     fingerprint: int
     whole: frozenset[str] = frozenset()
     identity: Mapping[str, Any] = field(default_factory=dict)
-    check_before: FunctionRef | None = None
-    check_after: FunctionRef | None = None
-    init: FunctionRef | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    reads: Mapping[str, Read] = field(default_factory=dict)
-    writes: Mapping[str, Write] = field(default_factory=dict)
-    retries: int = 2
-    timeout: float | None = None
-    workers: int = 1
-    threads: int = 1
-    max_workers: int | None = None
-    resources: Mapping[str, int | float | str] = field(default_factory=dict)
     source: str = ""
     source_change: SourceChange = SourceChange.WARN
     fit: str = "valid"
@@ -206,18 +181,6 @@ class PlannedTask:
             if present and other != block and jobs.contains(self.job_of(other)):
                 (before if self.order(other) < mine else after).append(other)
         return before, after
-
-    @property
-    def outputs(self) -> list[ArrayInfo]:
-        """The arrays written, by name: in one order, also where the plan is not from its file."""
-        return [self.writes[name].array for name in sorted(self.writes)]
-
-    @property
-    def reads_itself(self) -> bool:
-        """Whether the worker reads the task's own output for it, and hides what is not earlier."""
-        written = {write.array.path for write in self.writes.values()}
-        read = {read.array.path for read in self.reads.values()}
-        return self.call is Call.ARRAYS and not written.isdisjoint(read)
 
     def visible_output(self, block: Index) -> list[Box]:
         """Return the regions of the task's own output that a block may read, in world units.
@@ -448,7 +411,8 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
             f"{path}: has format {made_by}, this version reads {FORMAT}: it was made by a newer "
             "version of snakemake-blocks; use that, or another run directory"
         )
-    if problem := form_problem(data):
+    problem = form_problem(data)
+    if problem is not None:
         raise DamagedPlanError(
             f"{path}: is damaged or older than this version ({problem[:60]!r} is not as it was "
             "written); plan again"
@@ -468,20 +432,8 @@ def _task_to_json(plan: Plan, task: PlannedTask) -> dict[str, Any]:
         "masked": hashlib.sha256(plan.mask_bytes(task)).hexdigest() if masked else "",
         "upstream": list(task.upstream),
         "whole": sorted(task.whole),
-        "call": str(task.call),
-        "function": task.function.to_json(),
-        "check_before": task.check_before and task.check_before.to_json(),
-        "check_after": task.check_after and task.check_after.to_json(),
-        "init": task.init and task.init.to_json(),
-        "params": dict(task.params),
-        "reads": {n: {"array": r.array.to_json(), "fill": r.fill} for n, r in task.reads.items()},
-        "writes": {n: {"array": w.array.to_json()} for n, w in task.writes.items()},
-        "retries": task.retries,
-        "timeout": task.timeout,
-        "workers": task.workers,
-        "threads": task.threads,
-        "max_workers": task.max_workers,
-        "resources": dict(task.resources),
+        **to_json(task.operation),
+        **to_json(task.budget),
         "fingerprint": f"{task.fingerprint:016x}",
         "identity": dict(task.identity),
         "source": task.source,
@@ -502,32 +454,18 @@ def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
     return PlannedTask(
         name=data["name"],
         slug=data["slug"],
-        params=data["params"],
-        retries=data["retries"],
-        timeout=data["timeout"],
-        workers=data["workers"],
-        threads=data["threads"],
-        max_workers=data["max_workers"],
-        resources=data["resources"],
+        operation=from_json(Operation, data),
+        budget=from_json(Budget, data),
         source=data["source"],
         source_change=SourceChange(data.get("source_change", SourceChange.WARN)),
         fit=data["fit"],
         mask=data["mask"],
         batching=data["batching"],
-        check_before=FunctionRef.from_json(data["check_before"]),
-        check_after=FunctionRef.from_json(data["check_after"]),
-        init=FunctionRef.from_json(data["init"]),
         jobs=jobs,
         reach=tuple(data["reach"]),
         phases=Phases(jobs.jobs.shape, tuple(data["job_reach"]), table),
         upstream=tuple(data["upstream"]),
         whole=frozenset(data.get("whole", ())),
-        call=Call(data["call"]),
-        function=FunctionRef(**data["function"]),
-        reads={
-            n: Read(ArrayInfo.from_json(r["array"]), r["fill"]) for n, r in data["reads"].items()
-        },
-        writes={n: Write(ArrayInfo.from_json(w["array"])) for n, w in data["writes"].items()},
         fingerprint=int(data["fingerprint"], 16),
         identity=data["identity"],
     )

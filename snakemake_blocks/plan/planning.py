@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from snakemake_blocks.errors import InputError, PlanError
@@ -12,15 +12,16 @@ from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.geometry.phases import Phases, colour, context_reach, sharing_reach
 from snakemake_blocks.geometry.tiling import Axis, Grid
 from snakemake_blocks.plan.dependencies import JobGrid
-from snakemake_blocks.plan.identity import fingerprint_of, unsorted_keys
+from snakemake_blocks.plan.identity import fingerprint_of
 from snakemake_blocks.plan.paths import slug
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.system.quoting import comment
 from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.functions import FunctionRef, named, refer
+from snakemake_blocks.tasks.functions import FunctionRef
+from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.tasks.pipeline import Pipeline
 from snakemake_blocks.tasks.sources import FunctionFacts
-from snakemake_blocks.tasks.task import Call, Chunks, SourceChange, Task
+from snakemake_blocks.tasks.task import Chunks, Task
 
 __all__ = ["pickles", "pickling_problems", "plan_pipeline"]
 
@@ -69,7 +70,7 @@ def plan_pipeline(
             facts.get(task.task_id, FunctionFacts()),
             target,
             old,
-            _reference if pickling else named,
+            pickling=pickling,
         )
     _refuse_deep(tasks)
     return Plan(pipeline.name, tasks, run_directory, base)
@@ -81,9 +82,10 @@ def _plan_task(
     facts: FunctionFacts,
     target: Target,
     old: PlannedTask | None,
-    reference: Callable[[Callable[..., Any] | str], FunctionRef],
+    *,
+    pickling: bool,
 ) -> PlannedTask:
-    grid = task.grid
+    grid, operation = task.grid, task.operation
     batching = f"{task.blocks_per_job} for {target}" if task.blocks_per_job == "auto" else "set"
     keep = old is not None and old.batching == batching != "set" and old.grid.ndim == grid.ndim
     sharing = _sharing(task, grid)
@@ -92,14 +94,13 @@ def _plan_task(
         grid,
         task.blocks_per_job,
         reach=reach,
-        has_setup=facts.has_setup or task.call is Call.WORKER,
-        max_workers=task.most_workers,
+        has_setup=facts.has_setup or operation.call is Call.WORKER,
+        max_workers=task.budget.max_workers,
         target=target,
     )
     jobs = JobGrid(grid, batch, task.present)
     job_reach = tuple(map(max, _conflict_reach(task, jobs.jobs), _sharing(task, jobs.jobs)))
     present = jobs.job_presence()
-    before, after = task.checks
     # As it will be read from the plan's file: tuples of a Python program are lists there.
     identity = json.loads(json.dumps(_identity(task, grid, upstream)))
     return PlannedTask(
@@ -112,39 +113,20 @@ def _plan_task(
         else colour(present, job_reach),
         upstream=upstream,
         whole=task.whole,
-        call=Call(task.call or Call.BLOCK),
-        function=reference(task.process_function),
-        check_before=_optional(before, reference),
-        check_after=_optional(after, reference),
-        init=_optional(task.init_callback_fn, reference),
-        params=dict(task.params),
-        reads=dict(task.reads),
-        writes=dict(task.writes),
-        retries=task.max_retries,
-        timeout=task.timeout,
-        workers=task.workers,
-        threads=task.threads,
-        max_workers=task.most_workers,
-        resources=dict(task.resources),
+        operation=operation.with_functions(_pickled) if pickling else operation,
+        budget=task.budget,
         fingerprint=fingerprint_of(identity),
         identity=identity,
         source=facts.source,
-        source_change=SourceChange(task.source),
+        source_change=task.source,
         fit=str(task.fit),
         mask=task.mask.path if task.mask else "",
         batching=batching,
     )
 
 
-def _reference(function: Callable[..., Any] | str) -> FunctionRef:
-    return refer(function)[0]
-
-
-def _optional(
-    function: Callable[..., Any] | str | None,
-    reference: Callable[[Callable[..., Any] | str], FunctionRef],
-) -> FunctionRef | None:
-    return None if function is None else reference(function)
+def _pickled(function: FunctionRef) -> FunctionRef:
+    return function.pickled()[0]
 
 
 def _conflict_reach(task: Task, grid: Grid) -> Index:
@@ -157,9 +139,9 @@ def _sharing(task: Task, grid: Grid) -> Index:
     reach = [0] * grid.ndim
     if task.chunks is Chunks.REFUSE:
         return tuple(reach)
-    for write in task.writes.values():
+    for array in task.operation.outputs:
         for a, axis in enumerate(grid.axes):
-            reach[a] = max(reach[a], _axis_sharing(write.array, a, axis))
+            reach[a] = max(reach[a], _axis_sharing(array, a, axis))
     return tuple(reach)
 
 
@@ -180,38 +162,11 @@ def _identity(task: Task, grid: Grid, upstream: tuple[str, ...]) -> dict[str, An
         "context": {"lower": [a.lower for a in grid.axes], "upper": [a.upper for a in grid.axes]},
         "roi": {"offset modulo block_size": [a.begin % a.step for a in grid.axes]},
         "conflict": task.read_write_conflict,
-        "call": str(task.call),
-        "function": named(task.process_function).name,
-        "params": dict(task.params),
         "mask": task.mask.path if task.mask else "",
-        "reads": {
-            n: {
-                "array": r.array.path,
-                "dtype": r.array.dtype,
-                "offset": list(r.array.offset),
-                "voxel_size": list(r.array.voxel_size),
-                "fill": _as_recorded(r.fill),
-            }
-            for n, r in task.reads.items()
-        },
-        "writes": {
-            n: {
-                "array": w.array.path,
-                "dtype": w.array.dtype,
-                "voxel_size": list(w.array.voxel_size),
-                "channels": list(w.array.channels),
-            }
-            for n, w in task.writes.items()
-        },
+        **task.operation.identity,
         "after": list(upstream),
         **({"whole": sorted(task.whole)} if task.whole else {}),
-        **({"order of params": order} if (order := unsorted_keys(task.params)) else {}),
     }
-
-
-def _as_recorded(fill: int | float | None) -> int | float | None:
-    """Return a fill as identities always named it: a float, where that is the same number."""
-    return float(fill) if fill is not None and float(fill) == fill else fill
 
 
 def _refuse_deep(tasks: Mapping[str, PlannedTask]) -> None:
@@ -230,10 +185,9 @@ def _refuse_deep(tasks: Mapping[str, PlannedTask]) -> None:
 def pickling_problems(task: Task) -> list[str]:
     """Return why functions of a task cannot be sent to other processes."""
     found = []
-    for function in (task.process_function, *task.checks, task.init_callback_fn):
+    for function in task.operation.functions.values():
         try:
-            if function is not None:
-                refer(function)
+            function.pickled()
         except InputError as error:
             found.append(f"task {comment(task.task_id)}: {error}")
     return found
@@ -241,15 +195,6 @@ def pickling_problems(task: Task) -> list[str]:
 
 def pickles(pipeline: Pipeline) -> dict[str, bytes]:
     """Return the pickles that the plan names, by sha256."""
-    found: dict[str, bytes] = {}
-
-    def add(function: Callable[..., Any] | str | None) -> None:
-        if function is not None:
-            ref, payload = refer(function)
-            if ref.pickle:
-                found[ref.pickle] = payload
-
-    for task in pipeline.tasks:
-        for function in (task.process_function, *task.checks, task.init_callback_fn):
-            add(function)
-    return found
+    functions = (f for task in pipeline.tasks for f in task.operation.functions.values())
+    found = (function.pickled() for function in functions)
+    return {ref.pickle: payload for ref, payload in found if ref.pickle}

@@ -75,7 +75,7 @@ class Subject:
     @property
     def in_place(self) -> set[str]:
         """Paths of the arrays that the task both reads and writes."""
-        return paths_of(self.task.reads.values()) & paths_of(self.task.writes.values())
+        return paths_of(self.task.operation.inputs) & paths_of(self.task.operation.outputs)
 
     @property
     def refused(self) -> int:

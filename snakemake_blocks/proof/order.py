@@ -16,14 +16,15 @@ from snakemake_blocks.proof.findings import DEFECT, Subject
 from snakemake_blocks.proof.overlaps import as_text, path_of
 from snakemake_blocks.proof.spans import chunk_extent, context_of, sharing_of
 from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.task import Call, Chunks
+from snakemake_blocks.tasks.operation import Call
+from snakemake_blocks.tasks.task import Chunks
 
 __all__ = ["check_chunks", "check_order"]
 
 
 def _warn_of_conflict(s: Subject) -> None:
     """With ``call: arrays`` all that a task reads is declared, so a needless order is seen."""
-    is_known = s.task.call is Call.ARRAYS and not s.in_place
+    is_known = s.task.operation.call is Call.ARRAYS and not s.in_place
     if is_known and s.declared.read_write_conflict and any(context_of(s.task.grid)):
         s.warn(
             "conflict",
@@ -52,8 +53,8 @@ def check_order(s: Subject) -> bool:
         if s.declared.read_write_conflict:
             needed = context_of(grid)
         if s.declared.chunks is Chunks.COLOR:
-            for write in task.writes.values():
-                needed = tuple(map(max, needed, sharing_of(grid, write.array)))
+            for array in task.operation.outputs:
+                needed = tuple(map(max, needed, sharing_of(grid, array)))
         if _exceeds(needed, phases):
             s.refuse(
                 "conflict",
@@ -72,9 +73,9 @@ def _changed_in_place(s: Subject) -> list[ArrayInfo]:
 
     With ``call: arrays`` a block is given nothing that another one might be writing.
     """
-    if s.declared.read_write_conflict or s.task.call is Call.ARRAYS:
+    if s.declared.read_write_conflict or s.task.operation.call is Call.ARRAYS:
         return []
-    return [w.array for w in s.task.writes.values() if path_of(w.array) in s.in_place]
+    return [a for a in s.task.operation.outputs if path_of(a) in s.in_place]
 
 
 def _check_inputs(s: Subject) -> bool:
@@ -123,8 +124,8 @@ def _is_present(task: PlannedTask) -> bool:
 def check_chunks(s: Subject, *, ordered: bool) -> None:
     """Prove that blocks of a task that may run together write no common chunk."""
     task, grid = s.task, s.task.grid
-    guilty = [w.array for w in task.writes.values() if any(sharing_of(grid, w.array))]
-    names = ", ".join(w.array.path for w in task.writes.values())
+    guilty = [a for a in task.operation.outputs if any(sharing_of(grid, a))]
+    names = ", ".join(a.path for a in task.operation.outputs)
     if not names:
         s.warn(
             "writes",
@@ -187,9 +188,9 @@ def _alignment(s: Subject, guilty: Sequence[ArrayInfo]) -> tuple[str, str]:
 
 def _nearest_size(s: Subject, a: int, sharing: Sequence[ArrayInfo]) -> int:
     """Return the multiple of the chunks on an axis that is nearest to the block size."""
-    fixed = [w.array for w in s.task.writes.values() if w.array.exists]
+    fixed = [a for a in s.task.operation.outputs if a.exists]
     unit = math.lcm(*(chunk_extent(array, a) for array in (*sharing, *fixed)))
-    unit = math.lcm(unit, *(r.array.voxel_size[a] for r in s.task.reads.values()))
+    unit = math.lcm(unit, *(array.voxel_size[a] for array in s.task.operation.inputs))
     step = s.task.grid.axes[a].step
     low = step // unit * unit
     size = low if low and step - low <= low + unit - step else low + unit

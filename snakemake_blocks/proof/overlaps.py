@@ -28,7 +28,7 @@ from snakemake_blocks.proof.spans import (
     writing,
 )
 from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.task import Read, Write
+from snakemake_blocks.tasks.operation import Read, Write
 
 __all__ = ["as_span", "as_text", "common_arrays", "path_of", "paths_of", "writers_of"]
 
@@ -57,7 +57,7 @@ def common_arrays(plan: Plan) -> tuple[list[str], list[str]]:
     uses: defaultdict[str, list[_Use]] = defaultdict(list)
     for task in plan.tasks.values():
         declared: tuple[tuple[str, Mapping[str, Read | Write]], ...]
-        declared = (("writes", task.writes), ("reads", task.reads))
+        declared = (("writes", task.operation.writes), ("reads", task.operation.reads))
         for kind, arrays in declared:
             for name, found in arrays.items():
                 uses[path_of(found.array)].append(_Use(task, kind, name, found.array))
@@ -221,14 +221,14 @@ def path_of(array: ArrayInfo) -> str:
     return posixpath.normpath(array.path)
 
 
-def paths_of(uses: Iterable[Read | Write]) -> set[str]:
+def paths_of(arrays: Iterable[ArrayInfo]) -> set[str]:
     """Return the names of the arrays that are read or written."""
-    return {path_of(use.array) for use in uses}
+    return {path_of(array) for array in arrays}
 
 
 def writers_of(plan: Plan, array: ArrayInfo) -> list[PlannedTask]:
     """Return the tasks that write an array."""
-    return [t for t in plan.tasks.values() if path_of(array) in paths_of(t.writes.values())]
+    return [t for t in plan.tasks.values() if path_of(array) in paths_of(t.operation.outputs)]
 
 
 def as_text(numbers: Iterable[int]) -> str:

@@ -11,7 +11,7 @@ from snakemake_blocks.proof.coverage import first_gap
 from snakemake_blocks.proof.findings import Subject
 from snakemake_blocks.proof.overlaps import as_span, as_text, path_of, paths_of, writers_of
 from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.task import Call, Read
+from snakemake_blocks.tasks.operation import Call, Read
 
 __all__ = ["check_after", "check_reading"]
 
@@ -20,7 +20,7 @@ def check_reading(s: Subject) -> None:
     """Prove that declared reads find what they need."""
     task = s.task
     reach = task.grid.extent.grow(task.grid.lower, task.grid.upper)
-    for name, read in task.reads.items():
+    for name, read in task.operation.reads.items():
         array, key = read.array, f"reads.{name}"
         if read.fill is None:
             outside = first_gap(task, reach, [array.roi], task.grid.reading)
@@ -84,7 +84,7 @@ def _writers_text(s: Subject, waited: Sequence[PlannedTask], gap: Box) -> str:
 def _check_in_place(s: Subject, key: str, array: ArrayInfo) -> None:
     """Say what a task finds in an array that it writes itself."""
     others = [w.name for w in writers_of(s.plan, array) if w.name != s.task.name]
-    if s.task.call is not Call.ARRAYS:
+    if s.task.operation.call is not Call.ARRAYS:
         s.prove(f"it changes {array.path} in place, conflicting blocks one after the other")
     elif others:
         s.refuse(
@@ -110,11 +110,11 @@ def _check_far_reads(s: Subject, up: PlannedTask) -> None:
     if up.name in s.task.whole:
         s.prove(f"every block waits for all of {up.name}")
         return
-    if s.task.call is Call.ARRAYS:
+    if s.task.operation.call is Call.ARRAYS:
         return  # the worker reads for it
     reach = s.task.grid.extent.grow(s.task.grid.lower, s.task.grid.upper)
-    written = paths_of(up.writes.values())
-    for name, read in s.task.reads.items():
+    written = paths_of(up.operation.outputs)
+    for name, read in s.task.operation.reads.items():
         part = up.grid.extent.intersect(read.array.roi)
         if path_of(read.array) in written and not reach.covers(part):
             s.warn(
@@ -133,9 +133,9 @@ def check_after(s: Subject) -> None:
     """Prove for upstream tasks without a declared array in common that blocks wait for all."""
     task = s.task
     reach = task.grid.extent.grow(task.grid.lower, task.grid.upper).intersect(s.roi)
-    read = paths_of(task.reads.values())
+    read = paths_of(task.operation.inputs)
     for up in (s.plan.tasks[name] for name in task.upstream):
-        if read & paths_of(up.writes.values()):
+        if read & paths_of(up.operation.outputs):
             _check_far_reads(s, up)
             continue
         if up.name in task.whole:
@@ -154,7 +154,7 @@ def check_after(s: Subject) -> None:
             continue
         text = f"{as_span(gap[0])} is read by block {as_text(gap[1])}, but "
         text += _writers_text(s, [up], gap[0])
-        if task.reads:
+        if task.operation.reads:
             s.warn("after", f"{text}; or ignore this if what it reads there is not from {up.name}")
         else:
             s.refuse("after", f"{text}, or declare reads and writes")

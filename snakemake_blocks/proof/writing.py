@@ -25,8 +25,8 @@ def check_writing(s: Subject) -> None:
         return
     _warn_of_fit(s)
     before = s.refused
-    paths = [path_of(w.array) for w in task.writes.values()]
-    for name, write in task.writes.items():
+    paths = [path_of(array) for array in task.operation.outputs]
+    for name, write in task.operation.writes.items():
         array, place = write.array, f"writes.{name}"
         if paths.count(path_of(array)) > 1:
             s.refuse(place, f"every block writes {array.path} twice; name it once")
@@ -46,7 +46,7 @@ def check_writing(s: Subject) -> None:
             )
     if s.refused == before:
         masked = f", {task.num_masked:,} masked blocks apart" if task.num_masked else ""
-        arrays = [write.array for write in task.writes.values()]
+        arrays = task.operation.outputs
         s.prove(
             f"{task.num_blocks:,} blocks{_voxels_text(grid, arrays)} in {task.num_jobs:,} jobs "
             "write every voxel of "

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from funlib.geometry import Roi
 
-from snakemake_blocks.errors import InputError, SpecError
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Fit, Grid
 from snakemake_blocks.spec.schema import CheckModel, ContextModel, TaskModel, WriteModel
@@ -22,8 +22,9 @@ from snakemake_blocks.storage.arrays import block_presence, chunk_shape, describ
 from snakemake_blocks.system.location import Names
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.dtypes import holds, number_type
+from snakemake_blocks.tasks.operation import Call, Read, Write
 from snakemake_blocks.tasks.sources import call_problems, missing_function
-from snakemake_blocks.tasks.task import Call, Read, Task, Write
+from snakemake_blocks.tasks.task import PARAMETERS, Task, TaskError
 from snakemake_blocks.tasks.units import conversion, unit_name
 
 __all__ = ["UNKNOWN_FUNCTION", "Describer"]
@@ -33,6 +34,10 @@ UNKNOWN_FUNCTION = "unknown:unknown"
 
 # The presence of more blocks takes more than a gigabyte to plan with.
 _MOST_MASKED = 10**7
+# Keys of a form that a task gets as what they lead to; others go on as they are.
+_LOOKED_UP = frozenset(
+    {"roi", "block_size", "context", "check", "timeout", "reads", "writes", "mask", "after"}
+)
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -209,38 +214,26 @@ class _TaskDescriber:
         end = tuple(b + w for b, w in zip(roi.begin, model.block_size, strict=True))
         block = Box(roi.begin, end)
         pair = (check.before, check.after) if isinstance(check, CheckModel) else check
+        given = {key: getattr(model, key) for key in type(model).model_fields}
+        plain = {PARAMETERS.get(k, k): v for k, v in given.items() if k not in _LOOKED_UP}
         try:
             return Task(
                 task_id=self.name,
                 total_roi=roi.grow(*context).to_roi(),
                 read_roi=block.grow(*context).to_roi(),
                 write_roi=block.to_roi(),
-                process_function=model.function,
                 check_function=pair,
-                read_write_conflict=model.conflict,
                 num_workers=None,
-                max_workers=model.max_workers,
-                max_retries=model.retries,
-                fit=model.fit,
                 timeout=timeout,
-                call=model.call,
-                params=model.params,
                 reads=reads,
                 writes=writes,
                 mask=mask,
-                workers=model.workers,
-                threads=model.threads,
-                blocks_per_job=model.blocks_per_job,
-                chunks=model.chunks,
-                source=model.source,
-                resources=model.resources,
                 after=model.waits,
+                **plain,
             )
-        except SpecError as error:
-            for problem in error.problems:
-                parameter, text = problem.removeprefix(f"task {self.name}: ").split(": ", 1)
-                head, dot, rest = parameter.partition(".")
-                self._say(f"{_YAML_KEYS.get(head, head)}{dot}{rest}", text)
+        except TaskError as error:
+            for key, text in error.found:
+                self._say(key, text)
             return None
 
     def _masked(self, task: Task, mask: ArrayInfo) -> Task | None:
@@ -489,12 +482,3 @@ class _TaskDescriber:
             array = self.all.array(self.model.roi, f"tasks.{self.name}.roi")
             sources[:0] = [array] if array else []
         return next((a for a in sources if a.ndim == roi.ndim), None)
-
-
-# What the parameters of Task are called in pipeline.yaml.
-_YAML_KEYS = {
-    "total_roi": "roi",
-    "read_roi": "context",
-    "write_roi": "block_size",
-    "max_retries": "retries",
-}

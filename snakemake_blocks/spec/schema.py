@@ -21,7 +21,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from snakemake_blocks.geometry.tiling import Fit
-from snakemake_blocks.tasks.task import RESERVED_RESOURCES, After, Call, Chunks, SourceChange
+from snakemake_blocks.tasks.operation import Call
+from snakemake_blocks.tasks.resources import is_resource_name
+from snakemake_blocks.tasks.task import After, Chunks, SourceChange
 from snakemake_blocks.tasks.units import unit_name
 
 __all__ = [
@@ -71,7 +73,7 @@ def _fill_kind(value: Any) -> str:
 
 
 def _resource_name(name: str) -> str:
-    if name in RESERVED_RESOURCES:
+    if not is_resource_name(name):
         raise PydanticCustomError("taken", "cannot be the name of a resource; choose another")
     return name
 

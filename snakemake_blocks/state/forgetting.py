@@ -65,7 +65,7 @@ def disordered(task: PlannedTask, judge: Judge) -> list[Index]:
     list of tuple of int
         Latest first; with those that come after one of them.
     """
-    if not any(task.reach) or not task.reads_itself:
+    if not any(task.reach) or not task.operation.reads_itself:
         return []
     judgement = judge.judge_all(task)
     done = judgement.done.copy()

@@ -76,7 +76,7 @@ def losses_of(judge: Judge, task: PlannedTask, folder: Path) -> Iterator[Loss]:
         If an array is gone.
     """
     return losses(
-        task.outputs,
+        task.operation.outputs,
         task.grid,
         folder,
         done=judge.judge_all(task).done,

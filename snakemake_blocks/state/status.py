@@ -195,7 +195,7 @@ def _states(judge: Judge, task: PlannedTask, paths: RunPaths) -> NDArray[np.uint
     states = np.full(task.grid.shape, CODES[State.PENDING], np.uint8)
     states[judgement.progress == Progress.MASKED] = CODES[State.MASKED]
     states[judgement.done] = CODES[State.DONE]
-    budget = task.retries + 1
+    budget = task.budget.retries + 1
     begun = judgement.progress == Progress.STARTED
     failed = judgement.progress == Progress.FAILED
     for job in _jobs_of(task, begun | failed):

@@ -27,7 +27,7 @@ from snakemake_blocks.system.files import is_writable, may_be_read
 from snakemake_blocks.system.location import lost_link
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.dtypes import fitted
-from snakemake_blocks.tasks.task import Read
+from snakemake_blocks.tasks.operation import Read
 
 __all__ = [
     "block_presence",

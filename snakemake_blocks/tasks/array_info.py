@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from snakemake_blocks.geometry.box import Box, Index
+from snakemake_blocks.tasks.forms import LARGEST, Check, is_text, list_of, unfit_key, whole
 
-__all__ = ["ArrayInfo"]
+__all__ = ["ArrayInfo", "is_array_form"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +109,31 @@ class ArrayInfo:
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
         return cls(**plain)
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and np.dtype(value).kind in "biufc"
+    except (TypeError, ValueError, SyntaxError):
+        return False
+
+
+_KEYS: Mapping[str, Check] = {
+    "path": is_text,
+    "offset": list_of(whole(-LARGEST)),
+    "voxel_size": list_of(whole(1)),
+    "shape": list_of(whole(1)),
+    "channels": list_of(whole(1)),
+    "dtype": _is_dtype,
+    "chunks": list_of(whole(1)),
+    "units": list_of(is_text),
+}
+
+
+def is_array_form(value: Any) -> bool:
+    """Tell whether what JSON gave describes an array as :meth:`ArrayInfo.to_json` does."""
+    if unfit_key(value, _KEYS) is not None:
+        return False
+    lengths = {len(value[key]) for key in ("offset", "voxel_size", "shape")}
+    axes = len(value["shape"]) + len(value["channels"])
+    return len(lengths) == 1 and len(value["chunks"]) == axes

@@ -17,22 +17,22 @@ import os
 import pickletools
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.system.files import read_file
+from snakemake_blocks.tasks.forms import fitting, is_text, matching
 
 __all__ = [
     "FunctionRef",
     "import_name",
     "importable_from",
+    "is_function_form",
     "load",
     "modules_of",
-    "named",
-    "refer",
     "stable_text",
 ]
 
@@ -47,46 +47,51 @@ class FunctionRef:
         ``module:qualified.name``; for a pickled function a readable description.
     pickle : str
         sha256 of the pickle in the run directory's ``functions`` folder; empty for an import.
+    given : callable, optional
+        The function itself, in the program that it was given to.
     """
 
     name: str
     pickle: str = ""
+    given: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, function: Callable[..., Any] | str) -> FunctionRef:
+        """Return the reference to a function; nothing is pickled."""
+        if isinstance(function, str):
+            return cls(function)
+        return cls(import_name(function) or _describe(function), given=function)
+
+    def pickled(self) -> tuple[FunctionRef, bytes]:
+        """Return how other processes find the function, and its pickle (empty for an import).
+
+        Raises
+        ------
+        InputError
+            If the function, or something that it holds, cannot be pickled.
+        """
+        if self.given is None or import_name(self.given):
+            return FunctionRef(self.name, self.pickle), b""
+        import cloudpickle
+
+        try:
+            payload: bytes = cloudpickle.dumps(self.given)
+        except Exception as error:
+            raise InputError(_why_not_pickled(self.name, self.given, error)) from None
+        return FunctionRef(self.name, hashlib.sha256(payload).hexdigest()), payload
 
     def to_json(self) -> dict[str, str]:
         """Return a JSON-ready mapping."""
         return {"name": self.name, "pickle": self.pickle}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, str] | None) -> FunctionRef | None:
+    def from_json(cls, data: Mapping[str, str]) -> FunctionRef:
         """Return the reference described by :meth:`to_json`."""
-        return None if data is None else cls(**data)
+        return cls(data["name"], data["pickle"])
 
 
-def named(function: Callable[..., Any] | str) -> FunctionRef:
-    """Return the name of a function; nothing is pickled, so only an imported one can be loaded."""
-    if isinstance(function, str):
-        return FunctionRef(function)
-    return FunctionRef(import_name(function) or _describe(function))
-
-
-def refer(function: Callable[..., Any] | str) -> tuple[FunctionRef, bytes]:
-    """Return how a plan refers to a function, and its pickle (empty when it is imported).
-
-    Raises
-    ------
-    InputError
-        If the function, or something that it holds, cannot be pickled.
-    """
-    ref = named(function)
-    if isinstance(function, str) or import_name(function):
-        return ref, b""
-    import cloudpickle
-
-    try:
-        payload: bytes = cloudpickle.dumps(function)
-    except Exception as error:
-        raise InputError(_why_not_pickled(ref, function, error)) from None
-    return FunctionRef(ref.name, hashlib.sha256(payload).hexdigest()), payload
+is_function_form = fitting({"name": is_text, "pickle": matching("|[0-9a-f]{64}")})
+"""Tells whether what JSON gave describes a function as :meth:`FunctionRef.to_json` does."""
 
 
 def import_name(function: Callable[..., Any]) -> str:
@@ -98,7 +103,7 @@ def import_name(function: Callable[..., Any]) -> str:
     return ""
 
 
-def _why_not_pickled(ref: FunctionRef, function: Callable[..., Any], error: Exception) -> str:
+def _why_not_pickled(name: str, function: Callable[..., Any], error: Exception) -> str:
     import cloudpickle
 
     culprit = ""
@@ -110,7 +115,7 @@ def _why_not_pickled(ref: FunctionRef, function: Callable[..., Any], error: Exce
             break
     text = str(error).strip().splitlines() or [type(error).__name__]
     return (
-        f"{ref.name} cannot be sent to workers ({culprit}{text[0]}); open or make it inside the "
+        f"{name} cannot be sent to workers ({culprit}{text[0]}); open or make it inside the "
         "function or in a class (built once per worker), or put the function into a module, or run "
         "with multiprocessing=False"
     )
@@ -172,7 +177,7 @@ def stable_text(value: Any) -> str:
 
 
 def load(ref: FunctionRef, functions: Path) -> Callable[..., Any]:
-    """Return the function that a plan names.
+    """Return the function that a plan names; the one at hand, where it was given.
 
     Parameters
     ----------
@@ -186,6 +191,8 @@ def load(ref: FunctionRef, functions: Path) -> Callable[..., Any]:
     InputError
         If there is no such module, name or pickle, or the pickle is not the one of the plan.
     """
+    if ref.given is not None:
+        return ref.given
     if ref.pickle:
         return _unpickle(ref, functions)
     module_name, _, name = ref.name.partition(":")

@@ -105,28 +105,29 @@ def _renamed(task: Task, names: Names) -> Task:
         name = names.of(array.path)
         return array if name == array.path else replace(array, path=name)
 
-    writes = {name: replace(w, array=info(w.array)) for name, w in task.writes.items()}
-    reads = {name: replace(r, array=info(r.array)) for name, r in task.reads.items()}
+    old = task.operation
+    writes = {name: replace(w, array=info(w.array)) for name, w in old.writes.items()}
+    reads = {name: replace(r, array=info(r.array)) for name, r in old.reads.items()}
     mask = task.mask and info(task.mask)
-    if (writes, reads, mask) == (task.writes, task.reads, task.mask):
+    if (writes, reads, mask) == (old.writes, old.reads, task.mask):
         return task
-    return replace(task, reads=reads, writes=writes, mask=mask)
+    return task.changed(reads=reads, writes=writes, mask=mask)
 
 
 def _upstream_names(task: Task, tasks: Sequence[Task]) -> tuple[str, ...]:
     """Return named upstream tasks and those that write an array which ``task`` reads."""
     names = [up.task_id for up in task.upstream_tasks or ()]
     names += [up.task for up in task.waits]
-    read = {r.array.path for r in task.reads.values()}
+    read = {array.path for array in task.operation.inputs}
     for other in tasks:
-        if other is not task and read & {w.array.path for w in other.writes.values()}:
+        if other is not task and read & {array.path for array in other.operation.outputs}:
             names.append(other.task_id)
     return tuple(dict.fromkeys(names))
 
 
 def _mask_problems(tasks: Sequence[Task]) -> Iterator[str]:
     """Yield which masks are written: they were read before anything runs."""
-    writers = {w.array.path: task.task_id for task in tasks for w in task.writes.values()}
+    writers = {array.path: task.task_id for task in tasks for array in task.operation.outputs}
     for task in tasks:
         if task.mask is not None and task.mask.path in writers:
             yield (

@@ -1,12 +1,19 @@
-"""Amounts of time and memory in resources, written as text, as Snakemake reads them."""
+"""Snakemake's resources: what they may be called, and amounts of time and memory as text."""
 
 from __future__ import annotations
 
+import keyword
 import math
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["amount_problem", "as_number", "grows"]
+from snakemake_blocks.tasks.keys import Problem
+
+__all__ = ["amount_problem", "as_number", "grows", "is_resource_name", "resource_problems"]
+
+# Every rule sets attempt itself, and Snakemake keeps resources in a list with keys.
+_RESERVED = frozenset({"attempt", "self", *dir(list), *dir(dict), *dir(type), *keyword.kwlist})
 
 # Of more digits no amount has a use, and floats become infinite.
 _NUMBER = r"([0-9]{1,18}(?:\.[0-9]{1,18})?)"
@@ -31,6 +38,44 @@ _COUNTS = {
     "disk_mib": "disk: 10GB",
 }
 _GROWING = frozenset({"mem", "mem_mb", "mem_mib", "runtime"})
+
+
+def is_resource_name(name: Any) -> bool:
+    """Tell whether a resource may have this name."""
+    return (
+        type(name) is str
+        and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
+        and name not in _RESERVED
+    )
+
+
+def resource_problems(resources: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with resources, as (name, explanation).
+
+    Names stand in the Snakefile, and Snakemake takes numbers and text.
+    """
+    for name, value in resources.items():
+        if not is_resource_name(name):
+            shown = ascii(f"{name!s:.60}")[1:-1]
+            yield shown, "cannot be the name of a resource; choose another"
+        elif problem := _value_problem(name, value):
+            yield name, problem
+    for name in ("mem", "disk"):
+        if name in resources and f"{name}_mb" in resources:
+            yield name, f"and {name}_mb are the same; give one of them"
+
+
+def _value_problem(name: str, value: Any) -> str:
+    """Return what is wrong with the value of a resource, empty if nothing is."""
+    if name == "tmpdir" and type(value) is not str:
+        return f"must be the path of a folder, got {value!r:.60}"
+    if type(value) not in (int, float, str):
+        return f"must be a number or text, got {value!r:.60}"
+    if isinstance(value, str):
+        if not value.isprintable():
+            return "has control characters in it; write plain text"
+        return amount_problem(name, value)
+    return "" if 0 <= value < 2**53 else f"must be between 0 and 2**53, got {value:.3g}"
 
 
 def amount_problem(name: str, value: Any) -> str:

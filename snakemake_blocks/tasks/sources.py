@@ -5,17 +5,16 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.system.files import read_file
-from snakemake_blocks.tasks.functions import import_name, importable_from
+from snakemake_blocks.tasks.functions import FunctionRef, import_name, importable_from
+from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.tasks.source_hash import hash_of_module, hash_of_object
-from snakemake_blocks.tasks.task import Call
 
 __all__ = ["FunctionFacts", "call_problems", "facts_of", "missing_function"]
 
@@ -38,7 +37,7 @@ class FunctionFacts:
     has_setup: bool = False
 
 
-def facts_of(function: Callable[..., Any] | str, folder: Path) -> FunctionFacts:
+def facts_of(function: FunctionRef, folder: Path) -> FunctionFacts:
     """Return what planning has to know of a function; imports nothing.
 
     Raises
@@ -46,19 +45,16 @@ def facts_of(function: Callable[..., Any] | str, folder: Path) -> FunctionFacts:
     InputError
         If the function's module is missing or is not Python.
     """
-    if not isinstance(function, str):
-        is_class = inspect.isclass(function)
-        name = import_name(function)
-        if not name:
-            return FunctionFacts(hash_of_object(function, folder), is_class)
-        return FunctionFacts(facts_of(name, folder).source, is_class)
-    module, _, attribute = function.partition(":")
+    given = function.given
+    if given is not None and not import_name(given):
+        return FunctionFacts(hash_of_object(given, folder), inspect.isclass(given))
+    module, _, attribute = function.name.partition(":")
     source = _Source.of(module, folder)
     if source is None:
         return FunctionFacts()
     node = source.definition(attribute)
     code = hash_of_module(module, source.path, folder)
-    return FunctionFacts(code, isinstance(node, ast.ClassDef))
+    return FunctionFacts(code, isinstance(node, ast.ClassDef) or inspect.isclass(given))
 
 
 def missing_function(name: str, folder: Path) -> str:

@@ -1,16 +1,15 @@
-"""One blockwise operation, as a user declares it."""
+"""One blockwise operation over a region, as a user declares it in daisy's words."""
 
 from __future__ import annotations
 
-import datetime
+import difflib
 import inspect
-import keyword
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 from funlib.geometry import Roi
@@ -21,25 +20,37 @@ from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Fit, Grid
 from snakemake_blocks.system.quoting import comment
 from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.budget import Budget
 from snakemake_blocks.tasks.dtypes import holds, number_type
-from snakemake_blocks.tasks.resources import amount_problem
+from snakemake_blocks.tasks.functions import FunctionRef
+from snakemake_blocks.tasks.keys import InvalidKeysError, Problem, not_among
+from snakemake_blocks.tasks.operation import Call, Operation, Read
+from snakemake_blocks.tasks.resources import is_resource_name
 
-__all__ = ["RESERVED_RESOURCES", "After", "Call", "Chunks", "Read", "SourceChange", "Task", "Write"]
+__all__ = ["PARAMETERS", "After", "Chunks", "SourceChange", "Task", "TaskError"]
 
 Function = Callable[..., Any] | str
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-RESERVED_RESOURCES = frozenset(
-    {"attempt", "self", *dir(list), *dir(dict), *dir(type), *keyword.kwlist}
+PARAMETERS: Mapping[str, str] = {
+    "roi": "total_roi",
+    "context": "read_roi",
+    "block_size": "write_roi",
+    "function": "process_function",
+    "check": "check_function",
+    "init": "init_callback_fn",
+    "conflict": "read_write_conflict",
+    "retries": "max_retries",
+}
+"""What the keys of pipeline.yaml are called here, where daisy has another word."""
+
+# Keys of an operation or a budget that are made from arguments of daisy's.
+_MADE = frozenset(
+    {"function", "check_before", "check_after", "init", "retries", "timeout", "max_workers"}
 )
-"""Every rule sets ``attempt`` itself, and Snakemake keeps resources in a list with keys."""
+_KEYS = frozenset(f.name for kind in (Operation, Budget) for f in fields(kind)) - _MADE
 
-
-class Call(StrEnum):
-    """How the function of a task is called."""
-
-    BLOCK = "block"
-    ARRAYS = "arrays"
-    WORKER = "worker"
+T = TypeVar("T", Operation, Budget)
 
 
 class Chunks(StrEnum):
@@ -64,25 +75,29 @@ class After:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """An array that a task reads; outside of it ``fill`` is read, or nothing without one."""
+class TaskError(SpecError):
+    """All that is wrong with one task.
 
-    array: ArrayInfo
-    fill: int | float | None = None
+    Parameters
+    ----------
+    task_id : str
+        The task.
+    found : sequence of Problem
+        Keys in the words of pipeline.yaml; the message has the names of arguments.
+    """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fill", _plain(self.fill))
+    def __init__(self, task_id: str, found: Iterable[Problem]) -> None:
+        self.found = tuple(found)
+        lines = []
+        for key, text in self.found:
+            head, dot, rest = key.partition(".")
+            lines.append(
+                f"task {comment(task_id)}: {PARAMETERS.get(head, head)}{dot}{rest}: {text}"
+            )
+        super().__init__(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
-    """An array that a task writes."""
-
-    array: ArrayInfo
-
-
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class Task:
     """One blockwise operation over a region.
 
@@ -130,17 +145,24 @@ class Task:
         read Roi meets; with ``After(name, whole=True)`` for every block of the task.
     present : ndarray of bool, optional
         Per block of the grid: False where it is masked.
+    keys : mapping, optional
+        The keyword arguments below, together.
+    **more
+        ``call``, ``params``, ``reads``, ``writes``, ``workers``, ``threads``, ``resources``: as in
+        pipeline.yaml, with arrays as ``Read``, ``Write`` and ``ArrayInfo``.
 
     Raises
     ------
-    SpecError
+    TaskError
         With all that is wrong with the task.
+    TypeError
+        If there is no such argument.
 
     Notes
     -----
-    ``call``, ``params``, ``reads``, ``writes``, ``mask``, ``workers``, ``threads``,
-    ``blocks_per_job``, ``chunks``, ``source`` and ``resources`` are as in pipeline.yaml; arrays are
-    given as ``Read``, ``Write`` and ``ArrayInfo``, and ``mask`` goes with ``present`` made from it.
+    ``mask``, ``blocks_per_job``, ``chunks`` and ``source`` are as in pipeline.yaml, too; ``mask``
+    goes with ``present`` made from it. Other code finds what it needs in ``operation`` and
+    ``budget``, which are made from the arguments.
     """
 
     task_id: str
@@ -148,91 +170,119 @@ class Task:
     read_roi: Roi
     write_roi: Roi
     process_function: Function
-    check_function: Function | tuple[Function | None, Function | None] | None = None
-    init_callback_fn: Function | None = None
-    read_write_conflict: bool = True
-    num_workers: int | None = 1
-    max_retries: int = 2
-    fit: Fit | str = Fit.VALID
-    timeout: float | None = None
-    upstream_tasks: Sequence[Task] | None = None
-    _: KW_ONLY
-    max_workers: int | None = None
-    skip_mask: NDArray[np.bool_] | None = None
-    requires: Mapping[str, int] = field(default_factory=dict)
-    call: Call | str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    reads: Mapping[str, Read] = field(default_factory=dict)
-    writes: Mapping[str, Write] = field(default_factory=dict)
-    mask: ArrayInfo | None = None
-    present: NDArray[np.bool_] | None = None
-    workers: int = 1
-    threads: int = 1
-    blocks_per_job: int | Sequence[int] | str = "auto"
-    chunks: Chunks | str = Chunks.COLOR
-    source: SourceChange | str = SourceChange.WARN
-    resources: Mapping[str, int | float | str] = field(default_factory=dict)
-    after: Sequence[str | After] = ()
+    check_function: Function | tuple[Function | None, Function | None] | None
+    init_callback_fn: Function | None
+    read_write_conflict: bool
+    num_workers: int | None
+    max_retries: int
+    fit: Fit
+    timeout: float | None
+    upstream_tasks: Sequence[Task] | None
+    max_workers: int | None
+    requires: Mapping[str, int]
+    mask: ArrayInfo | None
+    present: NDArray[np.bool_] | None
+    blocks_per_job: int | Sequence[int] | str
+    chunks: Chunks
+    source: SourceChange
+    after: Sequence[str | After]
+    keys: Mapping[str, Any]
+    operation: Operation = field(init=False)
+    budget: Budget = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._take_in_defaults()
-        self._take_in_masks()
-        problems = self.problems()
+    def __init__(
+        self,
+        task_id: str,
+        total_roi: Roi,
+        read_roi: Roi,
+        write_roi: Roi,
+        process_function: Function,
+        check_function: Function | tuple[Function | None, Function | None] | None = None,
+        init_callback_fn: Function | None = None,
+        read_write_conflict: bool = True,
+        num_workers: int | None = 1,
+        max_retries: int = 2,
+        fit: Fit | str = Fit.VALID,
+        timeout: float | None = None,
+        upstream_tasks: Sequence[Task] | None = None,
+        *,
+        max_workers: int | None = None,
+        skip_mask: NDArray[np.bool_] | None = None,
+        requires: Mapping[str, int] = _NOTHING,
+        mask: ArrayInfo | None = None,
+        present: NDArray[np.bool_] | None = None,
+        blocks_per_job: int | Sequence[int] | str = "auto",
+        chunks: Chunks | str = Chunks.COLOR,
+        source: SourceChange | str = SourceChange.WARN,
+        after: Sequence[str | After] = (),
+        keys: Mapping[str, Any] = _NOTHING,
+        **more: Any,
+    ) -> None:
+        given = {
+            n: value for n, value in locals().items() if n not in ("self", "skip_mask", "more")
+        }
+        given["present"] = _presence(task_id, present, skip_mask)
+        given["keys"] = _known_keys({**(keys or {}), **more})
+        for name, value in given.items():
+            if value is None and name != "num_workers":  # there it means no limit
+                value = _DEFAULTS[name]
+            object.__setattr__(self, name, _plain(value))
+        problems = [*self._take_operation(), *self._take_budget(), *self._problems()]
         if problems:
-            raise SpecError(
-                [f"task {comment(self.task_id)}: {name}: {text}" for name, text in problems]
-            )
-        for name, kind in (("fit", Fit), ("chunks", Chunks), ("source", SourceChange)):
+            raise TaskError(task_id, problems)
+        for name, kind in _ENUMS.items():
             object.__setattr__(self, name, kind(getattr(self, name)))
         for name in ("total_roi", "read_roi", "write_roi"):
             object.__setattr__(self, name, getattr(self, name).copy())
-        object.__setattr__(self, "call", Call(self.call or _call_of(self.process_function)))
-        needed = {name: count * self.workers for name, count in self.requires.items()}
-        object.__setattr__(self, "resources", {**self.resources, **needed})
 
-    def _take_in_defaults(self) -> None:
-        """Take None for an optional argument as its default; of workers it means no limit."""
-        for argument in fields(self):
-            value = getattr(self, argument.name)
-            if value is not None or argument.name == "num_workers":
-                object.__setattr__(self, argument.name, _plain(value))
-            elif argument.default is not MISSING:
-                object.__setattr__(self, argument.name, argument.default)
-            elif argument.default_factory is not MISSING:
-                object.__setattr__(self, argument.name, argument.default_factory())
+    def changed(self, **arguments: Any) -> Task:
+        """Return the task with other arguments.
 
-    def _take_in_masks(self) -> None:
-        """Say with ``present`` what ``skip_mask`` says, so that one of them tells all."""
-        given = {n: m for n in ("present", "skip_mask") if (m := getattr(self, n)) is not None}
-        if len(given) > 1:
-            raise SpecError(
-                [f"task {comment(self.task_id)}: skip_mask: there is present, too; give one"]
-            )
-        for name, mask in given.items():
-            flags = _as_flags(mask)
-            if flags is None:
-                text = "must be an array of bool, or of numbers that are 0 where it is false"
-                raise SpecError([f"task {comment(self.task_id)}: {name}: {text}"])
-            object.__setattr__(self, "present", flags if name == "present" else ~flags)
-            object.__setattr__(self, "skip_mask", None)
+        Raises
+        ------
+        TaskError
+            With all that is wrong with it then.
+        """
+        return replace(self, **arguments)
 
-    def problems(self) -> list[tuple[str, str]]:
-        """Return what is wrong, as (parameter, explanation)."""
-        wrong_fit = _enum_problems("fit", self.fit, Fit)
-        found = [
-            *wrong_fit,
-            *_enum_problems("chunks", self.chunks, Chunks),
-            *_enum_problems("source", self.source, SourceChange),
-            *(_enum_problems("call", self.call, Call) if self.call else []),
-            *_count_problems(self),
-            *_requires_problems(self),
-            *_json_problems(self),
-            *_resource_problems(self),
-        ]
-        geometry = [] if wrong_fit else _geometry_problems(self)
-        if wrong_fit or geometry:
-            return found + geometry
-        return found + _array_problems(self)
+    def _take_operation(self) -> Iterable[Problem]:
+        """Make the operation, and return what is wrong with its keys."""
+        before, after = self.checks
+        functions = {
+            "function": self.process_function,
+            "check_before": before,
+            "check_after": after,
+            "init": self.init_callback_fn,
+        }
+        refs = {name: FunctionRef.of(f) for name, f in functions.items() if f is not None}
+        call = self.keys.get("call") or _call_of(self.process_function)
+        operation, found = _made(Operation, {**self.keys, **refs, "call": call})
+        object.__setattr__(self, "operation", operation)
+        return found
+
+    def _take_budget(self) -> Iterable[Problem]:
+        """Make the budget, and return what is wrong with its keys and with ``requires``."""
+        own = "num_workers" if self.max_workers is None else "max_workers"
+        made = {
+            "retries": self.max_retries,
+            "timeout": self.timeout,
+            "max_workers": getattr(self, own),
+        }
+        budget, found = _made(Budget, {**made, **self.keys})
+        found = [(own if name == "max_workers" else name, text) for name, text in found]
+        wrong = list(_requires_problems(self.requires, budget.resources))
+        if not wrong:
+            needed = {name: count * budget.workers for name, count in self.requires.items()}
+            budget = replace(budget, resources={**budget.resources, **needed})
+        object.__setattr__(self, "budget", budget)
+        return [*found, *wrong]
+
+    def _problems(self) -> list[Problem]:
+        """Return what is wrong, beside the keys of operation and budget."""
+        wrong = {n: p for n, kind in _ENUMS.items() if (p := not_among(kind, getattr(self, n)))}
+        geometry = [] if "fit" in wrong else _geometry_problems(self)
+        arrays = [] if "fit" in wrong or geometry else _array_problems(self)
+        return [*wrong.items(), *geometry, *arrays]
 
     @property
     def lower(self) -> Index:
@@ -254,10 +304,11 @@ class Task:
         found = Box.from_roi(self.total_roi).grow(
             [-x for x in self.lower], [-x for x in self.upper]
         )
-        filled = all(read.fill is not None for read in self.reads.values())
-        if self.fit != Fit.SHRINK or not self.reads or not filled:
+        reads = self.operation.reads.values()
+        filled = all(read.fill is not None for read in reads)
+        if self.fit != Fit.SHRINK or not reads or not filled:
             return found
-        return _whole_voxels(found, [write.array for write in self.writes.values()])
+        return _whole_voxels(found, self.operation.outputs)
 
     @property
     def grid(self) -> Grid:
@@ -287,10 +338,30 @@ class Task:
         """Names of the tasks of which every block waits for all."""
         return frozenset(up.task for up in self.waits if up.whole)
 
-    @property
-    def most_workers(self) -> int | None:
-        """Processes of this task over all jobs, None for no limit."""
-        return self.max_workers if self.max_workers is not None else self.num_workers
+
+_ENUMS: Mapping[str, type[StrEnum]] = {"fit": Fit, "chunks": Chunks, "source": SourceChange}
+_DEFAULTS = {name: p.default for name, p in inspect.signature(Task).parameters.items()}
+
+
+def _known_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given by keyword, without what is left at its default."""
+    for name in keys:
+        if name not in _KEYS:
+            near = difflib.get_close_matches(name, [*_DEFAULTS, *_KEYS], 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise TypeError(f"Task() got an unexpected keyword argument {name!r}{hint}")
+    return {name: _plain(value) for name, value in keys.items() if value is not None}
+
+
+def _made(kind: type[T], values: Mapping[str, Any]) -> tuple[T, list[Problem]]:
+    """Return an operation or a budget without the keys that are wrong, and what is."""
+    own = {f.name: values[f.name] for f in fields(kind) if f.name in values}
+    try:
+        return kind(**own), []
+    except InvalidKeysError as error:
+        wrong = {name.partition(".")[0] for name, _ in error.found}
+        rest = {name: value for name, value in own.items() if name not in wrong}
+        return kind(**rest), list(error.found)
 
 
 def _plain(value: Any) -> Any:
@@ -298,11 +369,19 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _as_flags(mask: Any) -> NDArray[np.bool_] | None:
-    """Return a mask as an array of bool; None if some of it is no number."""
-    values = np.asarray(mask)
-    is_known = values.dtype.kind in "biuf" and not np.isnan(values).any()
-    return values.astype(bool) if is_known else None
+def _presence(task_id: str, present: Any, skip_mask: Any) -> NDArray[np.bool_] | None:
+    """Return what ``present`` and ``skip_mask`` say, of which one can be given."""
+    given = {n: m for n, m in (("present", present), ("skip_mask", skip_mask)) if m is not None}
+    if len(given) > 1:
+        raise TaskError(task_id, [("skip_mask", "there is present, too; give one")])
+    for name, mask in given.items():
+        values = np.asarray(mask)
+        if values.dtype.kind not in "biuf" or np.isnan(values).any():
+            text = "must be an array of bool, or of numbers that are 0 where it is false"
+            raise TaskError(task_id, [(name, text)])
+        flags = values.astype(bool)
+        return flags if name == "present" else ~flags
+    return None
 
 
 def _whole_voxels(extent: Box, arrays: Sequence[ArrayInfo]) -> Box:
@@ -330,127 +409,28 @@ def _call_of(function: Function) -> Call:
     return Call.BLOCK if takes_block else Call.WORKER
 
 
-def _enum_problems(name: str, value: Any, kind: type[StrEnum]) -> list[tuple[str, str]]:
-    names = [str(member) for member in kind]
-    if str(value) in names:
-        return []
-    return [(name, f"{value!r} is not one of {', '.join(names)}")]
-
-
-def _count_problems(task: Task) -> list[tuple[str, str]]:
-    least = {"max_retries": 0, "workers": 1, "threads": 1, "num_workers": 1, "max_workers": 1}
-    found = []
-    for name, low in least.items():
-        value = getattr(task, name)
-        if value is not None and value < low:
-            found.append((name, f"must be at least {low}, got {value}"))
-    if task.timeout is not None and task.timeout <= 0:
-        found.append(("timeout", f"must be positive, got {task.timeout}; leave it out for none"))
-    return found
-
-
-def _requires_problems(task: Task) -> list[tuple[str, str]]:
-    """Budgets are Snakemake resources, whole numbers under a name that Snakemake takes."""
-    found = []
-    count: Any
-    for name, count in task.requires.items():
+def _requires_problems(
+    requires: Mapping[str, Any], resources: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Yield what is wrong with budgets; they are resources, whole numbers under such a name."""
+    for name, count in requires.items():
         place = f"requires.{name}"
-        if not _RESOURCE.fullmatch(name) or name in RESERVED_RESOURCES:
-            found.append((place, "cannot be the name of a resource; choose another"))
-        elif isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            found.append((place, f"must be a whole number, got {count!r}"))
-        elif name in task.resources and task.resources[name] != count * task.workers:
-            found.append((place, "is among resources, too; give it once"))
-    return found
+        if not is_resource_name(name):
+            yield place, "cannot be the name of a resource; choose another"
+        elif type(count) is not int or count < 0:
+            yield place, f"must be a whole number, got {count!r}"
+        elif name in resources:
+            yield place, "is among resources, too; give it once"
 
 
-def _json_problems(task: Task) -> list[tuple[str, str]]:
-    """Parameters travel to the workers in plan.json, and have to arrive as they were given."""
-    return [
-        (f"params.{name}", problem)
-        for name, value in task.params.items()
-        if (problem := _changed_by_json(value))
-    ]
+def _is_bounded(roi: Any) -> bool:
+    return isinstance(roi, Roi) and not roi.unbounded
 
 
-def _changed_by_json(value: Any, depth: int = 0) -> str:
-    """Return why a value would not be the same after a way through JSON, empty if it would."""
-    kind = type(value)
-    if value is None or kind in (bool, float):
-        return ""
-    if kind is int:
-        return "" if value.bit_length() <= _MOST_BITS else "has too many digits to be written"
-    if kind is str:
-        return "" if value.isascii() or _is_text(value) else "half of a surrogate pair is no text"
-    if depth > _DEEPEST:
-        return "is nested too deeply, or holds itself"
-    if kind is list:
-        inner = ((f"[{n}]", below) for n, below in enumerate(value))
-    elif kind is dict:
-        for key in value:
-            if type(key) is not str or not _is_text(key):
-                return f"key {key!r:.60} would arrive as text; use keys of text (quotes in YAML)"
-        inner = ((f"[{key!r:.60}]", below) for key, below in value.items())
-    else:
-        advice = _INSTEAD.get(kind, "use numbers, text, lists and mappings")
-        return f"{value!r:.60} of the type {kind.__name__} would arrive as another; {advice}"
-    found = ((place, _changed_by_json(below, depth + 1)) for place, below in inner)
-    place, problem = next(((p, text) for p, text in found if text), ("", ""))
-    glue = "" if not problem or problem.startswith("[") else ": "
-    return f"{place}{glue}{problem}"
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-_MOST_BITS = 1000
-_DEEPEST = 50
-_INSTEAD: Mapping[type, str] = {
-    tuple: "give a list, and make the tuple in the function",
-    set: "give a list, and make the set in the function",
-    bytes: "give text, and encode it in the function",
-    datetime.date: "give text (quotes in YAML), and parse it in the function",
-    datetime.datetime: "give text (quotes in YAML), and parse it in the function",
-}
-
-
-def _resource_problems(task: Task) -> list[tuple[str, str]]:
-    """Names of resources stand in the Snakefile, and Snakemake takes numbers and text."""
-    found = []
-    value: Any
-    for name, value in task.resources.items():
-        place = f"resources.{name!s:.60}"
-        if type(name) is not str or not _RESOURCE.fullmatch(name) or name in RESERVED_RESOURCES:
-            found.append((ascii(place)[1:-1], "cannot be the name of a resource; choose another"))
-        elif name == "tmpdir" and type(value) is not str:
-            found.append((place, f"must be the path of a folder, got {value!r:.60}"))
-        elif type(value) not in (int, float, str):
-            found.append((place, f"must be a number or text, got {value!r:.60}"))
-        elif isinstance(value, str):
-            if not value.isprintable():
-                found.append((place, "has control characters in it; write plain text"))
-            elif problem := amount_problem(name, value):
-                found.append((place, problem))
-        elif not 0 <= value < 2**53:
-            found.append((place, f"must be between 0 and 2**53, got {value:.3g}"))
-    for name in ("mem", "disk"):
-        if name in task.resources and f"{name}_mb" in task.resources:
-            found.append((f"resources.{name}", f"and {name}_mb are the same; give one of them"))
-    return found
-
-
-_RESOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def _geometry_problems(task: Task) -> list[tuple[str, str]]:
-    rois = {n: getattr(task, n) for n in ("total_roi", "read_roi", "write_roi")}
+def _geometry_problems(task: Task) -> list[Problem]:
+    rois = {"roi": task.total_roi, "context": task.read_roi, "block_size": task.write_roi}
     for name, roi in rois.items():
-        if not isinstance(roi, Roi) or roi.unbounded:
+        if not _is_bounded(roi):
             return [(name, f"must be a bounded Roi, got {roi!r}")]
     found = [
         (name, f"{roi.dims} sizes for a {task.total_roi.dims}-D roi; give one per axis")
@@ -460,18 +440,18 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
     if found:
         return found
     if any(w <= 0 for w in task.write_roi.shape):
-        return [("write_roi", f"sizes must be positive, got {_text(task.write_roi.shape)}")]
+        return [("block_size", f"sizes must be positive, got {_text(task.write_roi.shape)}")]
     if any(c < 0 for c in task.lower + task.upper):
-        return [("read_roi", f"{task.read_roi} does not contain the write Roi {task.write_roi}")]
+        return [("context", f"{task.read_roi} does not contain the write Roi {task.write_roi}")]
     try:
         grid = task.grid
     except TilingError as error:
-        return [("total_roi", str(error))]
+        return [("roi", str(error))]
     blocks = math.prod(-(-(axis.end - axis.begin) // axis.step) for axis in grid.axes)
     if blocks > _MOST_BLOCKS:
         return [
             (
-                "write_roi",
+                "block_size",
                 f"{_text(grid.block_size)} makes {blocks:.2g} blocks of the region of "
                 f"{_text(task.write_extent.shape)}, more than can be planned ({_MOST_BLOCKS:.0e}); "
                 "give the sizes of blocks in world units (voxels times voxel size)",
@@ -480,7 +460,7 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
     if blocks == 0:
         return [
             (
-                "total_roi",
+                "roi",
                 f"no block of {_text(grid.block_size)} fits into {_text(task.write_extent.shape)}"
                 f" with fit {task.fit}; use a smaller block or fit: shrink",
             )
@@ -499,11 +479,11 @@ def _geometry_problems(task: Task) -> list[tuple[str, str]]:
 _MOST_BLOCKS = 2**62
 
 
-def _numbering_problems(grid: Grid) -> list[tuple[str, str]]:
+def _numbering_problems(grid: Grid) -> list[Problem]:
     """Ledgers number blocks from the world's origin, with 32 bits for an axis."""
     return [
         (
-            "total_roi",
+            "roi",
             f"blocks are numbered {first:,} to {first + len(axis) - 1:,} along axis {a}, more than "
             "32 bits can tell; use larger blocks, or an offset nearer to 0",
         )
@@ -512,7 +492,7 @@ def _numbering_problems(grid: Grid) -> list[tuple[str, str]]:
     ]
 
 
-def _batch_problems(task: Task, grid: Grid) -> list[tuple[str, str]]:
+def _batch_problems(task: Task, grid: Grid) -> list[Problem]:
     value: Any = task.blocks_per_job
     if isinstance(value, str):
         wrong = value != "auto"
@@ -527,10 +507,10 @@ def _batch_problems(task: Task, grid: Grid) -> list[tuple[str, str]]:
     return [("blocks_per_job", f"{value!r} is neither auto nor positive")] if wrong else []
 
 
-def _array_problems(task: Task) -> list[tuple[str, str]]:
+def _array_problems(task: Task) -> list[Problem]:
     found = []
     for kind in ("reads", "writes"):
-        for name, use in getattr(task, kind).items():
+        for name, use in getattr(task.operation, kind).items():
             place, array = f"{kind}.{name}", use.array
             if not array.exists and number_type(array.dtype) != array.dtype:
                 found.append(
@@ -554,36 +534,31 @@ def _array_problems(task: Task) -> list[tuple[str, str]]:
                 f"{task.mask.path} has {task.mask.ndim} axes, the roi has {task.total_roi.dims}",
             )
         )
-    if task.call == Call.ARRAYS and not task.writes:
+    if task.operation.call is Call.ARRAYS and not task.operation.writes:
         found.append(("writes", "call: arrays needs at least one array to write"))
     return found
 
 
-def _fill_problems(place: str, read: Read) -> list[tuple[str, str]]:
+def _fill_problems(place: str, read: Read) -> list[Problem]:
     fill: Any = read.fill
     if fill is None or (isinstance(fill, int | float) and holds(read.array.dtype, fill)):
         return []
     return [(f"{place}.fill", f"{read.array.dtype} of {read.array.path} cannot hold {fill!r}")]
 
 
-def _multiple_problems(task: Task, place: str, array: ArrayInfo) -> list[tuple[str, str]]:
+def _multiple_problems(task: Task, place: str, array: ArrayInfo) -> list[Problem]:
     """Blocks and contexts have to be whole voxels of every array."""
     found = []
-    lengths = {
-        "write_roi": tuple(task.write_roi.shape),
-        "read_roi": tuple(max(x) for x in zip(task.lower, task.upper, strict=True)),
-    }
-    lengths["read_roi"] = tuple(
+    context = tuple(
         low if low % v else up
         for low, up, v in zip(task.lower, task.upper, array.voxel_size, strict=True)
     )
-    words = {"write_roi": "block size", "read_roi": "context"}
-    for name, sizes in lengths.items():
+    for name, sizes in {"block_size": tuple(task.write_roi.shape), "context": context}.items():
         if any(size % v for size, v in zip(sizes, array.voxel_size, strict=True)):
             found.append(
                 (
                     name,
-                    f"{words[name]} {_text(sizes)} is not a multiple of the voxel size "
+                    f"{name.replace('_', ' ')} {_text(sizes)} is not a multiple of the voxel size "
                     f"{_text(array.voxel_size)} of {array.path} ({place})",
                 )
             )
@@ -594,7 +569,7 @@ def _multiple_problems(task: Task, place: str, array: ArrayInfo) -> list[tuple[s
     if any((e - o) % v for e, o, v in zip(edges, offsets, sizes, strict=True)):
         found.append(
             (
-                "total_roi",
+                "roi",
                 f"the region to write, {_text(begin)} to {_text(end)}, cuts voxels of {array.path}"
                 f" ({place}) with offset {_text(array.offset)} and voxel size "
                 f"{_text(array.voxel_size)}; make it whole voxels",

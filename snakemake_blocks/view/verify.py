@@ -89,8 +89,8 @@ def _chunks(judge: Judge, task: PlannedTask, folder: Path) -> tuple[list[str], i
     problems: list[str] = []
     count = 0
     try:
-        for write in task.writes.values():
-            open_array(write.array, folder, writable=False)  # is it what was planned?
+        for array in task.operation.outputs:
+            open_array(array, folder, writable=False)  # is it what was planned?
         for loss in losses_of(judge, task, folder):
             count += loss.wanted
             if loss.keys:

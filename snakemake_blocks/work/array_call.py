@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.block import Block
 from snakemake_blocks.geometry.box import Box
-from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.storage.arrays import open_array, read_region
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.dtypes import as_values
-from snakemake_blocks.tasks.task import Read
+from snakemake_blocks.tasks.operation import Operation, Read
 
 __all__ = ["ArrayCall", "lower_phase_only", "takes"]
 
@@ -36,8 +35,8 @@ class ArrayCall:
 
     Parameters
     ----------
-    task : PlannedTask
-        A task with ``call: arrays``.
+    operation : Operation
+        Of a task with ``call: arrays``.
     folder : Path
         The pipeline's folder.
     function : callable
@@ -46,7 +45,7 @@ class ArrayCall:
         What it is given beside arrays.
     """
 
-    task: PlannedTask
+    operation: Operation
     folder: Path
     function: Callable[..., Any]
     params: Mapping[str, Any]
@@ -55,10 +54,10 @@ class ArrayCall:
     _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        written = {w.array.path for w in self.task.writes.values()}
-        self._own = frozenset(n for n, r in self.task.reads.items() if r.array.path in written)
+        written = {array.path for array in self.operation.outputs}
+        self._own = frozenset(n for n, r in self.operation.reads.items() if r.array.path in written)
         self._takes_block = takes(self.function, "block")
-        for name, read in self.task.reads.items():
+        for name, read in self.operation.reads.items():
             if name not in self._own:
                 self._arrays[name] = open_array(read.array, self.folder, writable=False)
 
@@ -80,19 +79,19 @@ class ArrayCall:
             cannot be read or fills the memory.
         """
         region = Box.from_roi(block.read_roi)
-        inputs = {n: self._input(n, r, region, visible) for n, r in self.task.reads.items()}
+        inputs = {n: self._input(n, r, region, visible) for n, r in self.operation.reads.items()}
         more = {"block": block} if self._takes_block else {}
         returned = self._named(self.function(**inputs, **more, **self.params))
         target = Box.from_roi(block.write_roi)
         return {
             name: self._cropped(
                 name,
-                as_values(returned[name], f"{self.task.function.name}: {name}"),
+                as_values(returned[name], f"{self.operation.function.name}: {name}"),
                 write.array,
                 region,
                 target,
             )
-            for name, write in self.task.writes.items()
+            for name, write in self.operation.writes.items()
         }
 
     def _input(self, name: str, read: Read, region: Box, visible: Sequence[Box]) -> NDArray[Any]:
@@ -121,7 +120,7 @@ class ArrayCall:
 
     def _named(self, result: Any) -> Mapping[str, Any]:
         """Return results by the names of the arrays that the task writes."""
-        writes, function = self.task.writes, self.task.function.name
+        writes, function = self.operation.writes, self.operation.function.name
         if not isinstance(result, Mapping):
             if len(writes) != 1:
                 raise InputError(
@@ -142,7 +141,7 @@ class ArrayCall:
             if values.shape == array.channels + array.voxels(box).shape:
                 return values[array.slices_in(target, box)]
         raise InputError(
-            f"{self.task.function.name}: {name} has shape {values.shape}; expected "
+            f"{self.operation.function.name}: {name} has shape {values.shape}; expected "
             f"{array.channels + array.voxels(region).shape} (read Roi) or "
             f"{array.channels + array.voxels(target).shape} (write Roi)"
         )

@@ -27,7 +27,7 @@ from snakemake_blocks.state.notes import note_once
 from snakemake_blocks.storage.arrays import open_array, write_region
 from snakemake_blocks.storage.presence import Stored
 from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load
-from snakemake_blocks.tasks.task import Call
+from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.work.array_call import ArrayCall
 
 __all__ = ["Meter", "Work"]
@@ -91,9 +91,6 @@ class Work:
         The pipeline's folder, for arrays and modules.
     functions : Path
         Folder of pickled functions.
-    given : mapping of str to callable
-        Functions that are at hand and need not be loaded: ``function``, ``check_before``,
-        ``check_after``, ``init``.
     stores : bool
         Whether results will be stored; arrays to write need not be there otherwise.
     logs : Path, optional
@@ -109,7 +106,6 @@ class Work:
     task: PlannedTask
     folder: Path
     functions: Path
-    given: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     stores: bool = True
     logs: Path | None = None
     worker_id: int = 0
@@ -141,7 +137,7 @@ class Work:
     def set_up(self) -> None:
         """Import the user's functions, build a class, open declared arrays: once per worker."""
         self._close.enter_context(importable_from(self.folder))
-        self._stored = Stored(self.task.outputs, self.folder)
+        self._stored = Stored(self.task.operation.outputs, self.folder)
         self._before = self._load("check_before")
         self._after = self._load("check_after")
         init = self._load("init")
@@ -149,16 +145,16 @@ class Work:
         assert function is not None
         if init is not None:
             _refuse_unrun(_initialise(init, self.context))
-        if self.task.call is Call.WORKER:
+        if self.task.operation.call is Call.WORKER:
             self._call = function
             return
         if inspect.isclass(function):
             function = self._build(function)
             params: dict[str, Any] = {}
         else:
-            params = dict(self.task.params)
-        if self.task.call is Call.ARRAYS:
-            self._arrays = ArrayCall(self.task, self.folder, function, params)
+            params = dict(self.task.operation.params)
+        if self.task.operation.call is Call.ARRAYS:
+            self._arrays = ArrayCall(self.task.operation, self.folder, function, params)
             self._open_outputs()
             self._call = self._compute_and_store
         elif params:
@@ -167,25 +163,23 @@ class Work:
             self._call = function
 
     def _open_outputs(self) -> None:
-        for name, write in self.task.writes.items() if self.stores else ():
+        for name, write in self.task.operation.writes.items() if self.stores else ():
             self._outputs[name] = open_array(write.array, self.folder, writable=True)
 
     def _load(self, role: str) -> Callable[..., Any] | None:
         """Return the task's function of a role, None if it has none."""
-        if role in self.given:
-            return self.given[role]
-        ref: FunctionRef | None = getattr(self.task, role)
+        ref: FunctionRef | None = getattr(self.task.operation, role)
         return None if ref is None else load(ref, self.functions)
 
     def _build(self, kind: type) -> Callable[..., Any]:
-        made = kind(**self.task.params)
+        made = kind(**self.task.operation.params)
         if hasattr(made, "__exit__"):
             made = self._close.enter_context(made)
         elif hasattr(made, "close"):
             self._close.callback(made.close)
         if not callable(made):
             raise InputError(
-                f"{self.task.function.name}: has no __call__, so it cannot take blocks"
+                f"{self.task.operation.function.name}: has no __call__, so it cannot take blocks"
             )
         return made  # type: ignore[no-any-return]
 
@@ -206,7 +200,7 @@ class Work:
 
     def run_worker_function(self) -> None:
         """Call a ``call: worker`` function, which asks for blocks itself."""
-        self._call(**self.task.params)
+        self._call(**self.task.operation.params)
 
     def is_done(self, block: Block) -> bool:
         """Ask the check before the block; false without one."""
@@ -231,7 +225,7 @@ class Work:
         """Refuse a block whose status is FAILED or whose check after it says no."""
         _refuse_failed(block)
         if self._after is not None and not _refuse_unrun(self._after(block)):
-            name = self.task.check_after.name if self.task.check_after else ""
+            name = self.task.operation.check_after.name if self.task.operation.check_after else ""
             raise BlockFailedError(f"the check {name} after the block says that it is not done")
         self._settle(block)
         block.status = BlockStatus.SUCCESS
@@ -239,7 +233,7 @@ class Work:
     def _settle(self, block: Block) -> None:
         """Wait until what a block wrote is on disk, and note what it left out."""
         # Not by its Rois: a tiny block would pay for making them, and a function may change them.
-        if self.task.writes:
+        if self.task.operation.writes:
             self.absent = self._stored.settle(self.task.grid.write(block.index))
 
     def compute(self, block: Block, visible: Sequence[Box]) -> dict[str, NDArray[Any]]:
@@ -270,7 +264,7 @@ class Work:
     def _store(self, block: Block, results: Mapping[str, NDArray[Any]]) -> None:
         """Write results, which are shaped as the write Roi."""
         target = Box.from_roi(block.write_roi)
-        for name, write in self.task.writes.items():
+        for name, write in self.task.operation.writes.items():
             self.guard()
             cut = write_region(self._outputs[name], write.array, target, results[name])
             if cut and name not in self._noted:
@@ -279,7 +273,7 @@ class Work:
 
     def _note_fractions(self, name: str, cut: str, block: Block) -> None:
         """Say once per task that an array's type cuts off fractions."""
-        array = self.task.writes[name].array
+        array = self.task.operation.writes[name].array
         note_once(
             self.notes,
             f"fractions.{slug(name)}.{self.task.fingerprint:016x}",

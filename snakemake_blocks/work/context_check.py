@@ -15,7 +15,7 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan, PlannedTask
-from snakemake_blocks.tasks.task import Call
+from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.work.block_work import Work
 
 __all__ = ["SAMPLES", "ContextReport", "check_context"]
@@ -103,8 +103,10 @@ def check_context(
     if name not in plan.tasks:
         raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
     task = plan.tasks[name]
-    if task.call is not Call.ARRAYS:
-        raise InputError(f"task {name}: check-context needs call: arrays, it has call: {task.call}")
+    if task.operation.call is not Call.ARRAYS:
+        raise InputError(
+            f"task {name}: check-context needs call: arrays, it has call: {task.operation.call}"
+        )
     declared = tuple(map(max, task.grid.lower, task.grid.upper))
     asked = tuple(context) if context is not None else declared
     if len(asked) != task.grid.ndim:
@@ -162,7 +164,7 @@ def _smallest_on(sampler: _Sampler, reference: Index, axis: int, step: int, limi
 
 def _steps(task: PlannedTask) -> Index:
     """Return the least common multiple of the voxel sizes of all arrays, per axis."""
-    arrays = [r.array for r in task.reads.values()] + [w.array for w in task.writes.values()]
+    arrays = (*task.operation.inputs, *task.operation.outputs)
     return tuple(math.lcm(*sizes) for sizes in zip(*(a.voxel_size for a in arrays), strict=True))
 
 
@@ -189,7 +191,7 @@ class _Sampler:
         self._work = work
         self._task = task = work.task
         self._blocks = blocks
-        self._ends = [read.array.roi for read in task.reads.values() if read.fill is None]
+        self._ends = [read.array.roi for read in task.operation.reads.values() if read.fill is None]
         self._known: dict[tuple[Index, Index], dict[str, NDArray[Any]]] = {}
 
     @property

@@ -305,14 +305,9 @@ def _warm_up(plan: Plan, root: Path) -> None:
     What fails here fails in the job, with a log.
     """
     importlib.import_module("numpy")
-    if any(task.reads or task.writes for task in plan.tasks.values()):
+    if any(task.operation.reads or task.operation.writes for task in plan.tasks.values()):
         importlib.import_module("zarr")
-    references = [
-        ref
-        for task in plan.tasks.values()
-        for ref in (task.function, task.check_before, task.check_after, task.init)
-        if ref is not None
-    ]
+    references = [f for task in plan.tasks.values() for f in task.operation.functions.values()]
     with importable_from(plan.folder(root)):
         wanted = _tried(references, RunPaths(root).functions)
         threads = count_threads()

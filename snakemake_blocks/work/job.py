@@ -139,7 +139,7 @@ def work_sentinel(
                 root,
                 attempt=attempt,
                 environment=environment,
-                runtime=job.task.resources.get("runtime"),
+                runtime=job.task.budget.resources.get("runtime"),
                 pool=pool,
             )
             break
@@ -420,7 +420,7 @@ def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
             failures=paths.failures(job.task.slug, job.index),
             log=str(paths.log(job.task.slug, job.index)),
         )
-        outcome = Supervisor(context, queue, job.task.workers, run.stops, run.pool).run()
+        outcome = Supervisor(context, queue, job.task.budget.workers, run.stops, run.pool).run()
         return outcome, len(queue.failed), len(queue.orphaned)
     finally:
         ledger.close()
@@ -432,7 +432,7 @@ def _queue(run: _Run, judgement: Judgement, ledger: Ledger) -> BlockQueue:
     if run.attempt <= 1 and judgement.attempts.any():
         ledger.append(Event.BUDGET, members.begin, fingerprint=task.fingerprint)
         judgement.attempts.fill(0)
-    queue = BlockQueue(task, members, judgement, task.retries + 1)
+    queue = BlockQueue(task, members, judgement, task.budget.retries + 1)
     for number in sorted(queue.failed):
         if judgement.progress.flat[number] == Progress.STARTED:
             _blame_for_the_job(run, queue, number, ledger)

@@ -7,10 +7,9 @@ again, and counted, as everywhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +19,14 @@ from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.state.failures import BlockFailedError, Failure, failure_of
 from snakemake_blocks.state.status import CODES, RunStatus, State, TaskStatus, mark_orphans
-from snakemake_blocks.tasks.task import Call
+from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.work import client
 from snakemake_blocks.work.block_work import Work
 
 __all__ = ["run_serially"]
 
 
-def run_serially(
-    plan: Plan, folder: Path, functions: Mapping[str, Mapping[str, Callable[..., Any]]]
-) -> RunStatus:
+def run_serially(plan: Plan, folder: Path) -> RunStatus:
     """Run every block, upstream tasks first and phase by phase; return what came of them.
 
     Parameters
@@ -38,8 +35,6 @@ def run_serially(
         What to run; outputs that it declares have to be there.
     folder : Path
         The pipeline's folder.
-    functions : mapping of str to mapping
-        Per task the functions that are at hand, by role as in :class:`Work`; others are imported.
 
     Raises
     ------
@@ -50,7 +45,7 @@ def run_serially(
     found = {}
     for name, task in plan.tasks.items():
         mark_orphans(plan, states)
-        work = Work(task, folder, folder, given=functions.get(name, {}))
+        work = Work(task, folder, folder)
         source = _Source(work, _in_order(plan, task), states[name], plan, states)
         _run_task(work, source)
         found[name] = source
@@ -65,7 +60,7 @@ def _states_of(task: PlannedTask) -> NDArray[np.uint8]:
 
 def _run_task(work: Work, source: _Source) -> None:
     with work:
-        if work.task.call is Call.WORKER:
+        if work.task.operation.call is Call.WORKER:
             with client.serving(source, work.context):
                 work.run_worker_function()
         else:
@@ -145,7 +140,7 @@ class _Source:
             self.states[index] = CODES[State.DONE]
         elif not isinstance(error, BlockFailedError):
             self._error = self._error or error
-        elif self._attempt <= self.work.task.retries:
+        elif self._attempt <= self.work.task.budget.retries:
             self._again = index
         else:
             self.failures.append(failure_of(error, index, self._attempt, ""))
@@ -163,7 +158,7 @@ class _Source:
         if (left := self._candidate()) is not None:
             how = "ended before the last block" if self._asked else "never asked for a block"
             raise RuntimeError(
-                f"{self.work.task.function.name} {how}, {left} is left; "
+                f"{self.work.task.operation.function.name} {how}, {left} is left; "
                 "a function without arguments has to loop over Client().acquire_block()"
             )
 

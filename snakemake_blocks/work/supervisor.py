@@ -178,7 +178,7 @@ class Supervisor:
 
     def _listen(self, seconds: float) -> None:
         """Take reports, notice deaths."""
-        timeout = self.context.task.timeout
+        timeout = self.context.task.budget.timeout
         sources: list[Connection | int] = [m.channel for m in self._workers if not m.closed]
         sources += [m.ended for m in self._workers if m.ended is not None]
         if self.stops.wake is not None:
@@ -372,7 +372,7 @@ class Supervisor:
             self._stop(reason)
 
     def _tend_worker(self, worker: WorkerProcess, now: float) -> None:
-        timeout = self.context.task.timeout
+        timeout = self.context.task.budget.timeout
         since = worker.pulse.since
         if timeout and since and now - since > timeout:
             end_tree(worker.pid)

@@ -31,7 +31,7 @@ from snakemake_blocks.state.ledger import Event, Ledger
 from snakemake_blocks.system.locks import Lock
 from snakemake_blocks.system.processes import MARK
 from snakemake_blocks.system.streams import flush, print_to
-from snakemake_blocks.tasks.task import Call
+from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.work import client
 from snakemake_blocks.work.block_queue import Item, batch_dtype, items_of
 from snakemake_blocks.work.block_work import Meter, Work
@@ -175,7 +175,7 @@ def work_blocks(context: WorkerContext, inbox: Connection) -> NoReturn:
     context.work.guard = source.confirm
     status = 0
     try:
-        if context.task.call is Call.WORKER:
+        if context.task.operation.call is Call.WORKER:
             _run_worker_function(context, source)
         else:
             for block in source:
@@ -243,8 +243,8 @@ def _run_worker_function(context: WorkerContext, source: _Source) -> None:
         source.finish(RuntimeError("the worker function returned with a block in its hands"))
     if not source.asked:
         raise RuntimeError(
-            f"{context.task.function.name} returned without asking for a block; a function "
-            "without arguments has to loop over Client().acquire_block()"
+            f"{context.task.operation.function.name} returned without asking for a block; a "
+            "function without arguments has to loop over Client().acquire_block()"
         )
 
 
@@ -360,7 +360,7 @@ class _Source:
         self._context.work.accept(block)
 
     def _begin(self, item: Item) -> Block:
-        if self._context.task.call is Call.WORKER:
+        if self._context.task.operation.call is Call.WORKER:
             self._surroundings.note()  # all between blocks is the function's own affair
         now = time.monotonic()
         block = self._context.task.block(item.index)

@@ -208,5 +208,5 @@ class WorkerPool:
 
 def _most_workers(task: PlannedTask) -> int | None:
     """Return how many workers a task may have; None if one job has more than that already."""
-    most = task.max_workers
-    return most if most is not None and most >= task.workers else None
+    most = task.budget.max_workers
+    return most if most is not None and most >= task.budget.workers else None

@@ -138,7 +138,7 @@ def test_a_program_runs_tasks_and_resumes_in_the_same_directory(
 def test_arrays_can_be_declared_in_python(project: Project) -> None:
     """What pipeline.yaml says of arrays, a program says with the same words."""
     from snakemake_blocks.storage.arrays import describe
-    from snakemake_blocks.tasks.task import Read
+    from snakemake_blocks.tasks.operation import Read
 
     project.array("s.zarr/raw", np.arange(40), voxel_size=[1], offset=[0])
     array = describe("s.zarr/raw", project.folder)

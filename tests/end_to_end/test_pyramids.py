@@ -18,7 +18,8 @@ from snakemake_blocks.commands.generate import generate
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.plan.plan import Plan
 from snakemake_blocks.storage.arrays import describe
-from snakemake_blocks.tasks.task import Read, Task, Write
+from snakemake_blocks.tasks.operation import Read, Write
+from snakemake_blocks.tasks.task import Task
 from snakemake_blocks.view.verify import verify_run
 from snakemake_blocks.work.job import work_sentinel
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from snakemake_blocks.plan.identity import differences, fingerprint_of, unsorted_keys
+from snakemake_blocks.plan.identity import differences, fingerprint_of
 
 
 class TestDifferences:
@@ -34,16 +34,3 @@ class TestDifferences:
 def test_the_order_of_keys_is_no_difference() -> None:
     assert fingerprint_of({"a": 1, "b": 2}) == fingerprint_of({"b": 2, "a": 1})
     assert fingerprint_of({"a": 1, "b": 2}) != fingerprint_of({"a": 2, "b": 1})
-
-
-class TestUnsortedKeys:
-    def test_by_hand(self) -> None:
-        steps = {"sharpen": {"b": 1, "a": 2}, "blur": [{"d": 1, "c": 2}, {"c": 1, "d": 2}]}
-        assert unsorted_keys({"steps": steps, "mode": "a"}) == {
-            "steps": ["sharpen", "blur"],
-            "steps.sharpen": ["b", "a"],
-            "steps.blur.0": ["d", "c"],
-        }
-
-    def test_the_params_themselves_are_arguments_with_names(self) -> None:
-        assert unsorted_keys({"b": 1, "a": {"x": 1, "y": {}}}) == {}

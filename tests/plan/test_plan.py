@@ -19,8 +19,9 @@ from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.plan.paths import SentinelName
 from snakemake_blocks.plan.plan import DamagedPlanError, Plan
 from snakemake_blocks.plan.planning import plan_pipeline
+from snakemake_blocks.tasks.operation import Write
 from snakemake_blocks.tasks.pipeline import Pipeline
-from snakemake_blocks.tasks.task import Chunks, Task, Write
+from snakemake_blocks.tasks.task import Chunks, Task
 
 
 def share(task: Task, one: Index, other: Index) -> bool:
@@ -35,7 +36,7 @@ def share(task: Task, one: Index, other: Index) -> bool:
             tuple((e - 1 - o) // c + 1 for _, e, o, c in per_axis),
         )
 
-    writes = task.writes.values() if task.chunks is Chunks.COLOR else ()
+    writes = task.operation.writes.values() if task.chunks is Chunks.COLOR else ()
     return any(chunks(one, write).meets(chunks(other, write)) for write in writes)
 
 
@@ -179,8 +180,8 @@ class TestFile:
         assert again.to_bytes() == plan.to_bytes()
         assert again.fingerprint == plan.fingerprint
         assert waits(again) == waits(plan)
-        assert again.tasks["a b"].params == {"sigma": [1, 2.5]}
-        assert again.tasks["down"].check_after == plan.tasks["down"].check_after
+        assert again.tasks["a b"].operation.params == {"sigma": [1, 2.5]}
+        assert again.tasks["down"].operation.check_after == plan.tasks["down"].operation.check_after
 
     def test_its_size_does_not_depend_on_the_number_of_blocks(self) -> None:
         small, large = plan_of(line(blocks=10)), plan_of(line(blocks=10**9))
@@ -309,7 +310,7 @@ class TestLaws:
     ) -> None:
         plan = plan_pipeline(case[0], facts={})
         for task in case[0].tasks:
-            sharing = task.writes and task.chunks is Chunks.COLOR
+            sharing = task.operation.writes and task.chunks is Chunks.COLOR
             if not task.read_write_conflict and not sharing:
                 assert plan.tasks[task.task_id].num_phases <= 1
                 assert not any(job.conflicts for job in plan.jobs(task.task_id))
@@ -349,7 +350,7 @@ class TestLaws:
             axes = task.grid.axes
             if task.jobs.present is not None or any(a.lower != a.upper for a in axes):
                 continue
-            if task.writes:
+            if task.operation.writes:
                 continue
             blocks = cases[name].blocks
             jobs = {job.index: [b.index for b in job.blocks()] for job in plan.jobs(name)}

@@ -21,8 +21,9 @@ from snakemake_blocks.errors import PlanError, SpecError
 from snakemake_blocks.geometry.batching import Target
 from snakemake_blocks.plan.planning import pickles, plan_pipeline
 from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.operation import Read, Write
 from snakemake_blocks.tasks.sources import FunctionFacts
-from snakemake_blocks.tasks.task import Read, Task, Write
+from snakemake_blocks.tasks.task import Task
 
 
 class TestDefectsOfDaisy:
@@ -366,7 +367,7 @@ class TestFunctions:
         found = pickles(to_pipeline([anonymous, line("named")]))
         (digest,) = found
         assert hashlib.sha256(found[digest]).hexdigest() == digest
-        assert plan_of(anonymous).tasks["smooth"].function.pickle == digest
+        assert plan_of(anonymous).tasks["smooth"].operation.function.pickle == digest
 
 
 DESCRIBE = """

@@ -28,8 +28,9 @@ from snakemake_blocks.proof.overlaps import _along, _Use
 from snakemake_blocks.proof.proof import check_plan
 from snakemake_blocks.proof.spans import context_of, sharing_of
 from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.operation import Read, Write
 from snakemake_blocks.tasks.pipeline import Pipeline
-from snakemake_blocks.tasks.task import Read, Task, Write
+from snakemake_blocks.tasks.task import Task
 
 KINDS = ("reads", "writes")
 
@@ -377,7 +378,7 @@ def proof_unwired(*tasks: Task) -> Proof:
     def seen(task: Task) -> Task:
         writes = {
             name: Write(replace(w.array, path=w.array.path.removeprefix("unseen/")))
-            for name, w in task.writes.items()
+            for name, w in task.operation.writes.items()
         }
         return replace(task, writes=writes)
 
@@ -606,23 +607,27 @@ def dangers(plan: Plan, tasks: dict[str, Task]) -> Iterator[tuple[Any, Any]]:
         for b in blocks_of(t):
             write, reach = t.grid.write(b), t.grid.read(b)
             voxels = {
-                (name_of(w.array), v) for w in t.writes.values() for v in inside(write, w.array)
+                (name_of(w.array), v)
+                for w in t.operation.writes.values()
+                for v in inside(write, w.array)
             }
             chunks = {
                 (name_of(w.array), "chunk", c)
-                for w in t.writes.values()
+                for w in t.operation.writes.values()
                 for c in chunks_of(write, w.array)
             }
             wrote[n, b] = (voxels, chunks, write)
             read[n, b] = {
-                (name_of(r.array), v) for r in t.reads.values() for v in inside(reach, r.array)
+                (name_of(r.array), v)
+                for r in t.operation.reads.values()
+                for v in inside(reach, r.array)
             }
     for one, other in itertools.permutations(wrote, 2):
         t = plan.tasks[one[0]]
         voxels, chunks, write = wrote[one]
         if one[0] == other[0]:
             declared = tasks[t.name].read_write_conflict and write.meets(t.grid.read(other[1]))
-            meets = declared or (t.call != "arrays" and voxels & read[other])
+            meets = declared or (t.operation.call != "arrays" and voxels & read[other])
         else:
             meets = voxels & read[other]
         if meets or chunks & wrote[other][1]:
@@ -633,23 +638,23 @@ def misplaced(plan: Plan, tasks: dict[str, Task]) -> Iterator[str]:
     """Yield the keys of declarations that some voxel contradicts."""
     for name, t in plan.tasks.items():
         roi, grid = tasks[name].write_extent, t.grid
-        own = {name_of(w.array) for w in t.writes.values()}
-        for key, w in t.writes.items():
+        own = {name_of(w.array) for w in t.operation.writes.values()}
+        for key, w in t.operation.writes.items():
             parts = [grid.write(b).intersect(roi) for b in blocks_of(t)]
             if any(len(inside(p, w.array)) < len(set(w.array.voxels(p))) for p in parts):
                 yield f"{name}.writes.{key}"
-        for key, r in t.reads.items():
+        for key, r in t.operation.reads.items():
             path = name_of(r.array)
             writers = [
                 u
                 for u in plan.tasks.values()
-                if path in {name_of(w.array) for w in u.writes.values()} and u is not t
+                if path in {name_of(w.array) for w in u.operation.writes.values()} and u is not t
             ]
             reads = [grid.read(b) for b in blocks_of(t)]
             if r.fill is None and any(not r.array.roi.covers(read) for read in reads):
                 yield f"{name}.reads.{key}"
             if path in own:
-                if writers and t.call == "arrays":
+                if writers and t.operation.call == "arrays":
                     yield f"{name}.reads.{key}"
                 continue
             there = r.array.roi.size and inside(r.array.roi, r.array)
@@ -664,12 +669,16 @@ def misplaced(plan: Plan, tasks: dict[str, Task]) -> Iterator[str]:
             if any(not voxels <= there for voxels in wanted):
                 yield f"{name}.reads.{key}"
         for up in t.upstream:
-            shared = {name_of(r.array) for r in t.reads.values()} & {
-                w.array.path for w in plan.tasks[up].writes.values()
+            shared = {name_of(r.array) for r in t.operation.reads.values()} & {
+                w.array.path for w in plan.tasks[up].operation.writes.values()
             }
             reads = [grid.read(b).intersect(roi) for b in blocks_of(t)]
             extent = plan.tasks[up].grid.extent
-            if not shared and not t.reads and not all(extent.covers(read) for read in reads):
+            if (
+                not shared
+                and not t.operation.reads
+                and not all(extent.covers(read) for read in reads)
+            ):
                 yield f"{name}.after"
 
 
@@ -784,7 +793,7 @@ def shares(t: PlannedTask) -> bool:
     """Whether any two blocks, masked or not, write one chunk."""
     return any(
         chunks_of(t.grid.write(x), w.array) & chunks_of(t.grid.write(y), w.array)
-        for w in t.writes.values()
+        for w in t.operation.writes.values()
         for x, y in itertools.combinations(t.grid, 2)
     )
 

@@ -545,9 +545,9 @@ class TestTasks:
     def test_defaults_are_the_designs(self, stored: Project) -> None:
         stored.write(("plain", PLAIN))
         task = load_pipeline(stored.pipeline).tasks[0]
-        assert (task.call, task.fit, task.read_write_conflict) == ("block", "valid", True)
-        assert (task.max_retries, task.timeout, task.most_workers) == (2, None, None)
-        assert (task.workers, task.threads, task.chunks) == (1, 1, "color")
+        assert (task.operation.call, task.fit, task.read_write_conflict) == ("block", "valid", True)
+        assert (task.max_retries, task.timeout, task.budget.max_workers) == (2, None, None)
+        assert (task.budget.workers, task.budget.threads, task.chunks) == (1, 1, "color")
         assert task.blocks_per_job == "auto"
 
     @pytest.mark.parametrize(
@@ -569,7 +569,7 @@ class TestTasks:
         self, stored: Project, resources: dict[str, Any]
     ) -> None:
         stored.write(("plain", {**PLAIN, "resources": resources}))
-        assert load_pipeline(stored.pipeline).tasks[0].resources == resources
+        assert load_pipeline(stored.pipeline).tasks[0].budget.resources == resources
 
     def test_readers_are_linked_to_writers_however_paths_are_written(self, stored: Project) -> None:
         reader = {**SMOOTH, "reads": {"raw": f"{stored.folder}/s.zarr/./out"}, "context": 0}
@@ -585,14 +585,14 @@ class TestTasks:
         out = {"out": {"array": "n.zarr/out", "dtype": "float32", "channels": [3]}}
         stored.write(("smooth", {**SMOOTH, "reads": {"raw": "n.zarr/raw"}, "roi": "n.zarr/raw",
                                  "writes": out, "block_size": [32, 16], "context": 0}))  # fmt: skip
-        array = load_pipeline(stored.pipeline).tasks[0].writes["out"].array
+        array = load_pipeline(stored.pipeline).tasks[0].operation.writes["out"].array
         assert (array.offset, array.voxel_size, array.units) == ((-64, 8), (4, 2), ("nm", "nm"))
         assert (array.shape, array.channels, array.chunks) == ((16, 32), (3,), (3, 8, 8))
         assert not array.exists
 
     def test_an_overhanging_output_holds_the_overhang(self, stored: Project) -> None:
         stored.write(("smooth", {**SMOOTH, "block_size": [40, 64], "fit": "overhang"}))
-        array = load_pipeline(stored.pipeline).tasks[0].writes["out"].array
+        array = load_pipeline(stored.pipeline).tasks[0].operation.writes["out"].array
         assert array.roi == Box((0, 0), (80, 64))
 
     def test_masked_blocks_are_absent(self, stored: Project) -> None:
@@ -636,7 +636,7 @@ class TestUnit:
         task = self.task(block_size=[8000, 32000], context=2000)
         (found,) = load_pipeline(measured.write(task, unit=unit)).tasks
         assert found.write_extent == Box((-1500, 0), (30500, 128000))
-        array = found.writes["out"].array
+        array = found.operation.writes["out"].array
         assert (array.voxel_size, array.units) == ((500, 2000), ("nanometer", "nanometer"))
         assert array.chunks == (16, 16)
 
@@ -647,7 +647,7 @@ class TestUnit:
     def test_an_array_without_units_is_taken_to_be_in_it(self, measured: Project) -> None:
         task = self.task(reads={"raw": "s.zarr/coarse"}, roi="s.zarr/coarse", context=0)
         (found,) = load_pipeline(measured.write(task, unit="nm")).tasks
-        array = found.reads["raw"].array
+        array = found.operation.reads["raw"].array
         assert (array.voxel_size, array.units) == ((4, 2), ("nanometer", "nanometer"))
 
     @pytest.mark.parametrize("unit", ["voxel", "second", "", "furlong"])

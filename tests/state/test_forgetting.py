@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.task import Read, Task, Write
+from snakemake_blocks.tasks.operation import Read, Write
+from snakemake_blocks.tasks.task import Task
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.state import judgement
 from snakemake_blocks.state.judgement import Judge, Progress, block_fingerprints, fingerprints_at
 from snakemake_blocks.state.ledger import Event, Ledger, first_block
+from snakemake_blocks.tasks.budget import Budget
 from snakemake_blocks.tasks.functions import FunctionRef
-from snakemake_blocks.tasks.task import Call
+from snakemake_blocks.tasks.operation import Operation
 
 
 @pytest.fixture
@@ -275,8 +276,8 @@ def planned(name: str, case: GridCase, upstream: tuple[str, ...], draw: Any) -> 
         reach=reach,
         phases=Phases(jobs.jobs.shape, reach) if present is None else colour(present, reach),
         upstream=upstream,
-        call=Call.BLOCK,
-        function=FunctionRef("os.path:join"),
+        operation=Operation(FunctionRef("os.path:join")),
+        budget=Budget(),
         fingerprint=draw(st.integers(0, 2**64 - 1)),
     )
 

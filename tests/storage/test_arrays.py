@@ -32,7 +32,7 @@ from snakemake_blocks.storage.arrays import (
 )
 from snakemake_blocks.storage.creation import create
 from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.task import Read
+from snakemake_blocks.tasks.operation import Read
 from snakemake_blocks.work.job import work_sentinel
 
 SPACE = ["space", "space"]

@@ -125,7 +125,7 @@ def test_tasks_in_python_wait_likewise(linked: Project) -> None:
 
     linked.write(("a", task("s.zarr/raw", "out.zarr/x")), ("b", task("out.zarr/x", "t.zarr/y")))
     a, b = load_pipeline("pipeline.yaml").tasks
-    read = b.reads["raw"]
+    read = b.operation.reads["raw"]
     b = replace(b, reads={"raw": replace(read, array=replace(read.array, path="alias.zarr/x"))})
     found = Pipeline.from_tasks([a, b], folder=Path.cwd(), run_directory=Path.cwd() / "blocks")
     assert found.upstream["b"] == ("a",)

@@ -10,7 +10,7 @@ import pytest
 from project import Project
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load, modules_of, refer
+from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load, modules_of
 
 
 def importable(block: object) -> object:
@@ -27,29 +27,32 @@ class Model:
 
 class TestRefer:
     def test_a_name_stays_a_name(self) -> None:
-        assert refer("functions:smooth") == (FunctionRef("functions:smooth"), b"")
+        assert FunctionRef.of("functions:smooth").pickled() == (
+            FunctionRef("functions:smooth"),
+            b"",
+        )
 
     @pytest.mark.parametrize("function", [importable, Model, Path.exists])
     def test_what_can_be_imported_is_named(self, function: object) -> None:
-        ref, payload = refer(function)  # type: ignore[arg-type]
+        ref, payload = FunctionRef.of(function).pickled()  # type: ignore[arg-type]
         assert payload == b"" and ref.pickle == ""
         assert ref.name.startswith((f"{__name__}:", "pathlib:"))
 
     def test_what_cannot_is_pickled_under_its_hash(self, tmp_path: Path) -> None:
         offset = 3
-        ref, payload = refer(lambda x: x + offset)
+        ref, payload = FunctionRef.of(lambda x: x + offset).pickled()
         assert ref.pickle == hashlib.sha256(payload).hexdigest()
         (tmp_path / f"{ref.pickle}.pkl").write_bytes(payload)
         assert load(ref, tmp_path)(4) == 7
 
     def test_a_partial_is_named_by_what_it_binds(self) -> None:
-        one, _ = refer(functools.partial(importable, block=1))
-        two, _ = refer(functools.partial(importable, block=2))
+        one, _ = FunctionRef.of(functools.partial(importable, block=1)).pickled()
+        two, _ = FunctionRef.of(functools.partial(importable, block=2)).pickled()
         assert one.name == f"{__name__}:importable(block=1)"
         assert one.name != two.name
 
     def test_a_bound_method_keeps_its_object(self, tmp_path: Path) -> None:
-        ref, payload = refer(Model("weights").method)
+        ref, payload = FunctionRef.of(Model("weights").method).pickled()
         assert ref.pickle, "without a pickle the object, and what it knows, would be lost"
         assert ref.name == f"{__name__}:Model.method of Model"
         (tmp_path / f"{ref.pickle}.pkl").write_bytes(payload)
@@ -60,7 +63,7 @@ class TestRefer:
         def wrapped(block: object) -> object:
             return importable((block,))
 
-        ref, payload = refer(wrapped)
+        ref, payload = FunctionRef.of(wrapped).pickled()
         assert ref.pickle, "the name leads to the function that was wrapped"
         (tmp_path / f"{ref.pickle}.pkl").write_bytes(payload)
         assert load(ref, tmp_path)(1) == (1,)
@@ -69,12 +72,12 @@ class TestRefer:
         script = tmp_path / "script.py"
         script.write_text(
             "import functools\n"
-            "from snakemake_blocks.tasks.functions import refer\n"
+            "from snakemake_blocks.tasks.functions import FunctionRef\n"
             "class Thing: pass\n"
             "def f(block, thing, n): pass\n"
-            "print(refer(functools.partial(f, thing=Thing(), n={1: 2}))[0].name)\n"
-            "print(refer(lambda block: 1)[0].name)\n"
-            "print(refer(f)[0].name)\n"
+            "print(FunctionRef.of(functools.partial(f, thing=Thing(), n={1: 2})).name)\n"
+            "print(FunctionRef.of(lambda block: 1).name)\n"
+            "print(FunctionRef.of(f).name)\n"
         )
         runs = [
             subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
@@ -109,7 +112,7 @@ class TestLoad:
             load(FunctionRef("importing_module:f"), project.folder)
 
     def test_only_the_pickle_that_the_plan_names_is_read(self, tmp_path: Path) -> None:
-        ref, payload = refer(lambda: 1)
+        ref, payload = FunctionRef.of(lambda: 1).pickled()
         with pytest.raises(InputError, match="is missing; plan again"):
             load(ref, tmp_path)
         (tmp_path / f"{ref.pickle}.pkl").write_bytes(payload + b"\x00")
@@ -168,7 +171,7 @@ class TestModulesOf:
     """What a pickled function uses is found out without unpickling it."""
 
     def modules(self, folder: Path, function: object) -> set[str]:
-        ref, payload = refer(function)  # type: ignore[arg-type]
+        ref, payload = FunctionRef.of(function).pickled()  # type: ignore[arg-type]
         (folder / f"{ref.pickle}.pkl").write_bytes(payload)
         return modules_of(ref, folder)
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from strategies import GridCase, pipelines
 
 from snakemake_blocks.errors import SpecError
+from snakemake_blocks.tasks.operation import Read, Write
 from snakemake_blocks.tasks.pipeline import Pipeline
-from snakemake_blocks.tasks.task import Read, Task, Write
+from snakemake_blocks.tasks.task import Task
 
 
 def pipeline(tasks: Sequence[Task]) -> Pipeline:

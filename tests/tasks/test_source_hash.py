@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from project import Project
 
+from snakemake_blocks.tasks.functions import FunctionRef
 from snakemake_blocks.tasks.sources import facts_of
 
 FILES = {
@@ -55,7 +56,7 @@ def folder(project: Project) -> Path:
 
 
 def source(folder: Path) -> str:
-    return facts_of("functions:f", folder).source
+    return facts_of(FunctionRef.of("functions:f"), folder).source
 
 
 class TestModules:
@@ -112,8 +113,8 @@ class TestModules:
         assert source(folder)
 
     def test_installed_modules_do_not_count(self, folder: Path) -> None:
-        assert facts_of("math:sin", folder).source == ""
-        assert facts_of("scipy.ndimage:gaussian_filter", folder).source != ""
+        assert facts_of(FunctionRef.of("math:sin"), folder).source == ""
+        assert facts_of(FunctionRef.of("scipy.ndimage:gaussian_filter"), folder).source != ""
 
 
 def program(name: str, text: str) -> dict[str, Any]:
@@ -159,7 +160,7 @@ class TestPrograms:
         names = program(f"<cell {pick} {old} {new}>", SCRIPT.replace(old, new) if old else SCRIPT)
         value: Callable[..., Any] = names[pick]
         assert isinstance(value, FunctionType | type | functools.partial)
-        return facts_of(value, folder).source
+        return facts_of(FunctionRef.of(value), folder).source
 
     @pytest.mark.parametrize("pick", ["f", "bound", "anonymous", "Model"])
     def test_what_is_referred_to_counts_and_nothing_else(self, folder: Path, pick: str) -> None:
@@ -179,10 +180,17 @@ class TestPrograms:
         def make(number: int) -> Callable[[object], int]:
             return lambda block: number
 
-        assert facts_of(make(1), folder).source == facts_of(make(1), folder).source != ""
-        assert facts_of(make(1), folder).source != facts_of(make(2), folder).source
+        assert (
+            facts_of(FunctionRef.of(make(1)), folder).source
+            == facts_of(FunctionRef.of(make(1)), folder).source
+            != ""
+        )
+        assert (
+            facts_of(FunctionRef.of(make(1)), folder).source
+            != facts_of(FunctionRef.of(make(2)), folder).source
+        )
 
     def test_without_a_source_it_is_not_known(self, folder: Path) -> None:
         names: dict[str, Any] = {"__name__": "__main__"}
         exec("def f(block): pass", names)
-        assert facts_of(names["f"], folder).source == ""
+        assert facts_of(FunctionRef.of(names["f"]), folder).source == ""

@@ -8,8 +8,9 @@ import pytest
 from project import Project
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.tasks.functions import FunctionRef
+from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.tasks.sources import call_problems, facts_of, missing_function
-from snakemake_blocks.tasks.task import Call
 
 MODULE = """
     import os.path as path
@@ -122,7 +123,7 @@ class TestMissingFunction:
         (folder / "broken.py").write_bytes(content)
         assert missing_function("broken:f", folder).startswith(reason)
         with pytest.raises(InputError, match=r"broken\.py"):
-            facts_of("broken:f", folder)
+            facts_of(FunctionRef.of("broken:f"), folder)
 
 
 def said(folder: Path, name: str, call: Call, reads: str = "", params: str = "") -> dict[str, str]:
@@ -184,20 +185,22 @@ class TestCallProblems:
 
 class TestFactsOf:
     def test_a_decorator_is_part_of_it(self, folder: Path) -> None:
-        before = facts_of("functions:wrapped", folder)
+        before = facts_of(FunctionRef.of("functions:wrapped"), folder)
         text = (folder / "functions.py").read_text()
         (folder / "functions.py").write_text(text.replace("@decorated", "@other"))
-        assert facts_of("functions:wrapped", folder) != before
+        assert facts_of(FunctionRef.of("functions:wrapped"), folder) != before
 
     def test_a_class_has_set_up(self, folder: Path) -> None:
-        assert facts_of("functions:Model", folder).has_setup
-        assert not facts_of("functions:plain", folder).has_setup
+        assert facts_of(FunctionRef.of("functions:Model"), folder).has_setup
+        assert not facts_of(FunctionRef.of("functions:plain"), folder).has_setup
 
     def test_a_compiled_function_has_no_source(self, folder: Path) -> None:
-        assert facts_of("math:sin", folder).source == ""
-        assert facts_of(len, folder).source == ""
+        assert facts_of(FunctionRef.of("math:sin"), folder).source == ""
+        assert facts_of(FunctionRef.of(len), folder).source == ""
 
     def test_a_function_object_is_looked_at_through_partial(self, folder: Path) -> None:
-        one, two = (facts_of(functools.partial(said, folder, n), folder) for n in ("a", "b"))
+        one, two = (
+            facts_of(FunctionRef.of(functools.partial(said, folder, n)), folder) for n in ("a", "b")
+        )
         assert one.source and one != two, "what is bound is part of it"
-        assert facts_of(said, folder).source
+        assert facts_of(FunctionRef.of(said), folder).source

@@ -17,7 +17,8 @@ from strategies import FUNCTION, GridCase, grid_cases
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.geometry.tiling import Fit
-from snakemake_blocks.tasks.task import Call, Chunks, Read, Task, Write
+from snakemake_blocks.tasks.operation import Call, Read, Write
+from snakemake_blocks.tasks.task import Chunks, Task
 
 
 def problems(**more: Any) -> list[str]:
@@ -50,6 +51,28 @@ class TestSignature:
             "upstream_tasks": None,
         }
 
+    def test_an_argument_that_does_not_exist_is_refused(self) -> None:
+        with pytest.raises(
+            TypeError, match=r"unexpected keyword argument 'treads'; did you mean t"
+        ):
+            make_task(treads=2)
+
+    def test_a_function_that_is_empty_is_one(self) -> None:
+        class Steps(list[int]):
+            def __call__(self, block: Any) -> None: ...
+
+        steps = Steps()
+        found = make_task(process_function=steps, check_function=steps).operation
+        assert found.function.given is steps
+        assert found.check_before is not None and found.check_before.given is steps
+
+    def test_a_changed_one_keeps_the_rest(self) -> None:
+        task = make_task(threads=2, params={"a": 1}, requires={"gpu": 1}, workers=2)
+        found = task.changed(params={"a": 2}, max_retries=0)
+        assert found.operation.params == {"a": 2}
+        assert (found.budget.threads, found.budget.retries) == (2, 0)
+        assert found.budget.resources == {"gpu": 2}
+
     def test_rois_are_its_own(self) -> None:
         total = roi(0, 29)
         found = make_task(total_roi=total)
@@ -58,13 +81,17 @@ class TestSignature:
 
     def test_words_become_enums(self) -> None:
         found = make_task(fit="shrink", call="worker", chunks="refuse")
-        assert (found.fit, found.call, found.chunks) == (Fit.SHRINK, Call.WORKER, Chunks.REFUSE)
+        assert (found.fit, found.operation.call, found.chunks) == (
+            Fit.SHRINK,
+            Call.WORKER,
+            Chunks.REFUSE,
+        )
 
     def test_max_workers_is_another_name_of_num_workers(self) -> None:
-        assert make_task().most_workers == 1
-        assert make_task(num_workers=5).most_workers == 5
-        assert make_task(max_workers=7).most_workers == 7
-        assert make_task(num_workers=None).most_workers is None
+        assert make_task().budget.max_workers == 1
+        assert make_task(num_workers=5).budget.max_workers == 5
+        assert make_task(max_workers=7).budget.max_workers == 7
+        assert make_task(num_workers=None).budget.max_workers is None
 
     def test_one_check_is_the_one_before(self) -> None:
         assert make_task().checks == (None, None)
@@ -113,8 +140,8 @@ class TestDaisy2:
 
     def test_what_workers_require_a_job_takes(self) -> None:
         task = make_task(requires={"gpu": 2}, workers=3, resources={"mem_mb": 10})
-        assert task.resources == {"mem_mb": 10, "gpu": 6}
-        assert dataclasses.replace(task).resources == task.resources
+        assert task.budget.resources == {"mem_mb": 10, "gpu": 6}
+        assert dataclasses.replace(task).budget.resources == task.budget.resources
 
     def test_budgets_that_snakemake_cannot_keep_are_refused(self) -> None:
         assert problems(requires={"gpu": 0.5, "attempt": 1, "a b": 1, "mem": 1, "disk": -1}) == [
@@ -152,10 +179,12 @@ class TestCall:
         ],
     )
     def test_follows_from_the_parameters(self, function: Any, call: Call) -> None:
-        assert make_task(process_function=function).call is call
+        assert make_task(process_function=function).operation.call is call
 
     def test_can_be_said(self) -> None:
-        assert make_task(process_function=lambda: None, call=Call.BLOCK).call is Call.BLOCK
+        assert (
+            make_task(process_function=lambda: None, call=Call.BLOCK).operation.call is Call.BLOCK
+        )
 
 
 class TestGeometry:
@@ -188,7 +217,7 @@ class TestNumbers:
             timeout=np.float32(0.5),
             reads={"raw": Read(array(dtype="uint64"), np.uint64(2**64 - 1))},  # type: ignore[arg-type]
         )
-        found = (task.max_retries, task.num_workers, task.timeout, task.reads["raw"].fill)
+        found = (task.max_retries, task.num_workers, task.timeout, task.operation.reads["raw"].fill)
         assert found == (3, 2, 0.5, 2**64 - 1)
         assert [type(n) for n in found] == [int, int, float, int]
 
@@ -284,7 +313,7 @@ class TestRefusals:
 
     def test_all_at_once(self) -> None:
         found = problems(fit="tight", max_retries=-1, threads=0, timeout=-1)
-        assert [p.partition(":")[0] for p in found] == ["fit", "max_retries", "threads", "timeout"]
+        assert [p.partition(":")[0] for p in found] == ["max_retries", "timeout", "threads", "fit"]
 
     @pytest.mark.parametrize("lower, upper", [(2, 0), (0, 2)])
     def test_context_of_either_side_has_to_be_whole_voxels(self, lower: int, upper: int) -> None:
@@ -323,8 +352,8 @@ def test_the_last_blocks_that_ledgers_can_number_are_fine() -> None:
 def test_none_for_an_optional_argument_is_its_default() -> None:
     rois = (Roi((0,), (40,)), Roi((0,), (10,)), Roi((0,), (10,)))
     plain = Task("t", *rois, "m:f")
-    assert Task("t", *rois, "m:f", None, None, None, None).most_workers is None
-    names = {f.name for f in fields(Task)} - {"num_workers"}
+    assert Task("t", *rois, "m:f", None, None, None, None).budget.max_workers is None
+    names = {f.name for f in fields(Task) if f.init} - {"num_workers"}
     names -= {"task_id", "total_roi", "read_roi", "write_roi", "process_function"}
     same = Task("t", *rois, "m:f", **dict.fromkeys(names))
     for name in names:
@@ -361,4 +390,4 @@ def test_what_would_not_arrive_or_not_run(more: dict[str, Any], problem: str) ->
 # faults: kind 12
 def test_params_that_arrive_as_they_are() -> None:
     params = {"a": [1, 2.5, None, True, {"b": "\u00e9"}], "c": float("inf"), "d": 2**64}
-    assert make_task(params=params).params == params
+    assert make_task(params=params).operation.params == params

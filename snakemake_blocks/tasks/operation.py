@@ -1,0 +1,217 @@
+"""What a task does with a block: it travels unchanged from the description to the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from snakemake_blocks.tasks.array_info import ArrayInfo, is_array_form
+from snakemake_blocks.tasks.forms import fitting, is_number, mapping_of, maybe
+from snakemake_blocks.tasks.functions import FunctionRef, is_function_form
+from snakemake_blocks.tasks.keys import Kind, check_keys, default_of, key, not_among
+from snakemake_blocks.tasks.params import param_problems, unsorted_keys
+
+__all__ = ["Call", "Operation", "Read", "Write"]
+
+
+class Call(StrEnum):
+    """How the function of a task is called."""
+
+    BLOCK = "block"
+    ARRAYS = "arrays"
+    WORKER = "worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An array that a task reads; outside of it ``fill`` is read, or nothing without one."""
+
+    array: ArrayInfo
+    fill: int | float | None = None
+
+    def __post_init__(self) -> None:
+        fill: Any = self.fill
+        if isinstance(fill, np.generic):
+            object.__setattr__(self, "fill", fill.item())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping."""
+        return {"array": self.array.to_json(), "fill": self.fill}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Read:
+        """Return what :meth:`to_json` described."""
+        return cls(ArrayInfo.from_json(data["array"]), data["fill"])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides what a function sees."""
+        array, fill = self.array, self.fill
+        return {
+            "array": array.path,
+            "dtype": array.dtype,
+            "offset": list(array.offset),
+            "voxel_size": list(array.voxel_size),
+            # A float, where that is the same number: so identities always named it.
+            "fill": float(fill) if fill is not None and float(fill) == fill else fill,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """An array that a task writes."""
+
+    array: ArrayInfo
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping."""
+        return {"array": self.array.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Write:
+        """Return what :meth:`to_json` described."""
+        return cls(ArrayInfo.from_json(data["array"]))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides what is stored."""
+        array = self.array
+        return {
+            "array": array.path,
+            "dtype": array.dtype,
+            "voxel_size": list(array.voxel_size),
+            "channels": list(array.channels),
+        }
+
+
+def _of_each(change: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    return lambda values: {name: change(value) for name, value in values.items()}
+
+
+_CALL = Kind(
+    lambda value: value in list(Call),
+    lambda value: [("", text)] if (text := not_among(Call, value)) else [],
+    str,
+    Call,
+)
+_FUNCTION = Kind(is_function_form, to_json=FunctionRef.to_json, from_json=FunctionRef.from_json)
+_MAYBE_FUNCTION = Kind(
+    maybe(is_function_form),
+    to_json=lambda ref: ref and ref.to_json(),
+    from_json=lambda data: data and FunctionRef.from_json(data),
+)
+_PARAMS = Kind(lambda value: isinstance(value, dict), param_problems, dict)
+_READS = Kind(
+    mapping_of(fitting({"array": is_array_form, "fill": maybe(is_number)})),
+    to_json=_of_each(Read.to_json),
+    from_json=_of_each(Read.from_json),
+)
+_WRITES = Kind(
+    mapping_of(fitting({"array": is_array_form})),
+    to_json=_of_each(Write.to_json),
+    from_json=_of_each(Write.from_json),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """The functions of a task and what they are given.
+
+    Parameters
+    ----------
+    function : FunctionRef
+        What makes a block.
+    call : Call
+        How it is called.
+    check_before, check_after : FunctionRef, optional
+        Tell whether a block is done, before and after it ran.
+    init : FunctionRef, optional
+        Called once in every worker.
+    params : mapping
+        Keyword arguments of ``function``.
+    reads, writes : mapping
+        Declared arrays by name.
+
+    Raises
+    ------
+    InvalidKeysError
+        If a value is none that its key can have.
+    """
+
+    function: FunctionRef = key(_FUNCTION)
+    call: Call = key(_CALL, Call.BLOCK)
+    check_before: FunctionRef | None = key(_MAYBE_FUNCTION, None)
+    check_after: FunctionRef | None = key(_MAYBE_FUNCTION, None)
+    init: FunctionRef | None = key(_MAYBE_FUNCTION, None)
+    params: Mapping[str, Any] = key(_PARAMS, {})
+    reads: Mapping[str, Read] = key(_READS, {})
+    writes: Mapping[str, Write] = key(_WRITES, {})
+
+    def __post_init__(self) -> None:
+        check_keys(self)
+        object.__setattr__(self, "call", Call(self.call))
+
+    @property
+    def functions(self) -> dict[str, FunctionRef]:
+        """All functions, by their places in a description."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            _PLACES.get(name, name): value
+            for name, value in found.items()
+            if isinstance(value, FunctionRef)
+        }
+
+    def with_functions(self, change: Callable[[FunctionRef], FunctionRef]) -> Operation:
+        """Return the operation with every function changed."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        refs: dict[str, Any] = {
+            name: change(value) for name, value in found.items() if isinstance(value, FunctionRef)
+        }
+        return replace(self, **refs)
+
+    @property
+    def outputs(self) -> list[ArrayInfo]:
+        """The arrays written, by name: in one order, also where the plan is not from its file."""
+        return [self.writes[name].array for name in sorted(self.writes)]
+
+    @property
+    def inputs(self) -> list[ArrayInfo]:
+        """The arrays read, in the order of the description."""
+        return [read.array for read in self.reads.values()]
+
+    @property
+    def reads_itself(self) -> bool:
+        """Whether the worker reads the task's own output for it, and hides what is not earlier."""
+        written = {array.path for array in self.outputs}
+        return self.call is Call.ARRAYS and any(array.path in written for array in self.inputs)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides what a block computes, in the words of pipeline.yaml.
+
+        A key that came later counts where it is not at its default, so that what was done before
+        there was such a key stays done.
+        """
+        found: dict[str, Any] = {
+            "call": str(self.call),
+            "function": self.function.name,
+            "params": dict(self.params),
+            "reads": {name: read.identity for name, read in self.reads.items()},
+            "writes": {name: write.identity for name, write in self.writes.items()},
+        }
+        if order := unsorted_keys(self.params):
+            found["order of params"] = order
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name not in found and f.name not in _NO_RESULT and value != default_of(f):
+                found[f.name] = f.metadata["kind"].to_json(value)
+        return found
+
+
+# What functions are called in a description, where that is not the key.
+_PLACES = {"check_before": "check", "check_after": "check.after", "init": "init_callback_fn"}
+_NO_RESULT = frozenset({"check_before", "check_after", "init"})
