@@ -19,7 +19,11 @@ from numpy.typing import NDArray
 from snakemake_blocks.errors import TilingError
 from snakemake_blocks.geometry.box import Box, Index
 
-__all__ = ["Axis", "Fit", "Grid"]
+__all__ = ["Axis", "Fit", "Grid", "Integers", "Spans"]
+
+Integers = NDArray[np.int64]
+Spans = tuple[Integers, Integers]
+"""Begins and ends of half-open intervals, many at once."""
 
 
 class Fit(StrEnum):
@@ -109,10 +113,27 @@ class Axis:
             return 0, 0
         return self.writing(low - self.upper, high + self.lower)
 
-    def reads(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return begin and end of the read intervals of the blocks ``first`` to ``last - 1``."""
-        low = self.begin + np.arange(first, last, dtype=np.int64) * self.step
-        return low - self.lower, np.minimum(low + self.step, self.end) + self.upper
+    def writes(self, k: Integers) -> Spans:
+        """Return the write intervals of many blocks, in world units."""
+        low = self.begin + k * self.step
+        return low, np.minimum(low + self.step, self.end)
+
+    def reads(self, k: Integers) -> Spans:
+        """Return the read intervals of many blocks, in world units."""
+        low, high = self.writes(k)
+        return low - self.lower, high + self.upper
+
+    def all_writing(self, spans: Spans) -> Spans:
+        """Return the half-open ranges of blocks whose write intervals meet many intervals."""
+        low, high = np.maximum(spans[0], self.begin), np.minimum(spans[1], self.end)
+        first, last = (low - self.begin) // self.step, -((self.begin - high) // self.step)
+        return np.where(low < high, first, 0), np.where(low < high, last, 0)
+
+    def all_reading(self, spans: Spans) -> Spans:
+        """Return the half-open ranges of blocks whose read intervals meet many intervals."""
+        low, high = spans
+        first, last = self.all_writing((low - self.upper, high + self.lower))
+        return np.where(low < high, first, 0), np.where(low < high, last, 0)
 
     def coarsen(self, factor: int) -> Axis:
         """Return the axis whose blocks are ``factor`` neighbouring blocks of this one."""

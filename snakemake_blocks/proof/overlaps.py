@@ -12,20 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from snakemake_blocks.geometry.box import Box, Index
-from snakemake_blocks.geometry.tiling import Axis
+from snakemake_blocks.geometry.tiling import Axis, Integers, Spans
 from snakemake_blocks.plan.dependencies import JobGrid
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.proof.spans import (
-    Integers,
-    Spans,
     chunk_extent,
     clip,
-    reading,
-    reads,
     telling,
     whole_chunks,
-    writes,
-    writing,
 )
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.operation import Read, Write
@@ -162,12 +156,12 @@ def _along(
             margin=chunk + mine.lower + mine.upper + theirs.lower + theirs.upper,
             marks=(theirs.begin, theirs.end, array.roi.begin[a], array.roi.end[a]),
         )
-    used = clip(writes(mine, k) if late.writes else reads(mine, k), array, a)
+    used = clip(mine.writes(k) if late.writes else mine.reads(k), array, a)
     if late.writes and early.writes:
         used = whole_chunks(used, array, a)
-    meets = (writing if early.writes else reading)(theirs, used)
+    meets = theirs.all_writing(used) if early.writes else theirs.all_reading(used)
     none = np.zeros_like(k)
-    return _Along(k, meets, writing(theirs, reads(mine, k)) if waits else (none, none))
+    return _Along(k, meets, theirs.all_writing(mine.reads(k)) if waits else (none, none))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Spans of world units, and of nodes, along an axis: for many nodes at once."""
+"""What nodes of a grid read and write of an array, along an axis: for many nodes at once."""
 
 from __future__ import annotations
 
@@ -6,29 +6,19 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from snakemake_blocks.geometry.box import Index
-from snakemake_blocks.geometry.tiling import Axis, Grid
+from snakemake_blocks.geometry.tiling import Axis, Grid, Integers, Spans
 from snakemake_blocks.tasks.array_info import ArrayInfo
 
 __all__ = [
-    "Integers",
-    "Spans",
     "chunk_extent",
     "clip",
     "context_of",
-    "reading",
-    "reads",
     "sharing_of",
     "telling",
     "whole_chunks",
-    "writes",
-    "writing",
 ]
-
-Integers = NDArray[np.int64]
-Spans = tuple[Integers, Integers]
 
 
 def context_of(grid: Grid, array: ArrayInfo | None = None) -> Index:
@@ -36,13 +26,13 @@ def context_of(grid: Grid, array: ArrayInfo | None = None) -> Index:
     return _farthest(
         grid,
         array,
-        lambda axis, k, a: clip(reads(axis, k), array, a) if array else reads(axis, k),
+        lambda axis, k, a: clip(axis.reads(k), array, a) if array else axis.reads(k),
     )
 
 
 def sharing_of(grid: Grid, array: ArrayInfo) -> Index:
     """Return how far apart nodes can be that write a storage chunk, or shard, in common."""
-    return _farthest(grid, array, lambda axis, k, a: whole_chunks(writes(axis, k), array, a))
+    return _farthest(grid, array, lambda axis, k, a: whole_chunks(axis.writes(k), array, a))
 
 
 def _farthest(
@@ -54,7 +44,7 @@ def _farthest(
         chunk = chunk_extent(array, a) if array else 1
         ends = (array.roi.begin[a], array.roi.end[a]) if array else ()
         k = telling(axis, period=chunk, margin=axis.lower + axis.upper + chunk, marks=ends)
-        first, last = writing(axis, used(axis, k, a))
+        first, last = axis.all_writing(used(axis, k, a))
         if not np.any(first < last):
             return (0,) * grid.ndim
         reach.append(int(np.where(first < last, np.maximum(last - 1 - k, k - first), 0).max()))
@@ -89,18 +79,6 @@ def telling(axis: Axis, *, period: int = 1, margin: int = 0, marks: Sequence[int
     return np.unique(np.concatenate(spans))
 
 
-def writes(axis: Axis, k: Integers) -> Spans:
-    """Return what nodes write."""
-    low = axis.begin + k * axis.step
-    return low, np.minimum(low + axis.step, axis.end)
-
-
-def reads(axis: Axis, k: Integers) -> Spans:
-    """Return what nodes read."""
-    low, high = writes(axis, k)
-    return low - axis.lower, high + axis.upper
-
-
 def clip(span: Spans, array: ArrayInfo, a: int) -> Spans:
     """Return the parts of spans that lie in an array."""
     roi = array.roi
@@ -117,19 +95,6 @@ def whole_chunks(span: Spans, array: ArrayInfo, a: int) -> Spans:
         a,
     )
     return wide[0], np.where(low < high, wide[1], wide[0])
-
-
-def writing(axis: Axis, span: Spans) -> Spans:
-    """Return the half-open ranges of nodes whose write interval meets a span."""
-    low, high = np.maximum(span[0], axis.begin), np.minimum(span[1], axis.end)
-    first, last = (low - axis.begin) // axis.step, -((axis.begin - high) // axis.step)
-    return np.where(low < high, first, 0), np.where(low < high, last, 0)
-
-
-def reading(axis: Axis, span: Spans) -> Spans:
-    """Return the half-open ranges of nodes whose read interval meets a span."""
-    first, last = writing(axis, (span[0] - axis.upper, span[1] + axis.lower))
-    return np.where(span[0] < span[1], first, 0), np.where(span[0] < span[1], last, 0)
 
 
 def chunk_extent(array: ArrayInfo, a: int) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
-from snakemake_blocks.geometry.tiling import Grid
+from snakemake_blocks.geometry.tiling import Grid, Spans
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.state.ledger import (
@@ -425,18 +425,17 @@ class Judge:
             if name in task.whole:
                 yield name, *self._of_whole(up, region)
                 continue
-            low, high = _upstream_ranges(task.grid, region, up.grid)
+            read = _upstream_ranges(task.grid, region, up.grid)
             box = Box(
-                tuple(int(x.min(initial=0)) for x in low),
-                tuple(int(x.max(initial=0)) for x in high),
+                tuple(int(low.min(initial=0)) for low, _ in read),
+                tuple(int(high.max(initial=0)) for _, high in read),
             )
             below = self.judge(up, box)
             mixed = np.where(below.stamp != 0, _mix(below.stamp), np.uint64(0))
-            low = [x - b for x, b in zip(low, box.begin, strict=True)]
-            high = [x - b for x, b in zip(high, box.begin, strict=True)]
+            read = [(low - b, high - b) for (low, high), b in zip(read, box.begin, strict=True)]
             missing = (below.progress != Progress.MASKED) & (below.stamp == 0)
-            lacking = _box_sums(missing.astype(np.uint64), low, high) != 0
-            yield name, _box_sums(mixed, low, high), lacking
+            lacking = _box_sums(missing.astype(np.uint64), read) != 0
+            yield name, _box_sums(mixed, read), lacking
 
     def _of_whole(self, up: PlannedTask, region: Box) -> tuple[U64, NDArray[np.bool_]]:
         """Return the same where every block waits for all of a task."""
@@ -465,10 +464,8 @@ def block_fingerprints(task: PlannedTask, region: Box) -> U64:
     So a record counts for the place in the world that was written: a block that the old end
     of a grown region cut off is not the full block that stands there now.
     """
-    rois = []
-    for a, axis in enumerate(task.grid.axes):
-        low, high = axis.reads(region.begin[a], region.end[a])
-        rois.append((low + axis.lower, high - axis.upper))
+    numbers = map(np.arange, region.begin, region.end)
+    rois = [axis.writes(k) for axis, k in zip(task.grid.axes, numbers, strict=True)]
     return fingerprints_at(task.fingerprint, rois)
 
 
@@ -503,29 +500,20 @@ def _flat(index: NDArray[np.int32], shape: Index) -> NDArray[np.int64]:
     return flat
 
 
-def _upstream_ranges(
-    down: Grid, region: Box, up: Grid
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+def _upstream_ranges(down: Grid, region: Box, up: Grid) -> list[Spans]:
     """Return per axis the half-open ranges of upstream blocks that the blocks of a box read."""
-    lows, highs = [], []
-    for a, (mine, theirs) in enumerate(zip(down.axes, up.axes, strict=True)):
-        begin, end = mine.reads(region.begin[a], region.end[a])
-        begin, end = np.maximum(begin, theirs.begin), np.minimum(end, theirs.end)
-        low = (begin - theirs.begin) // theirs.step
-        high = -((theirs.begin - end) // theirs.step)
-        empty = begin >= end
-        lows.append(np.where(empty, 0, low))
-        highs.append(np.where(empty, 0, high))
-    return lows, highs
+    numbers = map(np.arange, region.begin, region.end)
+    per_axis = zip(down.axes, up.axes, numbers, strict=True)
+    return [theirs.all_writing(mine.reads(k)) for mine, theirs, k in per_axis]
 
 
-def _box_sums(values: U64, low: list[NDArray[np.int64]], high: list[NDArray[np.int64]]) -> U64:
+def _box_sums(values: U64, spans: Sequence[Spans]) -> U64:
     """Return the sums over boxes given per axis, modulo 2**64; O(values + boxes)."""
     prefix = np.pad(values, [(1, 0)] * values.ndim)
     for axis in range(values.ndim):
         np.cumsum(prefix, axis=axis, out=prefix)
-    total = np.zeros([len(x) for x in low], np.uint64)
+    total = np.zeros([len(low) for low, _ in spans], np.uint64)
     for corner in itertools.product((0, 1), repeat=values.ndim):
-        picked = prefix[np.ix_(*(h if c else b for c, b, h in zip(corner, low, high, strict=True)))]
+        picked = prefix[np.ix_(*(span[c] for c, span in zip(corner, spans, strict=True)))]
         total = total - picked if (values.ndim - sum(corner)) % 2 else total + picked
     return total

@@ -505,11 +505,8 @@ def _voxels_of_blocks(
     mask: ArrayInfo, grid: Grid, blocks: Box, axis: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the half-open ranges of mask voxels that the blocks of a box write, on one axis."""
-    tiling, offset, size = grid.axes[axis], mask.offset[axis], mask.voxel_size[axis]
-    low = (
-        tiling.begin + np.arange(blocks.begin[axis], blocks.end[axis], dtype=np.int64) * tiling.step
-    )
-    high = np.minimum(low + tiling.step, tiling.end)
+    offset, size = mask.offset[axis], mask.voxel_size[axis]
+    low, high = grid.axes[axis].writes(np.arange(blocks.begin[axis], blocks.end[axis]))
     return (low - offset) // size, -((offset - high) // size)
 
 

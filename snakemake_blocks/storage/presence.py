@@ -337,10 +337,10 @@ class _Demands:
 
 def _chunk_ranges(array: ArrayInfo, a: int, axis: Axis) -> tuple[Numbers, Numbers]:
     """Return the half-open ranges of chunks that the blocks of an axis write."""
-    low, high = axis.reads(0, len(axis))
+    low, high = axis.writes(np.arange(len(axis)))
     voxel, chunk = array.voxel_size[a], array.chunks[len(array.channels) + a]
-    begin = np.maximum((low + axis.lower - array.offset[a]) // voxel, 0)
-    end = np.minimum(-((array.offset[a] - (high - axis.upper)) // voxel), array.shape[a])
+    begin = np.maximum((low - array.offset[a]) // voxel, 0)
+    end = np.minimum(-((array.offset[a] - high) // voxel), array.shape[a])
     return begin // chunk, np.where(begin < end, -(-end // chunk), begin // chunk)
 
 

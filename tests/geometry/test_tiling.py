@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,13 +116,24 @@ class TestAxisLaws:
             assert list(range(*found)) == hits
 
     @given(axis_cases(), st.data())
-    def test_reads_of_many_at_once(self, case: AxisCase, data: st.DataObject) -> None:
-        first = data.draw(st.integers(0, len(case.axis)))
-        last = data.draw(st.integers(first, len(case.axis)))
-        begins, ends = case.axis.reads(first, last)
-        assert [(b, e) for b, e in zip(begins, ends, strict=True)] == [
-            read for _, read in intervals(case.axis)
-        ][first:last]
+    def test_many_blocks_at_once_are_as_one_by_one(
+        self, case: AxisCase, data: st.DataObject
+    ) -> None:
+        numbers = st.integers(0, len(case.axis) - 1)
+        k = data.draw(st.lists(numbers, max_size=5)) if len(case.axis) else []
+        for many, one in ((case.axis.writes, case.axis.write), (case.axis.reads, case.axis.read)):
+            found = many(np.asarray(k, np.int64))
+            assert list(zip(*found, strict=True)) == [one(n) for n in k]
+
+    @given(axis_cases(), st.lists(st.tuples(st.integers(-50, 80), st.integers(-50, 80))))
+    def test_many_intervals_at_once_are_as_one_by_one(
+        self, case: AxisCase, spans: list[tuple[int, int]]
+    ) -> None:
+        axis, pairs = case.axis, np.asarray(spans, np.int64).reshape(-1, 2).T
+        for many, one in ((axis.all_writing, axis.writing), (axis.all_reading, axis.reading)):
+            found = many((pairs[0], pairs[1]))
+            for got, want in zip(zip(*found, strict=True), (one(*s) for s in spans), strict=True):
+                assert list(range(*got)) == list(range(*want))
 
     @given(axis_cases(), st.integers(1, 5))
     def test_a_coarse_block_is_the_union_of_its_members(self, case: AxisCase, factor: int) -> None:
