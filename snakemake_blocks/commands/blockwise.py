@@ -14,7 +14,8 @@ from snakemake_blocks.commands.generate import Options, check_pipeline
 from snakemake_blocks.commands.run import run_pipeline
 from snakemake_blocks.engine.launch import INTERRUPTED
 from snakemake_blocks.errors import SpecError
-from snakemake_blocks.state.status import RunStatus, State, TaskStatus
+from snakemake_blocks.state.block_state import State
+from snakemake_blocks.state.status import RunStatus, TaskStatus
 from snakemake_blocks.storage.creation import create_all
 from snakemake_blocks.system.quoting import comment
 from snakemake_blocks.tasks.pipeline import Pipeline

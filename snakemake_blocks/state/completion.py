@@ -9,7 +9,8 @@ from snakemake_blocks.errors import InputError, LedgerError
 from snakemake_blocks.geometry.aggregates import Aggregates
 from snakemake_blocks.plan.paths import RunPaths, index_name
 from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
-from snakemake_blocks.state.judgement import Judge, Judgement, Progress
+from snakemake_blocks.state.block_state import State
+from snakemake_blocks.state.judgement import Judge, Judgement
 from snakemake_blocks.state.ledger import first_block
 from snakemake_blocks.state.sentinel import Sentinel, digest_of_sentinels, digest_of_stamps
 from snakemake_blocks.system.files import read_file
@@ -30,7 +31,7 @@ def sentinel_of(job: Job, judge: Judge) -> Sentinel | None:
 
 def sentinel_for(job: Job, judgement: Judgement) -> Sentinel | None:
     """Return the same from the judgement on the job's blocks."""
-    present = judgement.progress != Progress.MASKED
+    present = judgement.state != State.MASKED
     if not judgement.done[present].all():
         return None
     return Sentinel(

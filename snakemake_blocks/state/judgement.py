@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Grid, Spans
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan, PlannedTask
+from snakemake_blocks.state.block_state import STATE_AFTER, State
 from snakemake_blocks.state.ledger import (
     Event,
     LedgerReader,
@@ -35,7 +35,6 @@ __all__ = [
     "History",
     "Judge",
     "Judgement",
-    "Progress",
     "block_fingerprints",
     "fingerprints_at",
     "of_other_source",
@@ -44,33 +43,17 @@ __all__ = [
 U64 = NDArray[np.uint64]
 
 
-class Progress(IntEnum):
-    """How far a block came, as far as its own job's ledger tells."""
-
-    MASKED = 0
-    PENDING = 1
-    STARTED = 2  # begun and not ended: running, or killed
-    DONE = 3
-    SKIPPED = 4
-    FAILED = 5
-
-
-_PROGRESS_OF_RESULT = np.full(max(Event) + 1, Progress.PENDING, np.uint8)
-_PROGRESS_OF_RESULT[Event.DONE] = Progress.DONE
-_PROGRESS_OF_RESULT[Event.SKIPPED] = Progress.SKIPPED
-_PROGRESS_OF_ATTEMPT = np.full(max(Event) + 1, Progress.PENDING, np.uint8)
-_PROGRESS_OF_ATTEMPT[Event.STARTED] = Progress.STARTED
-_PROGRESS_OF_ATTEMPT[Event.FAILED] = Progress.FAILED
-
-
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """The blocks of a box, arrays shaped like it.
 
     Parameters
     ----------
-    progress : ndarray of uint8
-        :class:`Progress` of each block.
+    state : ndarray of uint8
+        :class:`State` of each block as far as its own job's ledger tells: RUNNING has begun and not
+        ended, or was killed; none is ORPHANED.
+    skipped : ndarray of bool
+        Blocks among the done ones that a check found done.
     attempts : ndarray of int32
         Attempts made in the open budget.
     stamp : ndarray of uint64
@@ -88,7 +71,8 @@ class Judgement:
         to be old, whatever a check says of it.
     """
 
-    progress: NDArray[np.uint8]
+    state: NDArray[np.uint8]
+    skipped: NDArray[np.bool_]
     attempts: NDArray[np.int32]
     stamp: U64
     seen: U64
@@ -105,9 +89,14 @@ class Judgement:
     @property
     def done(self) -> NDArray[np.bool_]:
         """Blocks with a counting record."""
-        done: NDArray[np.bool_] = self.progress == Progress.DONE
-        done |= self.progress == Progress.SKIPPED
+        done: NDArray[np.bool_] = self.state == State.DONE
         return done
+
+    @property
+    def todo(self) -> NDArray[np.bool_]:
+        """Blocks without one that are not masked."""
+        todo: NDArray[np.bool_] = (self.state != State.MASKED) & ~self.done
+        return todo
 
 
 @dataclass(slots=True)
@@ -388,12 +377,14 @@ class Judge:
         counts = result & fits & (past.seen == seen) & ready
         if task.source_change is SourceChange.RERUN:
             counts &= ~of_other_source(task, past)
-        progress = np.where(counts, _PROGRESS_OF_RESULT[past.event], np.uint8(Progress.PENDING))
-        progress = np.where(~result & fits, _PROGRESS_OF_ATTEMPT[past.event], progress)
-        progress[~task.jobs.presence(region)] = Progress.MASKED
-        counts &= progress != Progress.MASKED
+        present = task.jobs.presence(region)
+        counts &= present
+        known = counts | (~result & fits)
+        state = np.where(known, STATE_AFTER[past.event], np.uint8(State.PENDING))
+        state[~present] = State.MASKED
         return Judgement(
-            progress=progress,
+            state=state,
+            skipped=counts & (past.event == Event.SKIPPED),
             attempts=past.attempts,
             stamp=np.where(counts, past.stamp, np.uint64(0)),
             seen=seen,
@@ -433,7 +424,7 @@ class Judge:
             below = self.judge(up, box)
             mixed = np.where(below.stamp != 0, _mix(below.stamp), np.uint64(0))
             read = [(low - b, high - b) for (low, high), b in zip(read, box.begin, strict=True)]
-            missing = (below.progress != Progress.MASKED) & (below.stamp == 0)
+            missing = (below.state != State.MASKED) & (below.stamp == 0)
             lacking = _box_sums(missing.astype(np.uint64), read) != 0
             yield name, _box_sums(mixed, read), lacking
 
@@ -441,7 +432,7 @@ class Judge:
         """Return the same where every block waits for all of a task."""
         below = self.judge(up, up.grid.indices)
         mixed = np.where(below.stamp != 0, _mix(below.stamp), np.uint64(0))
-        missing = (below.progress != Progress.MASKED) & (below.stamp == 0)
+        missing = (below.state != State.MASKED) & (below.stamp == 0)
         total = mixed.sum(dtype=np.uint64)
         return np.full(region.shape, total), np.full(region.shape, bool(missing.any()))
 

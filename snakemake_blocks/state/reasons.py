@@ -18,7 +18,6 @@ from snakemake_blocks.state.judgement import (
     History,
     Judge,
     Judgement,
-    Progress,
     block_fingerprints,
     fingerprints_at,
     of_other_source,
@@ -80,7 +79,7 @@ def blocks_of_other_source(judge: Judge, task: PlannedTask) -> int:
 def jobs_without_sentinel(judge: Judge, task: PlannedTask) -> int:
     """Return how many jobs have all blocks done and no sentinel that says so."""
     judgement = judge.judge_all(task)
-    done = ~task.jobs.with_any((judgement.progress != Progress.MASKED) & ~judgement.done)
+    done = ~task.jobs.with_any(judgement.todo)
     present = task.jobs.job_presence()
     if present is not None:
         done &= present

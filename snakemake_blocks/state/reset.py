@@ -15,8 +15,9 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan, PlannedTask
+from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.forgetting import forget, latest_first
-from snakemake_blocks.state.judgement import Judge, Progress
+from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.moving import changing_state, settle_sentinels
 from snakemake_blocks.state.notes import drop_notes
 from snakemake_blocks.storage.presence import Loss, losses
@@ -175,7 +176,7 @@ def _with_later(task: PlannedTask, judge: Judge, chosen: NDArray[np.bool_]) -> l
     """Return blocks to reset with those that have read their output, if anything is on record."""
     _add_later_neighbours(task, chosen)
     judgement = judge.judge_all(task)
-    chosen &= (judgement.progress >= Progress.STARTED) | judgement.stale
+    chosen &= np.isin(judgement.state, (State.RUNNING, State.DONE, State.FAILED)) | judgement.stale
     return latest_first(task, np.argwhere(chosen))
 
 
@@ -186,7 +187,7 @@ def _chosen(task: PlannedTask, judge: Judge, roi: Box | None, *, only_failed: bo
     box = task.grid.indices if roi is None else task.grid.writing(roi)
     chosen[box.slices] = True
     if only_failed:
-        chosen &= np.isin(judgement.progress, (Progress.FAILED, Progress.STARTED))
+        chosen &= np.isin(judgement.state, (State.FAILED, State.RUNNING))
         return latest_first(task, np.argwhere(chosen))
     return _with_later(task, judge, chosen)
 

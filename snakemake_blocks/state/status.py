@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,14 @@ from numpy.typing import NDArray
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.paths import RunPaths, index_name, index_of
 from snakemake_blocks.plan.plan import Plan, PlannedTask
+from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.failures import Failure, grouped, read_failures
-from snakemake_blocks.state.judgement import Judge, Progress
+from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.notes import read_notes
 from snakemake_blocks.state.reasons import blocks_of_other_source, jobs_without_sentinel, reasons_of
 from snakemake_blocks.system.locks import holder_of, is_alive
 
-__all__ = ["CODES", "RunStatus", "State", "TaskStatus", "mark_orphans", "read_status"]
-
-
-class State(StrEnum):
-    """State of a block."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    ORPHANED = "orphaned"
-    MASKED = "masked"
-
-
-CODES = {state: code for code, state in enumerate(State)}
-"""How arrays of states name them."""
+__all__ = ["RunStatus", "TaskStatus", "mark_orphans", "read_status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +153,7 @@ def read_status(plan: Plan, root: Path) -> RunStatus:
     paths = RunPaths(root)
     states = {name: _states(judge, task, paths) for name, task in plan.tasks.items()}
     mark_orphans(plan, states)
-    free = {name: found == CODES[State.PENDING] for name, found in states.items()}
+    free = {name: found == State.PENDING for name, found in states.items()}
     held = _all_held(plan, states, free)
     tasks = {
         name: _task_status(judge, task, states[name], free[name], held[name], paths)
@@ -190,23 +175,22 @@ def _why_idle(tasks: dict[str, TaskStatus], paths: RunPaths) -> str:
 
 
 def _states(judge: Judge, task: PlannedTask, paths: RunPaths) -> NDArray[np.uint8]:
-    """Return the state code of every block, orphans not yet told apart from pending ones."""
+    """Return the state of every block, orphans not yet told apart from pending ones.
+
+    A job that nobody has in hand is over: what it began runs no more, and what failed stays so.
+    """
     judgement = judge.judge_all(task)
-    states = np.full(task.grid.shape, CODES[State.PENDING], np.uint8)
-    states[judgement.progress == Progress.MASKED] = CODES[State.MASKED]
-    states[judgement.done] = CODES[State.DONE]
+    begun, failed = judgement.state == State.RUNNING, judgement.state == State.FAILED
+    states = np.where(begun | failed, np.uint8(State.PENDING), judgement.state)
     budget = task.budget.retries + 1
-    begun = judgement.progress == Progress.STARTED
-    failed = judgement.progress == Progress.FAILED
     for job in _jobs_of(task, begun | failed):
         where = task.jobs.members(job).slices
-        alive = _is_held(paths, task, job)
         spent = judgement.attempts[where] >= budget
-        if alive:
-            states[where][begun[where]] = CODES[State.RUNNING]
-            states[where][failed[where] & spent] = CODES[State.FAILED]
+        if _is_held(paths, task, job):
+            states[where][begun[where]] = State.RUNNING
+            states[where][failed[where] & spent] = State.FAILED
         else:
-            states[where][failed[where] | (begun[where] & spent)] = CODES[State.FAILED]
+            states[where][failed[where] | (begun[where] & spent)] = State.FAILED
     return states
 
 
@@ -231,16 +215,16 @@ def mark_orphans(plan: Plan, states: dict[str, NDArray[np.uint8]]) -> None:
     plan : Plan
         The plan.
     states : dict
-        Per task an array of :data:`CODES`; pending blocks become orphaned ones.
+        Per task an array of :class:`State`; pending blocks become orphaned ones.
     """
     lost: dict[str, set[Index]] = {}
     for name, task in plan.tasks.items():
-        found = {tuple(map(int, i)) for i in np.argwhere(states[name] == CODES[State.FAILED])}
+        found = {tuple(map(int, i)) for i in np.argwhere(states[name] == State.FAILED)}
         found |= _below_lost(plan, task, states[name], lost)
         _spread_in_task(task, states[name], found)
         for index in found:
-            if states[name][index] == CODES[State.PENDING]:
-                states[name][index] = CODES[State.ORPHANED]
+            if states[name][index] == State.PENDING:
+                states[name][index] = State.ORPHANED
         lost[name] = found
 
 
@@ -254,9 +238,7 @@ def _below_lost(
         # Whoever waits for all of a task waits for each of its blocks: one of them tells.
         for index in list(lost[name])[: 1 if name in task.whole else None]:
             found.update(
-                block
-                for block in task.blocks_below(up, index)
-                if states[block] == CODES[State.PENDING]
+                block for block in task.blocks_below(up, index) if states[block] == State.PENDING
             )
     return found
 
@@ -269,7 +251,7 @@ def _spread_in_task(task: PlannedTask, states: NDArray[np.uint8], found: set[Ind
     while frontier:
         index = frontier.pop()
         for other in task.ordered_with(index)[1]:
-            if states[other] == CODES[State.PENDING] and other not in found:
+            if states[other] == State.PENDING and other not in found:
                 found.add(other)
                 frontier.append(other)
 
@@ -283,22 +265,20 @@ def _task_status(
     paths: RunPaths,
 ) -> TaskStatus:
     judgement = judge.judge_all(task)
-    pending = states == CODES[State.PENDING]
+    pending = states == State.PENDING
     counts = np.bincount(states.ravel(), minlength=len(State))
-    failed = states == CODES[State.FAILED]
+    failed = states == State.FAILED
     return TaskStatus(
         name=task.name,
-        counts={state: int(counts[code]) for state, code in CODES.items()},
-        skipped=int((judgement.progress == Progress.SKIPPED).sum()),
+        counts={state: int(counts[state]) for state in State},
+        skipped=int(judgement.skipped.sum()),
         stale=int((judgement.stale & pending).sum()),
         reasons=reasons_of(judge, task, pending),
         other_source=blocks_of_other_source(judge, task),
         lost_sentinels=jobs_without_sentinel(judge, task),
         notes=tuple(read_notes(paths.notes(task.slug), task.fingerprint)),
         failures=tuple(_failures(task, failed, paths)),
-        orphans=tuple(
-            tuple(int(k) for k in i) for i in np.argwhere(states == CODES[State.ORPHANED])
-        ),
+        orphans=tuple(tuple(int(k) for k in i) for i in np.argwhere(states == State.ORPHANED)),
         seconds=judge.seconds(task),
         held=held,
         waiting=_waiting(judge, task, free),
@@ -346,11 +326,11 @@ def _all_held(
     failed ones. Blocks that are held are taken out of ``free``.
     """
     found: dict[str, dict[str, int]] = {name: {} for name in plan.tasks}
-    if not any((s == CODES[State.FAILED]).any() for s in states.values()):
+    if not any((s == State.FAILED).any() for s in states.values()):
         return found
     blocked: dict[str, dict[Index, str]] = {}
     for name, task in plan.tasks.items():
-        failed = _jobs_of(task, states[name] == CODES[State.FAILED])
+        failed = _jobs_of(task, states[name] == State.FAILED)
         blocked[name] = {job: f"{name}/{index_name(job)}" for job in failed}
         for job in plan.jobs(name):  # phase by phase, so what it waits for comes first
             holder = _holder(plan, task, job.index, blocked)

@@ -9,8 +9,9 @@ from typing import Any
 
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan, PlannedTask
+from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.forgetting import disordered
-from snakemake_blocks.state.judgement import Judge, Progress
+from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.moving import is_reordered
 from snakemake_blocks.state.reasons import blocks_of_other_source, reasons_of
 from snakemake_blocks.state.reset import find_missing
@@ -98,11 +99,11 @@ def _preview(judge: Judge, old: Plan | None, task: PlannedTask) -> TaskPreview:
     if not _has_records(judge, task):
         return TaskPreview(task.num_blocks, 0, task.num_blocks, task.num_blocks)
     judgement = judge.judge_all(task)
-    pending = (judgement.progress != Progress.MASKED) & ~judgement.done
+    pending = judgement.todo
     before = old.tasks.get(task.name) if old else None
     former = {before.fingerprint: before.identity} if before else {}
     reasons = reasons_of(judge, task, pending, former)
-    failed = int((judgement.progress == Progress.FAILED).sum())
+    failed = int((judgement.state == State.FAILED).sum())
     if failed:
         reasons[_FAILED] = failed
     done, to_do = int(judgement.done.sum()), int(pending.sum())

@@ -21,9 +21,10 @@ from rich.text import Text
 
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan, PlannedTask
-from snakemake_blocks.state.judgement import Judge, Progress
+from snakemake_blocks.state.block_state import STATE_AFTER, State
+from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.ledger import Event, LedgerReader, first_block
-from snakemake_blocks.state.status import CODES, State, mark_orphans
+from snakemake_blocks.state.status import mark_orphans
 from snakemake_blocks.system.quoting import comment
 
 __all__ = ["Count", "ProgressView", "Tracker", "watch_run"]
@@ -33,17 +34,6 @@ _POLL_SECONDS = 0.5
 _SHARE = 0.05
 _LINE_SECONDS = 10.0
 _STOP_SECONDS = 5.0
-
-# The last event of a block, by which its state is known; none yet is 0.
-_MASKED = max(Event) + 1
-_STATE_OF = np.zeros(len(Progress), np.uint8)
-_STATE_OF[[Progress.DONE, Progress.SKIPPED]] = Event.DONE
-_STATE_OF[Progress.MASKED] = _MASKED
-_CODE_OF = np.full(_MASKED + 1, CODES[State.RUNNING], np.uint8)
-_CODE_OF[0] = CODES[State.PENDING]
-_CODE_OF[[Event.DONE, Event.SKIPPED]] = CODES[State.DONE]
-_CODE_OF[Event.FAILED] = CODES[State.FAILED]
-_CODE_OF[_MASKED] = CODES[State.MASKED]
 
 
 @dataclass(slots=True)
@@ -94,8 +84,9 @@ class Tracker:
     def __post_init__(self) -> None:
         judge = Judge(self.plan, self.root)
         for name, task in self.plan.tasks.items():
-            progress = judge.judge_all(task).progress
-            self._states[name] = _STATE_OF[progress]
+            state = judge.judge_all(task).state
+            over = np.isin(state, (State.RUNNING, State.FAILED))  # those of an earlier run
+            self._states[name] = np.where(over, np.uint8(State.PENDING), state)
         for _, reader in judge.readers():
             self._readers[str(reader.path)] = reader
 
@@ -110,10 +101,9 @@ class Tracker:
         return counts
 
     def _count_orphans(self) -> dict[str, int]:
-        states = {name: _CODE_OF[found] for name, found in self._states.items()}
+        states = {name: found.copy() for name, found in self._states.items()}
         mark_orphans(self.plan, states)
-        orphaned = CODES[State.ORPHANED]
-        return {name: int((found == orphaned).sum()) for name, found in states.items()}
+        return {name: int((found == State.ORPHANED).sum()) for name, found in states.items()}
 
     def _count(self, task: PlannedTask) -> Count:
         states = self._states[task.name]
@@ -125,12 +115,12 @@ class Tracker:
             if size != reader.offset:
                 for records in reader.chunks():
                     _enter(records, states)
-        counts = np.bincount(states.ravel(), minlength=_MASKED + 1)
+        counts = np.bincount(states.ravel(), minlength=len(State))
         return Count(
             total=task.num_blocks,
-            done=int(counts[Event.DONE] + counts[Event.SKIPPED]),
-            failed=int(counts[Event.FAILED]),
-            running=int(counts[Event.STARTED]),
+            done=int(counts[State.DONE]),
+            failed=int(counts[State.FAILED]),
+            running=int(counts[State.RUNNING]),
         )
 
     def _ledgers(self, task: PlannedTask) -> Iterator[tuple[str, int]]:
@@ -155,9 +145,7 @@ def _enter(records: NDArray[np.void], states: NDArray[np.uint8]) -> None:
     inside = np.all((records["index"] >= 0) & (records["index"] < states.shape), axis=1)
     no_state = np.isin(records["event"], (Event.BUDGET, Event.EMPTY))
     records = records[inside & ~no_state]
-    event = records["event"].copy()
-    event[(event == Event.RELEASED) | (event == Event.RESET)] = 0
-    states[tuple(records["index"].T)] = event
+    states[tuple(records["index"].T)] = STATE_AFTER[records["event"]]
 
 
 class ProgressView:

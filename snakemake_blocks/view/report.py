@@ -15,8 +15,9 @@ from snakemake_blocks.plan.job_size import BlockCosts, JobSize
 from snakemake_blocks.plan.paths import index_name
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.proof.findings import Proof
+from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.failures import grouped
-from snakemake_blocks.state.status import RunStatus, State, TaskStatus
+from snakemake_blocks.state.status import RunStatus, TaskStatus
 from snakemake_blocks.system.quoting import comment
 from snakemake_blocks.view.preview import TaskPreview
 from snakemake_blocks.work.context_check import ContextReport

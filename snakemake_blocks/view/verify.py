@@ -12,7 +12,7 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.state.completion import sentinel_of
-from snakemake_blocks.state.judgement import Judge, Progress
+from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.reset import losses_of
 from snakemake_blocks.storage.arrays import open_array
 from snakemake_blocks.system.files import read_file
@@ -60,7 +60,7 @@ def verify_run(plan: Plan, root: Path) -> Verification:
 
 def _records(judge: Judge, task: PlannedTask) -> Iterator[str]:
     judgement = judge.judge_all(task)
-    lacking = np.argwhere((judgement.progress != Progress.MASKED) & ~judgement.done)
+    lacking = np.argwhere(judgement.todo)
     if len(lacking):
         names = ["-".join(str(int(k)) for k in index) for index in lacking[:_LISTED]]
         more = f" and {len(lacking) - _LISTED:,} more" if len(lacking) > _LISTED else ""

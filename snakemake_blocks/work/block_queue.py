@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.plan.plan import PlannedTask
-from snakemake_blocks.state.judgement import Judgement, Progress
+from snakemake_blocks.state.judgement import Judgement
 
 __all__ = ["Batch", "BlockQueue", "Item", "batch_dtype", "items_of"]
 
@@ -116,7 +116,7 @@ class BlockQueue:
             self.task.block_phases.all(self.members), self.members.shape
         ).astype(np.int32)
         self._blocked = np.zeros(self.members.shape, bool)
-        todo = (judgement.progress != Progress.MASKED) & ~judgement.done
+        todo = judgement.todo
         spent = todo & (judgement.attempts >= self.budget)
         numbers = np.flatnonzero(todo & ~spent)
         of = self._phases.ravel()[numbers]

@@ -17,6 +17,7 @@ from snakemake_blocks.errors import BusyError, LedgerError
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.plan.paths import RunPaths, SentinelName, find_run_directory, index_name
 from snakemake_blocks.plan.plan import Job, Plan
+from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.completion import (
     is_sentinel_of,
     sentinel_for,
@@ -24,7 +25,7 @@ from snakemake_blocks.state.completion import (
     write_aggregate,
 )
 from snakemake_blocks.state.failures import Failure, append_failure, read_failures
-from snakemake_blocks.state.judgement import Judge, Judgement, Progress
+from snakemake_blocks.state.judgement import Judge, Judgement
 from snakemake_blocks.state.ledger import Event, Ledger, first_block, source_mark
 from snakemake_blocks.state.sentinel import read_sentinel
 from snakemake_blocks.system.files import read_file
@@ -341,7 +342,7 @@ def _run(run: _Run) -> JobResult:
     job = run.job
     judge = Judge(job.plan, run.root)
     judgement = judge.judge(job.task, run.members)
-    todo = (judgement.progress != Progress.MASKED) & ~judgement.done
+    todo = judgement.todo
     outcome = Outcome()
     failed = orphaned = 0
     if todo.any():
@@ -356,7 +357,7 @@ def _run(run: _Run) -> JobResult:
         sentinel.write(run.paths.sentinel(job.task.slug, job.phase, job.index))
     return JobResult(
         done=int(judgement.done.sum()),
-        total=int((judgement.progress != Progress.MASKED).sum()),
+        total=int((judgement.state != State.MASKED).sum()),
         failed=failed,
         orphaned=orphaned,
         stopped=outcome.stopped,
@@ -434,7 +435,7 @@ def _queue(run: _Run, judgement: Judgement, ledger: Ledger) -> BlockQueue:
         judgement.attempts.fill(0)
     queue = BlockQueue(task, members, judgement, task.budget.retries + 1)
     for number in sorted(queue.failed):
-        if judgement.progress.flat[number] == Progress.STARTED:
+        if judgement.state.flat[number] == State.RUNNING:
             _blame_for_the_job(run, queue, number, ledger)
     return queue
 

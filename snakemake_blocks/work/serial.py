@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from snakemake_blocks.geometry.block import Block, BlockStatus
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.plan import Plan, PlannedTask
+from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.failures import BlockFailedError, Failure, failure_of
-from snakemake_blocks.state.status import CODES, RunStatus, State, TaskStatus, mark_orphans
+from snakemake_blocks.state.status import RunStatus, TaskStatus, mark_orphans
 from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.work import client
 from snakemake_blocks.work.block_work import Work
@@ -53,8 +54,8 @@ def run_serially(plan: Plan, folder: Path) -> RunStatus:
 
 
 def _states_of(task: PlannedTask) -> NDArray[np.uint8]:
-    states = np.full(task.grid.shape, CODES[State.PENDING], np.uint8)
-    states[~task.jobs.presence(task.grid.indices)] = CODES[State.MASKED]
+    states = np.full(task.grid.shape, State.PENDING, np.uint8)
+    states[~task.jobs.presence(task.grid.indices)] = State.MASKED
     return states
 
 
@@ -91,7 +92,7 @@ class _Source:
     blocks : iterator of Block
         In the order to run.
     states : ndarray of uint8
-        Of the task's blocks, as :data:`CODES`.
+        Of the task's blocks, as :class:`State`.
     plan, everything
         To find out what a failed block makes impossible.
     """
@@ -118,7 +119,7 @@ class _Source:
                 self._open = block.index
                 return block
             self.skipped += 1
-            self.states[block.index] = CODES[State.DONE]
+            self.states[block.index] = State.DONE
         return None
 
     def _candidate(self) -> Block | None:
@@ -128,7 +129,7 @@ class _Source:
             self._attempt += 1
             return self.work.task.block(index)
         self._attempt = 1
-        pending = CODES[State.PENDING]
+        pending = State.PENDING
         return next((b for b in self.blocks if self.states[b.index] == pending), None)
 
     def finish(self, error: BaseException | None) -> None:
@@ -137,14 +138,14 @@ class _Source:
         if index is None:
             return
         if error is None:
-            self.states[index] = CODES[State.DONE]
+            self.states[index] = State.DONE
         elif not isinstance(error, BlockFailedError):
             self._error = self._error or error
         elif self._attempt <= self.work.task.budget.retries:
             self._again = index
         else:
             self.failures.append(failure_of(error, index, self._attempt, ""))
-            self.states[index] = CODES[State.FAILED]
+            self.states[index] = State.FAILED
             mark_orphans(self.plan, self.everything)
 
     def accept(self, block: Block) -> None:
@@ -164,10 +165,10 @@ class _Source:
 
     def status(self) -> TaskStatus:
         """Return what came of the task."""
-        orphans = np.argwhere(self.states == CODES[State.ORPHANED])
+        orphans = np.argwhere(self.states == State.ORPHANED)
         return TaskStatus(
             self.work.task.name,
-            {state: int((self.states == CODES[state]).sum()) for state in State},
+            {state: int((self.states == state).sum()) for state in State},
             skipped=self.skipped,
             failures=tuple(self.failures),
             orphans=tuple(tuple(map(int, index)) for index in orphans),

@@ -17,7 +17,8 @@ from snakemake_blocks.commands.blockwise import RunResult, TaskState, run_blockw
 from snakemake_blocks.commands.generate import Options
 from snakemake_blocks.engine.launch import INTERRUPTED
 from snakemake_blocks.errors import SpecError
-from snakemake_blocks.state.status import RunStatus, State, TaskStatus
+from snakemake_blocks.state.block_state import State
+from snakemake_blocks.state.status import RunStatus, TaskStatus
 from snakemake_blocks.tasks.pipeline import Pipeline
 
 

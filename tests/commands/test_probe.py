@@ -7,7 +7,8 @@ from project import Project, stamps
 
 from snakemake_blocks.plan.job_size import BlockCosts, JobSize
 from snakemake_blocks.plan.plan import Plan
-from snakemake_blocks.state.status import RunStatus, State, TaskStatus
+from snakemake_blocks.state.block_state import State
+from snakemake_blocks.state.status import RunStatus, TaskStatus
 from snakemake_blocks.view.report import ProbeReport, probe_text
 
 SIZE = JobSize(blocks_per_job=64, mem_mb=3000, runtime=25, jobs=1563, job_seconds=595)

@@ -23,7 +23,8 @@ from snakemake_blocks.engine.launch import INTERRUPTED
 from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan
-from snakemake_blocks.state.status import RunStatus, State, TaskStatus, read_status
+from snakemake_blocks.state.block_state import State
+from snakemake_blocks.state.status import RunStatus, TaskStatus, read_status
 from snakemake_blocks.system.locks import held
 from snakemake_blocks.tasks.task import Task
 from snakemake_blocks.work.job import work_sentinel

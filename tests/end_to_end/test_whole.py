@@ -16,9 +16,10 @@ from project import Project
 import snakemake_blocks as sb
 from snakemake_blocks.commands.generate import Options, check_pipeline, generate, make_plan
 from snakemake_blocks.geometry.box import Box
+from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.reset import reset_blocks
-from snakemake_blocks.state.status import State, read_status
+from snakemake_blocks.state.status import read_status
 from snakemake_blocks.work.job import work_sentinel
 
 ROOT = Path("blocks")

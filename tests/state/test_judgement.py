@@ -19,7 +19,8 @@ from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.phases import Phases, colour
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.state import judgement
-from snakemake_blocks.state.judgement import Judge, Progress, block_fingerprints, fingerprints_at
+from snakemake_blocks.state.block_state import State
+from snakemake_blocks.state.judgement import Judge, block_fingerprints, fingerprints_at
 from snakemake_blocks.state.ledger import Event, Ledger, first_block
 from snakemake_blocks.tasks.budget import Budget
 from snakemake_blocks.tasks.functions import FunctionRef
@@ -58,46 +59,52 @@ class Writer:
         return stamp
 
 
-E, P = Event, Progress
+E, S = Event, State
 
 
 class TestOneBlock:
     @pytest.mark.parametrize(
-        "events, progress, attempts, outdated",
+        "events, state, attempts, outdated",
         [
-            ([], P.PENDING, 0, False),
-            ([E.STARTED], P.STARTED, 1, False),
-            ([E.STARTED, E.DONE], P.DONE, 0, False),
-            ([E.STARTED, E.SKIPPED], P.SKIPPED, 0, False),
-            ([E.STARTED, E.FAILED], P.FAILED, 1, False),
-            ([E.STARTED, E.FAILED, E.STARTED], P.STARTED, 2, False),
-            ([E.STARTED, E.FAILED, E.STARTED, E.DONE], P.DONE, 0, False),
-            ([E.STARTED, E.RELEASED], P.PENDING, 0, False),
-            ([E.STARTED, E.FAILED, E.STARTED, E.RELEASED], P.PENDING, 1, False),
-            ([E.STARTED, E.STARTED], P.STARTED, 2, False),
-            ([E.STARTED, E.FAILED, E.BUDGET], P.FAILED, 0, False),
-            ([E.STARTED, E.FAILED, E.BUDGET, E.STARTED], P.STARTED, 1, False),
-            ([E.STARTED, E.DONE, E.RESET], P.PENDING, 0, True),
+            ([], S.PENDING, 0, False),
+            ([E.STARTED], S.RUNNING, 1, False),
+            ([E.STARTED, E.DONE], S.DONE, 0, False),
+            ([E.STARTED, E.SKIPPED], S.DONE, 0, False),
+            ([E.STARTED, E.FAILED], S.FAILED, 1, False),
+            ([E.STARTED, E.FAILED, E.STARTED], S.RUNNING, 2, False),
+            ([E.STARTED, E.FAILED, E.STARTED, E.DONE], S.DONE, 0, False),
+            ([E.STARTED, E.RELEASED], S.PENDING, 0, False),
+            ([E.STARTED, E.FAILED, E.STARTED, E.RELEASED], S.PENDING, 1, False),
+            ([E.STARTED, E.STARTED], S.RUNNING, 2, False),
+            ([E.STARTED, E.FAILED, E.BUDGET], S.FAILED, 0, False),
+            ([E.STARTED, E.FAILED, E.BUDGET, E.STARTED], S.RUNNING, 1, False),
+            ([E.STARTED, E.DONE, E.RESET], S.PENDING, 0, True),
             # What began after a result may have overwritten it.
-            ([E.STARTED, E.DONE, E.STARTED], P.STARTED, 1, True),
-            ([E.STARTED, E.DONE, E.RESET, E.STARTED, E.FAILED], P.FAILED, 1, True),
-            ([E.STARTED, E.DONE, E.RESET, E.STARTED, E.DONE], P.DONE, 0, False),
+            ([E.STARTED, E.DONE, E.STARTED], S.RUNNING, 1, True),
+            ([E.STARTED, E.DONE, E.RESET, E.STARTED, E.FAILED], S.FAILED, 1, True),
+            ([E.STARTED, E.DONE, E.RESET, E.STARTED, E.DONE], S.DONE, 0, False),
             # A torn record of a begin or of an end
-            ([E.DONE], P.DONE, 0, False),
-            ([E.FAILED], P.FAILED, 0, False),
+            ([E.DONE], S.DONE, 0, False),
+            ([E.FAILED], S.FAILED, 0, False),
         ],
     )
     def test_by_hand(
-        self, scene: Scene, events: list[Event], progress: Progress, attempts: int, outdated: bool
+        self, scene: Scene, events: list[Event], state: State, attempts: int, outdated: bool
     ) -> None:
         write = Writer(scene.plan(line()), scene.root, "task")
         for event in events:
             write(event, (2,))
         found = scene.judgement()
-        assert found.progress.tolist() == [P.PENDING, P.PENDING, progress, P.PENDING]
+        assert found.state.tolist() == [S.PENDING, S.PENDING, state, S.PENDING]
         assert found.attempts.tolist() == [0, 0, attempts, 0]
         assert found.outdated.tolist() == [False, False, outdated, False]
-        assert (found.stamp[2] != 0) == (progress in (P.DONE, P.SKIPPED)) == found.done[2]
+        assert (found.stamp[2] != 0) == (state is S.DONE) == found.done[2]
+        assert found.skipped.tolist() == [
+            False,
+            False,
+            state is S.DONE and events[-1] is E.SKIPPED,
+            False,
+        ]
 
     def test_a_record_of_another_plan_does_not_count(self, scene: Scene) -> None:
         write = Writer(scene.plan(line()), scene.root, "task")
@@ -105,7 +112,7 @@ class TestOneBlock:
         write(Event.FAILED, (1,), fingerprint=5)
         write(Event.STARTED, (2,), fingerprint=5)
         found = scene.judgement()
-        assert found.progress.tolist() == [P.PENDING] * 4
+        assert found.state.tolist() == [S.PENDING] * 4
         assert found.attempts.tolist() == [0] * 4
         assert found.stale.tolist() == found.outdated.tolist() == [True, False, False, False]
 
@@ -114,7 +121,7 @@ class TestOneBlock:
         write = Writer(scene.plan(line()), scene.root, "task")
         write(Event.DONE, (0,))
         write(Event.STARTED, (0,), fingerprint=5)
-        assert scene.judgement().progress[0] == P.PENDING
+        assert scene.judgement().state[0] == S.PENDING
 
     def test_the_place_belongs_to_the_fingerprint(self, scene: Scene) -> None:
         """The block that the end cut off is not the whole block that stands there later."""
@@ -185,7 +192,7 @@ class TestUpstream:
         down = line("down", upstream_tasks=[up])
         write = Writer(scene.plan(up, down), scene.root, "up")
         assert scene.judgement("down").ready.tolist() == [False, True, True, False]
-        assert scene.judgement("up").progress.tolist() == [P.PENDING, P.MASKED, P.MASKED, P.PENDING]
+        assert scene.judgement("up").state.tolist() == [S.PENDING, S.MASKED, S.MASKED, S.PENDING]
         write(Event.DONE, (0,))
         assert scene.judgement("down").ready.tolist() == [True, True, True, False]
 
@@ -194,7 +201,7 @@ class TestUpstream:
         write(Event.DONE, (1,))
         scene.plan(line(present=np.array([True, False, True, True])))
         found = scene.judgement()
-        assert found.progress[1] == P.MASKED and found.stamp[1] == 0 and not found.done[1]
+        assert found.state[1] == S.MASKED and found.stamp[1] == 0 and not found.done[1]
 
 
 @dataclass
@@ -241,14 +248,14 @@ class Model:
     def ready(self, block: Index) -> bool:
         return all(up.stamp(u) or not up.present(u) for up, u in self.reads[block])
 
-    def progress(self, block: Index) -> Progress:
+    def state(self, block: Index) -> State:
         event, fits, _, _ = self.last(block)
         if not self.present(block):
-            return P.MASKED
+            return S.MASKED
         if self.stamp(block):
-            return P.DONE if event is Event.DONE else P.SKIPPED
-        ended = {Event.STARTED: P.STARTED, Event.FAILED: P.FAILED}.get(event, P.PENDING)
-        return ended if fits else P.PENDING
+            return S.DONE
+        ended = {Event.STARTED: S.RUNNING, Event.FAILED: S.FAILED}.get(event, S.PENDING)
+        return ended if fits else S.PENDING
 
     def outdated(self, block: Index) -> bool:
         ends = (Event.DONE, Event.SKIPPED, Event.RESET)
@@ -335,7 +342,7 @@ class TestLaws:
             absent = judge.history(plan.tasks[name], plan.tasks[name].grid.indices).absent
             for block in model.log:
                 assert absent[block] == model.absent(block)
-                assert found.progress[block] == model.progress(block)
+                assert found.state[block] == model.state(block)
                 assert found.attempts[block] == model.attempts(block)
                 assert found.stamp[block] == model.stamp(block)
                 assert found.ready[block] == model.ready(block)
@@ -361,7 +368,7 @@ class TestLaws:
         if region:
             whole = Judge(plan, root).judge_all(task).part(region)
             part = Judge(plan, root).judge(task, region)
-            for name in ("progress", "attempts", "stamp", "seen", "ready", "stale", "outdated"):
+            for name in ("state", "attempts", "stamp", "seen", "ready", "stale", "outdated"):
                 assert np.array_equal(getattr(whole, name), getattr(part, name))
 
     @given(case=grid_cases(empty=False), data=st.data())

@@ -7,7 +7,7 @@ import pytest
 from faults import SIZE, Scene, line
 from funlib.geometry import Roi
 
-from snakemake_blocks.state.judgement import Judge, Progress
+from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.reasons import blocks_of_other_source, jobs_without_sentinel, reasons_of
 from snakemake_blocks.state.reset import reset_blocks
 from snakemake_blocks.tasks.sources import FunctionFacts
@@ -23,7 +23,7 @@ def reasons(scene: Scene, name: str = "task") -> dict[str, int]:
     plan = scene.in_place
     judge, task = Judge(plan, scene.root), plan.tasks[name]
     now = judge.judge_all(task)
-    return reasons_of(judge, task, (now.progress != Progress.MASKED) & ~now.done)
+    return reasons_of(judge, task, now.todo)
 
 
 def chain(scene: Scene, **more: Any) -> None:

@@ -11,10 +11,11 @@ from snakemake_blocks.commands.generate import generate
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan
+from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.failures import Failure, append_failure
 from snakemake_blocks.state.judgement import block_fingerprints
 from snakemake_blocks.state.ledger import Event, Ledger, first_block
-from snakemake_blocks.state.status import RunStatus, State, read_status
+from snakemake_blocks.state.status import RunStatus, read_status
 from snakemake_blocks.system.locks import Holder, Lock
 from snakemake_blocks.work.job import work_sentinel
 

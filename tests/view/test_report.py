@@ -10,8 +10,9 @@ from rich.console import Console
 
 from snakemake_blocks.plan.estimates import Estimate
 from snakemake_blocks.proof.findings import Proof
+from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.failures import Failure
-from snakemake_blocks.state.status import RunStatus, State, TaskStatus
+from snakemake_blocks.state.status import RunStatus, TaskStatus
 from snakemake_blocks.view.report import print_plan, print_proof, print_status
 
 
