@@ -180,7 +180,10 @@ class Scene:
         parts = path.relative_to(self.root).parts
         if parts[1] == "tree" or parts[-1] == "done.json":
             task = next(t for t in self.in_place.tasks.values() if t.slug == parts[0])
-            for below in aggregate_inputs(self.paths, task, task.aggregates, parts):
+            name = "/".join(parts[1:]).removesuffix(".json")
+            aggregate = task.aggregates.named(name)
+            assert aggregate is not None, name
+            for below in aggregate_inputs(self.paths, task, aggregate):
                 self.aggregate(below)
             work_sentinel(path, attempt=1, environment={})
 

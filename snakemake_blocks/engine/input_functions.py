@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.geometry.aggregates import Aggregate
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
@@ -22,7 +23,7 @@ from snakemake_blocks.system.location import is_same
 from snakemake_blocks.tasks.resources import as_number, grows
 from snakemake_blocks.work.stop_reasons import CONDUCTOR, conductor
 
-__all__ = ["Rules", "prepare_environment"]
+__all__ = ["Rules", "all_resources", "job_pattern", "prepare_environment"]
 
 InputFunction = Callable[[Any], list[str]]
 
@@ -68,9 +69,8 @@ class Rules:
         return str(self._paths.root)
 
     def job_pattern(self, task: PlannedTask) -> str:
-        """Return the regular expression of a job's wildcard, ``shard/i-j-k``."""
-        index = "-".join(["[0-9]+"] * task.grid.ndim)
-        return f"{index}/{index}"
+        """Return the regular expression of a job's wildcard."""
+        return job_pattern(task)
 
     @property
     def tasks(self) -> list[PlannedTask]:
@@ -94,19 +94,15 @@ class Rules:
         """Return the input function of a node of the aggregates' tree."""
         planned = self.plan.tasks[task]
 
-        def inputs(wildcards: Any) -> list[str]:
-            parts = (planned.slug, "tree", str(level), f"{wildcards.node}.json")
-            return self._aggregate(planned, parts)
-
-        return inputs
+        return lambda wildcards: self._inputs(planned, Aggregate(level, int(wildcards.node)))
 
     def top(self, task: str) -> list[str]:
         """Return what `done.json` stands on."""
         planned = self.plan.tasks[task]
-        return self._aggregate(planned, (planned.slug, "done.json"))
+        return self._inputs(planned, planned.aggregates.top)
 
-    def _aggregate(self, task: PlannedTask, parts: tuple[str, ...]) -> list[str]:
-        return [str(p) for p in aggregate_inputs(self._paths, task, task.aggregates, parts)]
+    def _inputs(self, task: PlannedTask, aggregate: Aggregate) -> list[str]:
+        return [str(p) for p in aggregate_inputs(self._paths, task, aggregate)]
 
     def _job(self, task: str, name: str) -> Job:
         index: Index = tuple(int(k) for k in name.rpartition("/")[2].split("-"))
@@ -131,6 +127,12 @@ def _refuse_other(plan: Plan, root: Path, fingerprint: str) -> None:
             f"{root}: holds another plan than the Snakefile was made for, {plan.digest[:16]} and "
             f"not {fingerprint}; `snakemake-blocks generate` makes it anew"
         )
+
+
+def job_pattern(task: PlannedTask) -> str:
+    """Return the regular expression of a job's wildcard, ``shard/i-j-k``."""
+    index = "-".join(["[0-9]+"] * task.grid.ndim)
+    return f"{index}/{index}"
 
 
 def all_resources(task: PlannedTask) -> Iterator[tuple[str, Any]]:

@@ -1,12 +1,13 @@
-"""The text of a Snakefile for a plan."""
+"""The text of a Snakefile: for a plan, with loops or a rule per job, and as a module."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from snakemake_blocks.engine.input_functions import all_resources
+from snakemake_blocks.engine.input_functions import all_resources, job_pattern
 from snakemake_blocks.errors import PlanError
+from snakemake_blocks.geometry.aggregates import Aggregate
 from snakemake_blocks.plan.paths import index_name
 from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
 from snakemake_blocks.state.completion import aggregate_inputs
@@ -14,22 +15,23 @@ from snakemake_blocks.system.quoting import comment, literal
 from snakemake_blocks.tasks.resources import grows
 from snakemake_blocks.work.stop_reasons import CONDUCTOR
 
-__all__ = ["COMMAND", "MADE_BY", "conda_environment", "explicit_snakefile", "snakefile"]
+__all__ = [
+    "COMMAND",
+    "MADE_BY",
+    "conda_environment",
+    "explicit_snakefile",
+    "module_snakefile",
+    "snakefile",
+]
 
-# The same bytes in both layouts, so that switching between them re-runs nothing.
+# The same bytes in all layouts, so that switching between them re-runs nothing.
 COMMAND = "snakemake-blocks work {output:q} --attempt {resources.attempt} > {log:q} 2>&1"
 MADE_BY = "# Made by snakemake-blocks"
 """How a Snakefile begins that may be made again."""
 
 JOB_RETRIES = 2
 _EXPLICIT_JOBS = 2000
-_RETRIES_AND_CONDA = (
-    # A remote job runs Snakemake again, where a rule's retries beat its --retries 0: they would
-    # multiply, and what was drained before the walltime would begin again just before it.
-    f"    retries: 0 if workflow.remote_exec else {JOB_RETRIES}",
-    "    conda:",
-    '        "envs/blocks.yaml"',
-)
+_ATTEMPT = "attempt=lambda wildcards, attempt: attempt"
 
 
 def snakefile(plan: Plan, *, version: str, at: str = "") -> str:
@@ -55,9 +57,8 @@ def snakefile(plan: Plan, *, version: str, at: str = "") -> str:
         *_local_rules(plan),
         *_all_rule(here),
     ]
-    for task in plan.tasks.values():
-        head += _task_rules(here, task)
-    return "\n".join(head).rstrip() + "\n"
+    parts = [part for task in plan.tasks.values() for part in _task_rules(here, task)]
+    return _text(head, parts)
 
 
 def explicit_snakefile(plan: Plan, *, version: str, at: str = "") -> str:
@@ -93,11 +94,27 @@ def explicit_snakefile(plan: Plan, *, version: str, at: str = "") -> str:
         *_local_rules(plan, explicit=True),
         *_all_rule(here),
     ]
+    rules = []
     for task in plan.tasks.values():
-        for job in here.jobs(task.name):
-            lines += _explicit_job(job)
-        lines += _explicit_aggregates(here, task)
-    return "\n".join(lines).rstrip() + "\n"
+        rules += [_explicit_job(job) for job in here.jobs(task.name)]
+        rules += [_explicit_aggregate(here, task, aggregate) for aggregate in task.aggregates]
+    return _text(lines, rules)
+
+
+def module_snakefile() -> str:
+    """Return workflow/Snakefile: the rules of whatever pipeline its config names."""
+    words = _Words("task.name", "{task.slug}", "{blocks.root}/{task.slug}")
+    job = words.job(
+        phases="task.num_phases",
+        pattern="blocks.job_pattern(task)",
+        threads="task.budget.cores",
+        resources=["**blocks.resources(task)", _ATTEMPT],
+    )
+    node = words.aggregate("tree{level}", "blocks.below(task.name, level)", "tree/{level}/{{node}}")
+    tree = ["for level in range(1, len(task.aggregates.levels) + 1):", "", *_in(node)]
+    top = words.aggregate("done", "blocks.top(task.name)", "done")
+    per_task = [*job, "", *tree, "", *top]
+    return "\n".join([*_MODULE_HEAD, "for task in blocks.tasks:", *_in(per_task)]) + "\n"
 
 
 def conda_environment(version: str) -> str:
@@ -135,152 +152,218 @@ def _limits(plan: Plan) -> list[str]:
 def _local_rules(plan: Plan, *, explicit: bool = False) -> list[str]:
     names = ["all"]
     for task in plan.tasks.values():
-        for level, count in enumerate(task.aggregates.levels):
-            nodes = [f"_{node}" for node in range(count)] if explicit else [""]
-            names += [f"{task.slug}_tree{level + 1}{node}" for node in nodes]
-        names.append(f"{task.slug}_done")
+        if explicit:
+            names += [_name_of(task, aggregate) for aggregate in task.aggregates]
+        else:
+            levels = range(1, task.aggregates.top.level)
+            names += [*(f"{task.slug}_tree{level}" for level in levels), f"{task.slug}_done"]
     return ["", "localrules:", *(f"    {name}," for name in names), "", ""]
 
 
 def _all_rule(plan: Plan) -> list[str]:
     targets = [f"        {literal(str(plan.paths.done(t.slug)))}," for t in plan.tasks.values()]
-    return ["rule all:", "    input:", *targets, "", ""]
+    return ["rule all:", "    input:", *targets]
 
 
-def _task_rules(plan: Plan, task: PlannedTask) -> list[str]:
-    root = plan.paths.task(task.slug)
-    about = f"# {comment(task.name)}: {task.num_blocks:,} blocks in {task.num_jobs:,} jobs"
-    name = literal(task.name)
-    index = "-".join(["[0-9]+"] * task.grid.ndim)
-    lines = [
-        about,
-        f"for phase in range({task.num_phases}):",
-        "",
-        "    rule:",
-        "        name:",
-        f'            f"{task.slug}_p{{phase}}"',
-        "        input:",
-        f"            conflicts=ancient(blocks.conflicts({name})),",
-        f"            upstream=blocks.upstream({name}),",
-        "        output:",
-        f'            f"{root}/p{{phase}}/{{{{job}}}}.json",',
-        "        log:",
-        f'            "{root}/logs/{{job}}.log",',
-        "        wildcard_constraints:",
-        f'            job="{index}/{index}",',
-        *_indented(_settings(task), "    "),
-        "",
-        "",
+def _rule(
+    head: Sequence[str],
+    *,
+    inputs: Sequence[str],
+    output: str,
+    log: str,
+    constraint: str = "",
+    threads: str = "1",
+    resources: Sequence[str] = (_ATTEMPT,),
+    is_local: bool = False,
+) -> list[str]:
+    """Return one rule: what all rules of all layouts have in common stands here alone.
+
+    Parameters
+    ----------
+    head : sequence of str
+        Its first lines.
+    inputs, output, log, constraint, threads, resources : str or sequence of str
+        Python as it is to stand there.
+    is_local : bool
+        It says of itself that it runs where Snakemake does.
+    """
+    # A remote job runs Snakemake again, where a rule's retries beat its --retries 0: they would
+    # multiply, and what was drained before the walltime would begin again just before it.
+    retries = f"    retries: 0 if workflow.remote_exec else {JOB_RETRIES}"
+    return [
+        *head,
+        *_entry("input", inputs),
+        *_entry("output", [output]),
+        *_entry("log", [log]),
+        *_entry("wildcard_constraints", [constraint] if constraint else []),
+        retries,
+        *(["    localrule: True"] if is_local else []),
+        "    conda:",
+        '        "envs/blocks.yaml"',
+        f"    threads: {threads}",
+        *_entry("resources", resources),
+        "    shell:",
+        f'        "{COMMAND}"',
     ]
-    for level in range(1, len(task.aggregates.levels) + 1):
-        lines += _aggregate_rule(
-            task,
-            f"{task.slug}_tree{level}",
-            f"blocks.below({name}, {level}),",
-            f"{root}/tree/{level}/{{node}}.json",
-            f"{root}/logs/tree-{level}-{{node}}.log",
-            ["    wildcard_constraints:", '        node="[0-9]+",'],
+
+
+def _entry(key: str, values: Sequence[str]) -> list[str]:
+    """Return what a rule says under a key; a value may have several lines."""
+    if not values:
+        return []
+    return [f"    {key}:", *_in(_in([line for v in values for line in f"{v},".split("\n")]))]
+
+
+def _in(lines: Iterable[str]) -> list[str]:
+    return ["    " + line if line else "" for line in lines]
+
+
+def _text(head: Sequence[str], parts: Iterable[Sequence[str]]) -> str:
+    """Return a file; between what stands at the outermost level are two empty lines."""
+    return "\n\n\n".join("\n".join(lines) for lines in (head, *parts)) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Return the content of an f-string as one, or as a plain string if nothing is put in."""
+    plain = text.replace("{{", "").replace("}}", "")
+    return f'f"{text}"' if "{" in plain else '"' + text.replace("{{", "{").replace("}}", "}") + '"'
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """How the rules of a task, with wildcards, name it.
+
+    Parameters
+    ----------
+    name : str
+        Its name, as Python.
+    slug, root : str
+        Its slug and its folder, as they stand in an f-string.
+    """
+
+    name: str
+    slug: str
+    root: str
+
+    def job(
+        self, *, phases: str, pattern: str, threads: str, resources: Sequence[str]
+    ) -> list[str]:
+        """Return the loop over the phases, with a rule for the jobs of each."""
+        rule = _rule(
+            ["rule:", "    name:", f'        f"{self.slug}_p{{phase}}"'],
+            inputs=[
+                f"conflicts=ancient(blocks.conflicts({self.name}))",
+                f"upstream=blocks.upstream({self.name})",
+            ],
+            output=_quoted(f"{self.root}/p{{phase}}/{{{{job}}}}.json"),
+            log=_quoted(f"{self.root}/logs/{{{{job}}}}.log"),
+            constraint=f"job={pattern}",
+            threads=threads,
+            resources=resources,
         )
-    return lines + _aggregate_rule(
-        task,
-        f"{task.slug}_done",
-        f"blocks.top({name}),",
-        f"{root}/done.json",
-        f"{root}/logs/done.log",
+        return [f"for phase in range({phases}):", "", *_in(rule)]
+
+    def aggregate(self, rule: str, inputs: str, path: str, *, head: str = "") -> list[str]:
+        """Return the rule of aggregates; it has a ``head``, or is made in a loop."""
+        heads = [head] if head else ["rule:", "    name:", f'        f"{self.slug}_{rule}"']
+        return _rule(
+            heads,
+            inputs=[inputs],
+            output=_quoted(f"{self.root}/{path}.json"),
+            log=_quoted(f"{self.root}/logs/{path.replace('/', '-')}.log"),
+            constraint='node="[0-9]+"' if "{node}" in path else "",
+            is_local=not head,
+        )
+
+
+def _task_rules(plan: Plan, task: PlannedTask) -> Iterator[list[str]]:
+    """Yield the loop over the phases of a task, and the rules of its aggregates."""
+    name, slug = literal(task.name), task.slug
+    words = _Words(name, slug, str(plan.paths.task(slug)))
+    about = f"# {comment(task.name)}: {task.num_blocks:,} blocks in {task.num_jobs:,} jobs"
+    jobs = words.job(
+        phases=str(task.num_phases),
+        pattern=literal(job_pattern(task)),
+        threads=str(task.budget.cores),
+        resources=_resources(task),
     )
+    yield [about, *jobs]
+    for level in range(1, task.aggregates.top.level):
+        inputs, path = f"blocks.below({name}, {level})", f"tree/{level}/{{{{node}}}}"
+        yield words.aggregate("", inputs, path, head=f"rule {slug}_tree{level}:")
+    yield words.aggregate("", f"blocks.top({name})", "done", head=f"rule {slug}_done:")
 
 
-def _settings(task: PlannedTask) -> list[str]:
-    """Return what follows input, output and log in the rule of a job."""
-    lines = [
-        *_RETRIES_AND_CONDA,
-        "    threads: " + str(task.budget.workers * task.budget.threads),
-        "    resources:",
-        "        attempt=lambda wildcards, attempt: attempt,",
-    ]
+def _resources(task: PlannedTask) -> list[str]:
+    """Return the resources of a task's jobs, as Python."""
+    found = [_ATTEMPT]
     for name, value in all_resources(task):
         if grows(name, value):
             text = f"lambda wildcards, attempt: {value} * attempt"
         else:
             text = literal(value) if isinstance(value, str) else repr(value)
-        lines.append(f"        {name}={text},")
-    return [*lines, "    shell:", f'        "{COMMAND}"']
+        found.append(f"{name}={text}")
+    return found
 
 
-def _aggregate_rule(
-    task: PlannedTask,
-    name: str,
-    inputs: str,
-    output: str,
-    log: str,
-    more: list[str] | None = None,
-) -> list[str]:
-    return [
-        f"rule {name}:",
-        "    input:",
-        f"        {inputs}",
-        "    output:",
-        f'        "{output}",',
-        "    log:",
-        f'        "{log}",',
-        *(more or []),
-        *_RETRIES_AND_CONDA,
-        "    threads: 1",
-        "    resources:",
-        "        attempt=lambda wildcards, attempt: attempt,",
-        "    shell:",
-        f'        "{COMMAND}"',
-        "",
-        "",
-    ]
-
-
-def _indented(lines: list[str], by: str) -> Iterator[str]:
-    return (by + line for line in lines)
+def _listed(paths: Iterable[object]) -> str:
+    """Return paths as a list of literals, a line each."""
+    return "\n".join(["[", *(f"    {literal(str(path))}," for path in paths), "]"])
 
 
 def _explicit_job(job: Job) -> list[str]:
     inputs = []
     if job.conflicts:
-        inputs += ["        conflicts=ancient(", "            ["]
-        inputs += [f"                {literal(path)}," for path in job.conflicts]
-        inputs += ["            ]", "        ),"]
+        listed = "\n".join(_in(_listed(job.conflicts).split("\n")))
+        inputs.append(f"conflicts=ancient(\n{listed}\n)")
     if job.upstream:
-        inputs += ["        upstream=["]
-        inputs += [f"            {literal(path)}," for path in job.upstream]
-        inputs += ["        ],"]
+        inputs.append(f"upstream={_listed(job.upstream)}")
     name = f"{job.task.slug}_p{job.phase}_{index_name(job.index).replace('-', '_')}"
-    return [
-        f"rule {name}:",
-        *(["    input:", *inputs] if inputs else []),
-        "    output:",
-        f"        {literal(job.sentinel)},",
-        "    log:",
-        f"        {literal(job.log)},",
-        *_settings(job.task),
-        "",
-        "",
-    ]
+    return _rule(
+        [f"rule {name}:"],
+        inputs=inputs,
+        output=literal(job.sentinel),
+        log=literal(job.log),
+        threads=str(job.task.budget.cores),
+        resources=_resources(job.task),
+    )
 
 
-def _explicit_aggregates(plan: Plan, task: PlannedTask) -> list[str]:
-    lines: list[str] = []
-    root = plan.paths.task(task.slug)
-    nodes = [
-        (task.slug, "tree", str(level + 1), f"{node}.json")
-        for level, count in enumerate(task.aggregates.levels)
-        for node in range(count)
-    ]
-    for parts in [*nodes, (task.slug, "done.json")]:
-        below = aggregate_inputs(plan.paths, task, task.aggregates, parts)
-        stem = [p.removesuffix(".json") for p in parts[1:]]
-        text = "[\n" + "".join(f"            {literal(str(p))},\n" for p in below) + "        ],"
-        name = f"{task.slug}_done" if stem == ["done"] else f"{task.slug}_tree{stem[1]}_{stem[2]}"
-        lines += _aggregate_rule(
-            task,
-            name,
-            text,
-            str(plan.paths.root.joinpath(*parts)),
-            f"{root}/logs/{'-'.join(stem)}.log",
-        )
-    return lines
+def _name_of(task: PlannedTask, aggregate: Aggregate) -> str:
+    """Return what the literal rule of an aggregate is called."""
+    name = task.aggregates.name(aggregate).replace("tree/", "tree").replace("/", "_")
+    return f"{task.slug}_{name}"
+
+
+def _explicit_aggregate(plan: Plan, task: PlannedTask, aggregate: Aggregate) -> list[str]:
+    name = task.aggregates.name(aggregate)
+    return _rule(
+        [f"rule {_name_of(task, aggregate)}:"],
+        inputs=[_listed(aggregate_inputs(plan.paths, task, aggregate))],
+        output=literal(str(plan.paths.aggregate(task.slug, name))),
+        log=literal(f"{plan.paths.logs(task.slug)}/{name.replace('/', '-')}.log"),
+    )
+
+
+_MODULE_HEAD = (
+    "# The blocks of a pipeline as a Snakemake module:",
+    "#",
+    "#     module blocks:",
+    '#         snakefile: "workflow/Snakefile"   # or the one inside the installed package',
+    '#         config: {"pipeline": "pipeline.yaml"}',
+    "#",
+    "#     use rule * from blocks as blocks_*",
+    "#",
+    "# Any rule may then take blocks/<task>/done.json as an input.",
+    "from snakemake_blocks.module import module_rules",
+    "",
+    "blocks = module_rules(config, workflow)",
+    "",
+    "",
+    "rule all:",
+    "    input:",
+    "        blocks.targets,",
+    "    localrule: True",
+    "",
+    "",
+)

@@ -1,28 +1,39 @@
 """The tree of sentinels above the jobs of a task, so that no fan-in exceeds 128.
 
-Jobs are numbered in enumeration order. Level 1 holds one node per 128 jobs, level 2 one per
-128 nodes of level 1, and so on; ``done.json`` stands on the last level.
+Jobs are numbered in enumeration order. Level 1 holds one aggregate per 128 jobs, level 2 one per
+128 of level 1, and so on; above the last level stands one for the whole task, ``done``.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["FAN_IN", "Aggregates"]
+__all__ = ["FAN_IN", "Aggregate", "Aggregates"]
 
 # Snakemake's cost is quadratic in the number of inputs of any one job (measured).
 FAN_IN = 128
+_NUMBER = "(0|[1-9][0-9]{0,17})"
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """One of them: its level, from 1 on, and its number on that level."""
+
+    level: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregates:
-    """Tree over ``num_jobs`` jobs."""
+    """Tree over ``num_jobs`` jobs; its iterator goes from level 1 to the top."""
 
     num_jobs: int
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Number of nodes on levels 1, 2, ...; empty when ``done.json`` can stand on the jobs."""
+        """Number of aggregates on levels 1, 2, ... below the top; empty if that stands on jobs."""
         counts = []
         below = self.num_jobs
         while below > FAN_IN:
@@ -30,19 +41,44 @@ class Aggregates:
             counts.append(below)
         return tuple(counts)
 
-    def holds(self, level: int, node: int) -> bool:
-        """Tell whether there is such a node."""
-        return 1 <= level <= len(self.levels) and 0 <= node < self.levels[level - 1]
+    @property
+    def top(self) -> Aggregate:
+        """The one for the whole task."""
+        return Aggregate(len(self.levels) + 1, 0)
 
-    def children(self, level: int, node: int) -> range:
-        """Return the numbers of the jobs (level 1) or nodes below that a node stands on."""
-        below = self.num_jobs if level == 1 else self.levels[level - 2]
-        return range(node * FAN_IN, min((node + 1) * FAN_IN, below))
+    def __iter__(self) -> Iterator[Aggregate]:
+        for level, count in enumerate(self.levels, start=1):
+            yield from (Aggregate(level, number) for number in range(count))
+        yield self.top
+
+    def name(self, aggregate: Aggregate) -> str:
+        """Return ``done`` or ``tree/<level>/<number>``."""
+        if aggregate == self.top:
+            return "done"
+        return f"tree/{aggregate.level}/{aggregate.number}"
+
+    def named(self, name: str) -> Aggregate | None:
+        """Return the aggregate of a name (inverse of :meth:`name`), None if there is none."""
+        if name == "done":
+            return self.top
+        match = re.fullmatch(f"tree/{_NUMBER}/{_NUMBER}", name)
+        level, number = (int(match[1]), int(match[2])) if match else (0, 0)
+        inside = 1 <= level <= len(self.levels) and number < self.levels[level - 1]
+        return Aggregate(level, number) if inside else None
+
+    def below(self, aggregate: Aggregate) -> range:
+        """Return the numbers of what an aggregate stands on: jobs, or those a level below."""
+        count = (self.num_jobs, *self.levels)[aggregate.level - 1]
+        first = aggregate.number * FAN_IN
+        return range(first, min(first + FAN_IN, count))
 
     def cover(self, jobs: list[int]) -> tuple[int, list[int]]:
-        """Return (level, nodes): the lowest level on which at most 128 nodes cover ``jobs``."""
-        level, nodes = 0, sorted(set(jobs))
-        while len(nodes) > FAN_IN and level < len(self.levels):
+        """Return (level, numbers): the lowest level on which at most 128 stand above ``jobs``.
+
+        Level 0 are the jobs themselves.
+        """
+        level, numbers = 0, sorted(set(jobs))
+        while len(numbers) > FAN_IN and level < len(self.levels):
             level += 1
-            nodes = sorted({n // FAN_IN for n in nodes})
-        return level, nodes
+            numbers = sorted({n // FAN_IN for n in numbers})
+        return level, numbers

@@ -171,11 +171,11 @@ class RunPaths:
 
     def done(self, task_slug: str) -> Path:
         """Aggregate of a whole task."""
-        return self.root / task_slug / "done.json"
+        return self.aggregate(task_slug, "done")
 
-    def tree(self, task_slug: str, level: int, node: int) -> Path:
-        """Aggregate of up to 128 jobs or aggregates of the level below."""
-        return self.root / task_slug / "tree" / f"{level}" / f"{node}.json"
+    def aggregate(self, task_slug: str, name: str) -> Path:
+        """Aggregate of up to 128 jobs or aggregates of the level below, by its name."""
+        return self.root / task_slug / f"{name}.json"
 
 
 def find_run_directory(path: Path) -> Path:

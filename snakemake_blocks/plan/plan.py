@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.errors import InputError, TilingError
-from snakemake_blocks.geometry.aggregates import FAN_IN, Aggregates
+from snakemake_blocks.geometry.aggregates import FAN_IN, Aggregate, Aggregates
 from snakemake_blocks.geometry.block import Block, block_of
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.phases import Phases
@@ -267,8 +267,9 @@ class Job:
         needed = self.task.needed_jobs(self.index, up)
         if len(needed) <= FAN_IN:
             return [str(paths.sentinel(up.slug, up.phases.of(u), u)) for u in needed]
-        level, nodes = up.aggregates.cover([up.job_number(u) for u in needed])
-        return [str(paths.tree(up.slug, level, node)) for node in nodes]
+        level, numbers = up.aggregates.cover([up.job_number(u) for u in needed])
+        names = (up.aggregates.name(Aggregate(level, number)) for number in numbers)
+        return [str(paths.aggregate(up.slug, name)) for name in names]
 
     @property
     def inputs(self) -> list[str]:

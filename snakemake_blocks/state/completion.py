@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from snakemake_blocks.errors import InputError, LedgerError
-from snakemake_blocks.geometry.aggregates import Aggregates
+from snakemake_blocks.geometry.aggregates import Aggregate
 from snakemake_blocks.plan.paths import RunPaths, index_name
 from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
 from snakemake_blocks.state.block_state import State
@@ -56,15 +55,15 @@ def is_sentinel_of(task: PlannedTask, node: str, sentinel: Sentinel | None) -> b
     )
 
 
-def write_aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> None:
+def write_aggregate(plan: Plan, path: Path, root: Path) -> None:
     """Write an aggregate from the sentinels that it stands on.
 
     Parameters
     ----------
     plan : Plan
         The plan in place.
-    parts : tuple of str
-        Of its path in the run directory.
+    path : Path
+        Where the aggregate is to lie, relative to the run directory.
     root : Path
         The run directory.
 
@@ -75,22 +74,23 @@ def write_aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> None:
     LedgerError
         If one of the sentinels is missing, damaged, or of another plan.
     """
-    task = next((t for t in plan.tasks.values() if t.slug == parts[0]), None)
+    task = next((t for t in plan.tasks.values() if t.slug == path.parts[0]), None)
     if task is None:
-        raise InputError(f"{'/'.join(parts)}: the plan has no task {parts[0]}; plan again")
-    paths, tree = RunPaths(root), task.aggregates
-    if not _is_aggregate(parts, tree):
-        raise InputError(f"{'/'.join(parts)}: the plan has no such aggregate; plan again")
-    contents = []
-    blocks = 0
-    for path in aggregate_inputs(paths, task, tree, parts):
-        content = read_file(path) if path.exists() else b""
+        raise InputError(f"{path}: the plan has no task {path.parts[0]}; plan again")
+    name = path.relative_to(task.slug).with_suffix("").as_posix()
+    aggregate = task.aggregates.named(name) if path.suffix == ".json" else None
+    if aggregate is None:
+        raise InputError(f"{path}: the plan has no such aggregate; plan again")
+    paths, contents, blocks = RunPaths(root), [], 0
+    for below in aggregate_inputs(paths, task, aggregate):
+        content = read_file(below) if below.exists() else b""
         sentinel = Sentinel.from_bytes(content)
-        node = "/".join(path.relative_to(paths.task(task.slug)).parts).removesuffix(".json")
-        name = node if node.startswith("tree/") else path.stem
-        if sentinel is None or not is_sentinel_of(task, name, sentinel):
+        node = below.relative_to(paths.task(task.slug)).with_suffix("").as_posix()
+        if aggregate.level == 1:
+            node = below.stem
+        if sentinel is None or not is_sentinel_of(task, node, sentinel):
             raise LedgerError(
-                f"{path}: is missing, damaged or of another plan; `snakemake-blocks generate` "
+                f"{below}: is missing, damaged or of another plan; `snakemake-blocks generate` "
                 "puts that right"
             )
         contents.append(content)
@@ -98,35 +98,20 @@ def write_aggregate(plan: Plan, parts: tuple[str, ...], root: Path) -> None:
     sentinel = Sentinel(
         task=task.name,
         fingerprint=f"{task.fingerprint:016x}",
-        node="/".join(parts[1:]).removesuffix(".json"),
+        node=name,
         batch=list(task.jobs.batch),
         first=list(first_block(task.grid)),
         blocks=blocks,
         digest=digest_of_sentinels(contents),
     )
-    sentinel.write(root.joinpath(*parts))
+    sentinel.write(root / path)
 
 
-def _is_aggregate(parts: tuple[str, ...], tree: Aggregates) -> bool:
-    """Tell whether the parts of a path name an aggregate, as it is spelled."""
-    if parts[1:] == ("done.json",):
-        return True
-    number = "(0|[1-9][0-9]{0,17})"
-    match = re.fullmatch(rf"tree/{number}/{number}\.json", "/".join(parts[1:]))
-    return match is not None and tree.holds(int(match[1]), int(match[2]))
-
-
-def aggregate_inputs(
-    paths: RunPaths, task: PlannedTask, tree: Aggregates, parts: tuple[str, ...]
-) -> list[Path]:
-    """Return the files that an aggregate, given by its path's parts, stands on."""
-    if parts[1:] == ("done.json",):
-        level = len(tree.levels) + 1
-        numbers = range(tree.levels[-1] if tree.levels else tree.num_jobs)
-    else:
-        level, node = int(parts[2]), int(parts[3].removesuffix(".json"))
-        numbers = tree.children(level, node)
-    if level > 1:
-        return [paths.tree(task.slug, level - 1, n) for n in numbers]
-    jobs = (task.job_index(n) for n in numbers)
+def aggregate_inputs(paths: RunPaths, task: PlannedTask, aggregate: Aggregate) -> list[Path]:
+    """Return the files that an aggregate stands on."""
+    tree = task.aggregates
+    if aggregate.level > 1:
+        nodes = (Aggregate(aggregate.level - 1, number) for number in tree.below(aggregate))
+        return [paths.aggregate(task.slug, tree.name(node)) for node in nodes]
+    jobs = (task.job_index(number) for number in tree.below(aggregate))
     return [paths.sentinel(task.slug, task.phases.of(j), j) for j in jobs]

@@ -404,16 +404,11 @@ def settle_sentinels(judge: Judge, root: Path) -> None:
 
 
 def _drop_stale_aggregates(task: PlannedTask, paths: RunPaths) -> None:
-    nodes = [
-        (task.slug, "tree", str(level + 1), f"{node}.json")
-        for level, count in enumerate(task.aggregates.levels)
-        for node in range(count)
-    ]
-    for parts in [*nodes, (task.slug, "done.json")]:
-        path = paths.root.joinpath(*parts)
+    for aggregate in task.aggregates:
+        path = paths.aggregate(task.slug, task.aggregates.name(aggregate))
         if not path.exists():
             continue
-        below = aggregate_inputs(paths, task, task.aggregates, parts)
+        below = aggregate_inputs(paths, task, aggregate)
         contents = [read_file(p) for p in below if p.exists()]
         sentinel = read_sentinel(path)
         if (
@@ -434,9 +429,9 @@ def _drop_foreign_sentinels(plan: Plan, root: Path) -> None:
             )
             if not inside or task.phases.of(name.index) != name.phase:
                 path.unlink()
-        for path in (root / task.slug / "tree").glob("*/*.json"):
-            level, node = int(path.parent.name), int(path.stem)
-            if not task.aggregates.holds(level, node):
+        folder = root / task.slug
+        for path in folder.glob("tree/*/*.json"):
+            if task.aggregates.named(path.relative_to(folder).with_suffix("").as_posix()) is None:
                 path.unlink()
 
 

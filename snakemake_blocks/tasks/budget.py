@@ -75,3 +75,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         check_keys(self)
+
+    @property
+    def cores(self) -> int:
+        """Cores that a job takes."""
+        return self.workers * self.threads

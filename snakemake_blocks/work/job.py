@@ -128,10 +128,8 @@ def work_sentinel(
     while True:
         plan = plan or Plan.load(root)
         relative = path.relative_to(root)
-        if len(relative.parts) > 1 and (
-            relative.parts[1:] == ("done.json",) or relative.parts[1] == "tree"
-        ):
-            write_aggregate(plan, relative.parts, root)
+        if relative.parts[1:] == ("done.json",) or relative.parts[1:2] == ("tree",):
+            write_aggregate(plan, relative, root)
             return 0
         job = plan.job_at(SentinelName.from_path(path))
         try:

@@ -16,6 +16,7 @@ from snakemake_blocks.engine.snakefile import (
     COMMAND,
     conda_environment,
     explicit_snakefile,
+    module_snakefile,
     snakefile,
 )
 from snakemake_blocks.errors import InputError, PlanError, SpecError
@@ -106,6 +107,9 @@ class TestText:
     def test_with_a_rule_per_job(self, three_tasks: Project, golden: Compare) -> None:
         text = explicit_snakefile(make_plan(three_tasks.pipeline), version="1.2.3")
         golden("explicit.smk", without_fingerprint(text))
+
+    def test_as_a_module(self, golden: Compare) -> None:
+        golden("../../workflow/Snakefile", module_snakefile())
 
     def test_the_environment(self, golden: Compare) -> None:
         golden("blocks.yaml", conda_environment("1.2.3"))

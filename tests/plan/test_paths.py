@@ -129,7 +129,7 @@ class TestRunPaths:
         assert str(ROOT.ledger("smooth", index)) == "blocks/smooth/ledger/0-1-2/9-10-25"
         assert str(ROOT.log("smooth", index)) == "blocks/smooth/logs/0-1-2/9-10-25.log"
         assert str(ROOT.done("smooth")) == "blocks/smooth/done.json"
-        assert str(ROOT.tree("smooth", 1, 7)) == "blocks/smooth/tree/1/7.json"
+        assert str(ROOT.aggregate("smooth", "tree/1/7")) == "blocks/smooth/tree/1/7.json"
 
     def test_files_of_a_job_do_not_meet(self) -> None:
         kinds = (ROOT.ledger, ROOT.job_lock, ROOT.failures, ROOT.log)
