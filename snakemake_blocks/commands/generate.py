@@ -51,9 +51,9 @@ from snakemake_blocks.tasks.task import SourceChange, Task
 from snakemake_blocks.view.preview import TaskPreview, preview_tasks
 
 __all__ = [
+    "Description",
     "Draft",
     "Options",
-    "Source",
     "check_pipeline",
     "generate",
     "load_plan",
@@ -66,7 +66,7 @@ __all__ = [
     "working_folder",
 ]
 
-Source = Pipeline | Path | str | Task | Sequence[Task]
+Description = Pipeline | Path | str | Task | Sequence[Task]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Options:
     python_path: tuple[str, ...] = ()
 
 
-def to_pipeline(source: Source) -> Pipeline:
+def to_pipeline(description: Description) -> Pipeline:
     """Return the pipeline of a YAML file, of tasks, or the pipeline itself.
 
     Raises
@@ -117,17 +117,17 @@ def to_pipeline(source: Source) -> Pipeline:
     SpecError
         With every problem of the description.
     """
-    if isinstance(source, Pipeline):
-        return source
-    if isinstance(source, str | Path):
-        return load_pipeline(source)
-    tasks = [source] if isinstance(source, Task) else list(source)
+    if isinstance(description, Pipeline):
+        return description
+    if isinstance(description, str | Path):
+        return load_pipeline(description)
+    tasks = [description] if isinstance(description, Task) else list(description)
     folder = Path.cwd()
     return Pipeline.from_tasks(tasks, folder=folder, run_directory=folder / "blocks")
 
 
 def make_plan(
-    source: Source,
+    description: Description,
     *,
     target: Target | str = Target.LOCAL,
     before: Plan | None = None,
@@ -137,7 +137,7 @@ def make_plan(
 
     Parameters
     ----------
-    source : Pipeline, Task, sequence of Task, or path of a pipeline.yaml
+    description : Pipeline, Task, sequence of Task, or path of a pipeline.yaml
         What to plan.
     target : {"local", "cluster"}
         Where jobs will run; decides ``blocks_per_job: auto``.
@@ -153,7 +153,7 @@ def make_plan(
     PlanError
         If the tasks cannot be planned together.
     """
-    pipeline = to_pipeline(source)
+    pipeline = to_pipeline(description)
     problems = [*_run_directory_problems(pipeline), *_nesting_problems(pipeline)]
     for task in pipeline.tasks:
         problems += _function_problems(pipeline, task)
@@ -172,7 +172,7 @@ def make_plan(
 
 
 def check_pipeline(
-    source: Source, *, target: Target | str = Target.LOCAL, pickling: bool = True
+    description: Description, *, target: Target | str = Target.LOCAL, pickling: bool = True
 ) -> tuple[Plan, Proof]:
     """Return the plan of a pipeline, and what is proved of it or stands against it.
 
@@ -181,7 +181,7 @@ def check_pipeline(
     SpecError, PlanError
         As :func:`make_plan`.
     """
-    pipeline = to_pipeline(source)
+    pipeline = to_pipeline(description)
     plan = make_plan(pipeline, target=target, pickling=pickling)
     return plan, check_plan(plan, pipeline.tasks)
 
@@ -423,13 +423,13 @@ def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:
 
 
 def generate(
-    source: Source, *, output: Path | None = None, options: Options | None = None
+    description: Description, *, output: Path | None = None, options: Options | None = None
 ) -> tuple[Plan, Path]:
     """Plan, make missing outputs, move state under the plan and write the Snakefile.
 
     Parameters
     ----------
-    source : as for :func:`make_plan`
+    description : as for :func:`make_plan`
     output : Path, optional
         The Snakefile; default: ``Snakefile`` beside the pipeline.yaml, or in the run directory of
         tasks of a Python program.
@@ -446,7 +446,7 @@ def generate(
     BusyError
         While a job of this run directory, or another `run`, is going on.
     """
-    pipeline, options = to_pipeline(source), options or Options()
+    pipeline, options = to_pipeline(description), options or Options()
     path = snakefile_path(pipeline, output)
     draft = Draft.of(pipeline, options)
     with run_lock(pipeline.run_directory, pipeline.folder):

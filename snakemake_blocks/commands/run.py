@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from snakemake_blocks.commands.generate import (
+    Description,
     Draft,
     Options,
-    Source,
     make_plan,
     preview,
     run_lock,
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
+def run_pipeline(description: Description, options: Options) -> tuple[int, RunStatus]:
     """Generate, run Snakemake, and tell the truth about what came of it.
 
     Returns
@@ -59,7 +59,7 @@ def run_pipeline(source: Source, options: Options) -> tuple[int, RunStatus]:
         its blocks, the others shown as masked), read from ledgers. Success is what the status
         says, not what the exit status says.
     """
-    pipeline = to_pipeline(source)
+    pipeline = to_pipeline(description)
     asked = _asked(pipeline, options)
     draft = Draft.of(asked, options)
     root = pipeline.run_directory
@@ -92,14 +92,14 @@ def _import_check(plan: Plan, folder: Path, options: Options) -> ImportCheck | N
     return start_import_check(plan, folder, environment=_environment(options))
 
 
-def import_problems(source: Source) -> list[str]:
+def import_problems(description: Description) -> list[str]:
     """Return which functions of a pipeline cannot be imported here, a line each."""
-    pipeline = to_pipeline(source)
+    pipeline = to_pipeline(description)
     check = start_import_check(make_plan(pipeline), pipeline.folder)
     return check.problems() if check is not None else []
 
 
-def preview_run(source: Source, options: Options) -> dict[str, TaskPreview]:
+def preview_run(description: Description, options: Options) -> dict[str, TaskPreview]:
     """Return what :func:`run_pipeline` would do, by task; writes nothing and starts nothing.
 
     Raises
@@ -107,7 +107,7 @@ def preview_run(source: Source, options: Options) -> dict[str, TaskPreview]:
     SpecError, PlanError
         As :func:`run_pipeline`.
     """
-    pipeline = to_pipeline(source)
+    pipeline = to_pipeline(description)
     asked = _asked(pipeline, options)
     return preview(asked, Draft.of(asked, options).plan)
 
@@ -208,7 +208,7 @@ def reset_run(
 
 
 def check_task_context(
-    source: Source,
+    description: Description,
     task: str,
     *,
     context: Sequence[int] = (),
@@ -219,7 +219,7 @@ def check_task_context(
 
     ``context`` is one number for all axes, one per axis, or nothing for the declared one.
     """
-    pipeline = to_pipeline(source)
+    pipeline = to_pipeline(description)
     plan = make_plan(pipeline)
     asked = None
     if context and task in plan.tasks:

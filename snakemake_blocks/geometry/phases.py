@@ -172,11 +172,11 @@ class Phases:
 def largest_near(values: NDArray[np.int32], reach: Index) -> NDArray[np.int32]:
     """Return for every place the largest value at most ``reach`` away, axis by axis."""
     for a, r in enumerate(reach):
-        source = values.swapaxes(0, a)
-        found = source.copy()
-        for d in range(1, min(r, len(source) - 1) + 1):
-            np.maximum(found[d:], source[:-d], out=found[d:])
-            np.maximum(found[:-d], source[d:], out=found[:-d])
+        along = values.swapaxes(0, a)
+        found = along.copy()
+        for d in range(1, min(r, len(along) - 1) + 1):
+            np.maximum(found[d:], along[:-d], out=found[d:])
+            np.maximum(found[:-d], along[d:], out=found[:-d])
         values = found.swapaxes(0, a)
     return values
 

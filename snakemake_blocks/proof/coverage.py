@@ -16,13 +16,13 @@ __all__ = ["first_gap"]
 def first_gap(
     task: PlannedTask,
     region: Box,
-    sources: Sequence[Box],
+    covers: Sequence[Box],
     touching: Callable[[Box], Box],
 ) -> tuple[Box, Index] | None:
-    """Return a part of ``region`` in no source, and a present block that touches it."""
+    """Return a part of ``region`` in none of ``covers``, and a present block that touches it."""
     left = [region] if region else []
-    for source in sources:
-        left = [piece for box in left for piece in _minus(box, source)]
+    for cover in covers:
+        left = [piece for box in left for piece in _minus(box, cover)]
     for piece in sorted(left, key=lambda box: box.begin):
         block = _first_present(task.jobs, touching(piece))
         if block is not None:

@@ -47,14 +47,14 @@ def _check_read(s: Subject, key: str, read: Read, reach: Box) -> None:
     if not writers and not array.exists:
         s.refuse(key, f"{array.path} is missing and no task writes it; make it first")
         return
-    sources = [w.grid.extent.intersect(array.roi) for w in waited] if writers else [array.roi]
+    covers = [w.grid.extent.intersect(array.roi) for w in waited] if writers else [array.roi]
     if read.fill is not None and not reach.meets(array.roi):
         s.warn(
             key,
             f"nothing of {array.path} is read, only the fill: it covers {as_span(array.roi)}, "
             f"blocks read {as_span(reach)}; look at offset and unit of both",
         )
-    gap = first_gap(s.task, wanted, sources, s.task.grid.reading)
+    gap = first_gap(s.task, wanted, covers, s.task.grid.reading)
     if gap is None:
         by = f"written by {', '.join(w.name for w in waited)}" if writers else "existing data"
         s.prove(f"all that it reads of {array.path} inside its roi is {by}")

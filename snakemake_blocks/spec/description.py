@@ -477,8 +477,8 @@ class _TaskDescriber:
 
     def _like(self, roi: Box, reads: Mapping[str, Read]) -> ArrayInfo | None:
         """Return the array from which a new one takes voxel size and units."""
-        sources = [read.array for read in reads.values()]
+        arrays = [read.array for read in reads.values()]
         if isinstance(self.model.roi, str):
             array = self.all.array(self.model.roi, f"tasks.{self.name}.roi")
-            sources[:0] = [array] if array else []
-        return next((a for a in sources if a.ndim == roi.ndim), None)
+            arrays[:0] = [array] if array else []
+        return next((a for a in arrays if a.ndim == roi.ndim), None)

@@ -112,8 +112,8 @@ def _image(array: ArrayInfo, folder: Path, groups: Sequence[Group]) -> _Image | 
     known = {p: level for p, level in levels.items() if level is not None}
     if entries and not known and name not in paths_of_levels(image):
         return None
-    source = _source(array, folder)
-    mine = _level(array, next(iter(known.values()), None), source)
+    original = _original(array, folder)
+    mine = _level(array, next(iter(known.values()), None), original)
     if mine is None or any(_same(level.scale, mine.scale) for level in known.values()):
         return None
     entry: dict[str, Any] = (
@@ -125,11 +125,11 @@ def _image(array: ArrayInfo, folder: Path, groups: Sequence[Group]) -> _Image | 
     except OverflowError:  # scales beyond what a float holds
         return None
     entry.pop("coordinateTransformations", None)
-    omero = omero_of(array.origin.path, folder) if array.origin and source else {}
-    return _Image(entry, mine, omero if source and _same_channels(array, mine, source) else {})
+    omero = omero_of(array.origin.path, folder) if array.origin and original else {}
+    return _Image(entry, mine, omero if original and _same_channels(array, mine, original) else {})
 
 
-def _source(array: ArrayInfo, folder: Path) -> Level | None:
+def _original(array: ArrayInfo, folder: Path) -> Level | None:
     """Return the level of an image from which an array is made."""
     if array.origin is None or array.origin.ndim != array.ndim:
         return None
@@ -147,21 +147,21 @@ def _ends_in_space(level: Level, ndim: int) -> bool:
     return set(level.types[-ndim:]) == {"space"} and "space" not in level.types[:-ndim]
 
 
-def _level(array: ArrayInfo, like: Level | None, source: Level | None) -> Level | None:
-    """Return where an array lies in an image: beside a level ``like``, made from ``source``."""
+def _level(array: ArrayInfo, like: Level | None, original: Level | None) -> Level | None:
+    """Return where an array lies in an image: beside a level ``like``, made from ``original``."""
     ndim, lead = array.ndim, len(array.channels)
     if like is not None and (len(like.types) != lead + ndim or not _ends_in_space(like, ndim)):
         return None
-    space = _from_source(array, source) if source else _from_attributes(array)
+    space = _from_original(array, original) if original else _from_attributes(array)
     if like is not None:
         return _joined(like, _converted(space, like.units[lead:]))
-    axes = _leading(array, source) if source else None
-    if source is None or axes is None:
+    axes = _leading(array, original) if original else None
+    if original is None or axes is None:
         names, types = zip(*_LEADING[lead], strict=True) if lead else ((), ())
         nothing = ("",) * lead
         head = Level(names, types, (Fraction(1),) * lead, (Fraction(0),) * lead, nothing)
     else:
-        head = _chosen(source, axes)
+        head = _chosen(original, axes)
     return _joined(head, space)
 
 
@@ -185,11 +185,11 @@ def _joined(head: Level, space: Level) -> Level:
     )
 
 
-def _from_source(array: ArrayInfo, source: Level) -> Level:
+def _from_original(array: ArrayInfo, original: Level) -> Level:
     """Return the spatial axes, by the voxels of the image; its numbers may be no whole units."""
     assert array.origin is not None
     ndim = array.ndim
-    found = _chosen(source, range(len(source.names) - ndim, len(source.names)))
+    found = _chosen(original, range(len(original.names) - ndim, len(original.names)))
     per_unit = [s / v for s, v in zip(found.scale, array.origin.voxel_size, strict=True)]
     apart = (o - o0 for o, o0 in zip(array.offset, array.origin.offset, strict=True))
     return replace(
@@ -225,8 +225,8 @@ def _converted(space: Level, units: Sequence[str]) -> Level:
     )
 
 
-def _leading(array: ArrayInfo, source: Level) -> list[int] | None:
-    """Return which leading axes of the source an array has; None if that cannot be told.
+def _leading(array: ArrayInfo, original: Level) -> list[int] | None:
+    """Return which leading axes of the original an array has; None if that cannot be told.
 
     All of them where there are as many, else those of its sizes, in order.
     """
@@ -241,10 +241,10 @@ def _leading(array: ArrayInfo, source: Level) -> list[int] | None:
     return found if len(found) == len(wanted) else None
 
 
-def _same_channels(array: ArrayInfo, mine: Level, source: Level) -> bool:
+def _same_channels(array: ArrayInfo, mine: Level, original: Level) -> bool:
     """Tell whether an array has as many channels as the image that it was made from."""
     assert array.origin is not None
-    pairs = ((mine, array.channels), (source, array.origin.channels))
+    pairs = ((mine, array.channels), (original, array.origin.channels))
     counts = [
         [n for n, kind in zip(sizes, level.types, strict=False) if kind == "channel"]
         for level, sizes in pairs

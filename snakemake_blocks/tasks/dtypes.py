@@ -121,12 +121,12 @@ def holds(dtype: DTypeLike, value: int | float) -> bool:
         return False
 
 
-def _holds_all(source: np.dtype[Any], kind: np.dtype[Any]) -> bool:
+def _holds_all(given: np.dtype[Any], kind: np.dtype[Any]) -> bool:
     """Tell whether every value of one type is one of the other; numpy says so of int64, float64."""
-    if source.kind in "iu" and kind.kind in "fc":
-        digits = source.itemsize * 8 - (source.kind == "i")
+    if given.kind in "iu" and kind.kind in "fc":
+        digits = given.itemsize * 8 - (given.kind == "i")
         return digits <= min(_digits(kind), np.finfo(kind).maxexp)
-    return bool(np.can_cast(source, kind))
+    return bool(np.can_cast(given, kind))
 
 
 def _digits(kind: np.dtype[Any]) -> int:

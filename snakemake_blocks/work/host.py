@@ -186,10 +186,10 @@ class _HostProcess:
         """Answer requests until the input ends, then stop what still runs."""
         self._take_signals()
         rest = b""
-        source = sys.stdin.fileno()
+        requests = sys.stdin.fileno()
         while True:
             ready = wait(
-                [source, self._woken, *(supervisor.channel for supervisor in self._supervisors)]
+                [requests, self._woken, *(supervisor.channel for supervisor in self._supervisors)]
             )
             for supervisor in [c for c in self._supervisors if c.channel in ready]:
                 self._take_answer(supervisor)
@@ -197,8 +197,8 @@ class _HostProcess:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 4096)
                 self._reap()
-            if source in ready:
-                data = os.read(source, 1 << 16)
+            if requests in ready:
+                data = os.read(requests, 1 << 16)
                 if not data:
                     break
                 *lines, rest = (rest + data).split(b"\n")

@@ -33,7 +33,7 @@ from snakemake_blocks.system.locks import TIMING, Holder, Lock, Watch, in_hand_o
 from snakemake_blocks.system.processes import end_marked
 from snakemake_blocks.work.block_queue import BlockQueue
 from snakemake_blocks.work.block_work import Work
-from snakemake_blocks.work.client import remove_pipes
+from snakemake_blocks.work.script_pipes import remove_pipes
 from snakemake_blocks.work.stop_reasons import StopReasons, deadline_of
 from snakemake_blocks.work.supervisor import Outcome, Supervisor
 from snakemake_blocks.work.worker import Pulse, WorkerContext

@@ -47,10 +47,10 @@ def run_serially(plan: Plan, folder: Path) -> RunStatus:
     for name, task in plan.tasks.items():
         mark_orphans(plan, states)
         work = Work(task, folder, folder)
-        source = _Source(work, _in_order(plan, task), states[name], plan, states)
-        _run_task(work, source)
-        found[name] = source
-    return RunStatus({name: source.status() for name, source in found.items()})
+        feed = _SerialFeed(work, _in_order(plan, task), states[name], plan, states)
+        _run_task(work, feed)
+        found[name] = feed
+    return RunStatus({name: feed.status() for name, feed in found.items()})
 
 
 def _states_of(task: PlannedTask) -> NDArray[np.uint8]:
@@ -59,20 +59,20 @@ def _states_of(task: PlannedTask) -> NDArray[np.uint8]:
     return states
 
 
-def _run_task(work: Work, source: _Source) -> None:
+def _run_task(work: Work, feed: _SerialFeed) -> None:
     with work:
         if work.task.operation.call is Call.WORKER:
-            with client.serving(source, work.context):
+            with client.serving(feed, work.context):
                 work.run_worker_function()
         else:
-            while (block := source.next()) is not None:
+            while (block := feed.next()) is not None:
                 try:
                     work.process(block)
                 except BlockFailedError as error:
-                    source.finish(error)
+                    feed.finish(error)
                 else:
-                    source.finish(None)
-        source.end()
+                    feed.finish(None)
+        feed.end()
 
 
 def _in_order(plan: Plan, task: PlannedTask) -> Iterator[Block]:
@@ -82,7 +82,7 @@ def _in_order(plan: Plan, task: PlannedTask) -> Iterator[Block]:
 
 
 @dataclass(slots=True)
-class _Source:
+class _SerialFeed:
     """Hands out blocks, also to a ``Client``; after an exception there are none left.
 
     Parameters

@@ -179,11 +179,11 @@ class Supervisor:
     def _listen(self, seconds: float) -> None:
         """Take reports, notice deaths."""
         timeout = self.context.task.budget.timeout
-        sources: list[Connection | int] = [m.channel for m in self._workers if not m.closed]
-        sources += [m.ended for m in self._workers if m.ended is not None]
+        channels: list[Connection | int] = [m.channel for m in self._workers if not m.closed]
+        channels += [m.ended for m in self._workers if m.ended is not None]
         if self.stops.wake is not None:
-            sources.append(self.stops.wake)
-        ready = wait(sources, min(seconds, timeout / 4) if timeout else seconds)
+            channels.append(self.stops.wake)
+        ready = wait(channels, min(seconds, timeout / 4) if timeout else seconds)
         for worker in list(self._workers):
             if worker.channel in ready:
                 self._take_reports(worker)

@@ -171,18 +171,18 @@ def work_blocks(context: WorkerContext, inbox: Connection) -> NoReturn:
         context.work.set_up()
     except BaseException as error:
         _leave_for_setup(context, inbox, error)
-    source = _Source(context, inbox, signals, supervisor)
-    context.work.guard = source.confirm
+    feed = _WorkerFeed(context, inbox, signals, supervisor)
+    context.work.guard = feed.confirm
     status = 0
     try:
         if context.task.operation.call is Call.WORKER:
-            _run_worker_function(context, source)
+            _run_worker_function(context, feed)
         else:
-            for block in source:
-                _process(context, source, block)
+            for block in feed:
+                _process(context, feed, block)
         context.work.tear_down()
     except BaseException as error:
-        if not source.asked:
+        if not feed.asked:
             _leave_for_setup(context, inbox, error)
         traceback.print_exception(error)
         status = 1
@@ -226,22 +226,22 @@ class _Signals:
         return time.monotonic() - self.terminated < _SIGNAL_SECONDS
 
 
-def _process(context: WorkerContext, source: _Source, block: Block) -> None:
+def _process(context: WorkerContext, feed: _WorkerFeed, block: Block) -> None:
     try:
         context.work.process(block)
     except BaseException as error:
-        source.finish(error)
+        feed.finish(error)
     else:
-        source.finish(None)
+        feed.finish(None)
 
 
-def _run_worker_function(context: WorkerContext, source: _Source) -> None:
+def _run_worker_function(context: WorkerContext, feed: _WorkerFeed) -> None:
     """Serve a function that asks for blocks itself, in this process or in one it starts."""
-    with client.serving(source, context.work.context):
+    with client.serving(feed, context.work.context):
         context.work.run_worker_function()
-    if source.is_open:
-        source.finish(RuntimeError("the worker function returned with a block in its hands"))
-    if not source.asked:
+    if feed.is_open:
+        feed.finish(RuntimeError("the worker function returned with a block in its hands"))
+    if not feed.asked:
         raise RuntimeError(
             f"{context.task.operation.function.name} returned without asking for a block; a "
             "function without arguments has to loop over Client().acquire_block()"
@@ -254,7 +254,7 @@ def _stamps() -> Iterator[int]:
         yield from filter(None, struct.unpack("<128Q", os.urandom(1024)))
 
 
-class _Source:
+class _WorkerFeed:
     """Blocks for one worker, one at a time, each recorded before it begins and after it ends.
 
     Where nothing can be recorded any more the process ends on the spot: no function of the user

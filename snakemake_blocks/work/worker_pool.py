@@ -20,8 +20,8 @@ from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.system.child import Child
 from snakemake_blocks.system.locks import Lease
 from snakemake_blocks.work.block_queue import Batch, batch_dtype
-from snakemake_blocks.work.client import remove_pipes
 from snakemake_blocks.work.fence import Fence
+from snakemake_blocks.work.script_pipes import remove_pipes
 from snakemake_blocks.work.worker import Pulse, WorkerContext, work_blocks
 from snakemake_blocks.work.worker_numbers import Numbers, Slot
 
