@@ -1,9 +1,9 @@
 """What we use of Snakemake without a promise that other versions have it: all, and only here.
 
-Every name was read in Snakemake 9.27.1. Where one lacks, the executor ``blocks`` does what
-Snakemake's own local executor does, the logger ``blocks`` prints plain messages, and each says so
-once. Generated Snakefiles name ``workflow.remote_exec`` and ``workflow.register_resource``, too;
-without them Snakemake itself says which line it cannot read.
+Every name was read in Snakemake 9.27.1, and is in 9.19, the oldest that is tested. Where one lacks,
+the executor ``blocks`` does what Snakemake's own local executor does, the logger ``blocks`` prints
+plain messages, and each says so once. Generated Snakefiles name ``workflow.remote_exec`` and
+``workflow.register_resource``, too; without them Snakemake itself says which line it cannot read.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -150,7 +151,11 @@ class LookAhead(Generic[Job]):
                 ended, self._ended = self._ended, []
                 if not ended:
                     return
+            # Without this thread Snakemake would wait for ever, so nothing may end it.
             try:
-                self._tell(ended)
-            except Exception as error:  # without this thread Snakemake would wait for ever
-                self._fail(error)
+                try:
+                    self._tell(ended)
+                except BaseException as error:
+                    self._fail(error)
+            except BaseException:
+                traceback.print_exc()

@@ -191,6 +191,32 @@ class TestTelling:
         assert machine.until_told(1) == [1]
         assert [str(error) for error in machine.failures] == ["cannot be told"]
 
+    @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
+    def test_nothing_that_is_raised_ends_the_thread(
+        self, kind: type[BaseException], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        told: list[int] = []
+
+        def tell(jobs: list[int]) -> None:
+            told.extend(jobs)
+            if 0 in jobs:
+                raise kind("cannot be told")
+
+        def fail(error: BaseException) -> None:
+            raise RuntimeError("cannot fail") from error
+
+        queue: LookAhead[int] = LookAhead(1, begin=lambda job: None, tell=tell, fail=fail)
+        for job in range(2):
+            queue.add(job, 1)
+            queue.has_ended(job)
+            queue.to_tell(job)
+            give_up = time.monotonic() + PATIENCE
+            while job not in told:
+                assert time.monotonic() < give_up
+                time.sleep(0.001)
+        queue.close()
+        assert "cannot fail" in capfd.readouterr().err
+
     def test_nothing_is_withheld_from_who_has_nothing_to_do(self, machine: Machine) -> None:
         for job in range(3):
             machine.queue.add(job, 1)
