@@ -196,8 +196,10 @@ def params_problem(folder: Path) -> str:
     plan = Plan.load(folder / tree.get("run_directory", "blocks"))
     for name, task in plan.tasks.items():
         asked = tree["tasks"][name].get("params", {})
-        if repr(asked) != repr(dict(task.params)):  # types and signs of zero, too; nan is nan
-            return f"params of {name} are {task.params!r:.80}"
+        if repr(asked) != repr(
+            dict(task.operation.params)
+        ):  # types and signs of zero, too; nan is nan
+            return f"params of {name} are {task.operation.params!r:.80}"
     return ""
 
 
