@@ -1,9 +1,9 @@
 # Everything happens in environments inside the checkout; nothing needs to be activated.
 
 PYTHON ?= python3
-# pytest's -m, and further arguments: make test PYTEST_ARGS='-n 2 -x'
+# pytest's -m, and further arguments: make test PYTEST_ARGS='-n 4 -x'
 SELECT ?= not cluster and not slow
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist worksteal
 # make lock UPGRADE=--upgrade takes the newest releases; without it, pins that still fit are kept.
 UPGRADE ?=
 DOCS_ARGS ?=
@@ -53,8 +53,9 @@ install: $(VENV)/.installed  ## make .venv from requirements/lock.txt
 demo: install  ## run the demo in demo/
 	$(BIN)/snakemake-blocks demo demo
 
+# What the docs say is tried by `make docs`.
 test: install  ## run the quick and the end-to-end tests
-	$(BIN)/pytest -m '$(SELECT)' $(PYTEST_ARGS)
+	$(BIN)/pytest -m '$(SELECT)' --ignore tests/test_docs.py $(PYTEST_ARGS)
 
 lint: install  ## check style, types, import contracts and Snakefiles
 	$(BIN)/ruff check .
@@ -64,8 +65,9 @@ lint: install  ## check style, types, import contracts and Snakefiles
 	$(BIN)/snakefmt --check workflow
 
 # -W: a warning, such as a link that leads nowhere, fails. DOCS_ARGS='-D nb_execution_mode=off' is quick.
-docs: install  ## build the docs into docs/_build/html; executes the tutorial
+docs: install  ## build the docs into docs/_build/html; does all that they say
 	$(BIN)/sphinx-build -q -E -W --keep-going -b html -d docs/_build/doctrees $(DOCS_ARGS) docs docs/_build/html
+	$(BIN)/pytest tests/test_docs.py $(PYTEST_ARGS)
 
 # The wheel is built from the sdist, so both are tested, and runs where the checkout is not.
 wheel: install  ## build the wheel and run its demo in an empty environment
@@ -79,8 +81,7 @@ wheel: install  ## build the wheel and run its demo in an empty environment
 bench: install  ## measure everything beside daisy and dask, into benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench.py
 
-# Old releases warn about their newer companions: here warnings are shown, not raised. What the docs
-# say is tried once, by `make test`.
+# Old releases warn about their newer companions: here warnings are shown, not raised.
 lowest: $(LOWEST)/.installed  ## run the tests with the oldest dependencies allowed
 	$(LOWEST)/bin/pytest -m '$(SELECT)' -W default -p no:cacheprovider --ignore tests/test_docs.py $(PYTEST_ARGS)
 

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import settings
 from project import Project
 
+from snakemake_blocks.system.locks import TIMING
+
 # No test depends on how fast it runs.
 settings.register_profile("here", deadline=None, max_examples=100)
 settings.register_profile(
@@ -20,6 +22,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 # Workers that tests let crash are forked from pytest, and would print its stack.
 os.register_at_fork(after_in_child=faulthandler.disable)
+
+# What is waited for in this process ends soon; others have the times of users.
+TIMING.ending = 0.3
 
 GOLDEN = Path(__file__).with_name("golden")
 

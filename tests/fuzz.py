@@ -27,7 +27,6 @@ from fuzzing.cases import KINDS, Kind
 from fuzzing.judging import BYTES, KILLED_AFTER, Result, run_case
 
 from snakemake_blocks.system import locks
-from snakemake_blocks.work import claims
 
 _CHILD = 50
 _SILENT = 6 * KILLED_AFTER
@@ -98,7 +97,7 @@ def _collect(kind: Kind, template: Path, folder: Path, seeds: list[str]) -> Resu
 def _child(kind: Kind, template: Path, folder: Path, seeds: list[str], results: Any) -> None:
     """Run cases in this process, a fork that dies with what they leave in memory."""
     os.setsid()
-    claims._IDLE_SECONDS = 0.5
+    locks.TIMING.idle = 0.5
     locks.TIMING.standstill, locks.TIMING.unreadable = 1.0, 0.2
     sys.stdin = open(os.devnull)  # noqa: SIM115 - kept for the process
     with open("/proc/self/statm") as statm:

@@ -6,7 +6,7 @@ import pytest
 from fuzz import fuzz, text_of
 
 # About a minute together where nothing else runs.
-NUMBERS = {"yaml": 150, "zarr": 60, "runs": 4, "tasks": 2, "arguments": 60, "profiles": 3}
+NUMBERS = {"yaml": 150, "zarr": 60, "runs": 2, "tasks": 1, "arguments": 30, "profiles": 2}
 
 
 # faults: kind 12

@@ -35,11 +35,10 @@ from snakemake_blocks.system.locks import TIMING, Watch, held, holder_of, is_ali
 __all__ = ["changing_state", "is_reordered", "move_state", "refuse_running", "settle_sentinels"]
 
 # Jobs of a killed Snakemake notice within a quarter of a second that it is gone.
-_PATIENCE = 3.0
 _MOST = 256 << 20
 
 
-def refuse_running(root: Path, *, patience: float = _PATIENCE) -> None:
+def refuse_running(root: Path, *, patience: float | None = None) -> None:
     """Refuse to touch state while a job of this run directory is in somebody's hands.
 
     Jobs on other hosts are watched until their counter moves, or has stood still for so long
@@ -57,6 +56,7 @@ def refuse_running(root: Path, *, patience: float = _PATIENCE) -> None:
     BusyError
         With who holds which job.
     """
+    patience = TIMING.ending if patience is None else patience
     watch, give_up, told = Watch(), time.monotonic() + patience, False
     unreadable = time.monotonic() + TIMING.unreadable
     locks = list(root.glob("*/ledger/*/*.lock"))

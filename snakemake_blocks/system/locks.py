@@ -65,6 +65,10 @@ class Timing:
         Between two looks at somebody else's lock.
     unreadable : float
         For so long a lock may be half written, where links cannot make it in one step.
+    ending : float
+        What is just ending is waited for so long.
+    idle : float
+        For so long somebody may still begin what others wait for.
     """
 
     standstill: float = 120.0
@@ -73,6 +77,8 @@ class Timing:
     heartbeat: float = 5.0
     poll: float = 0.2
     unreadable: float = 2.0
+    ending: float = 3.0
+    idle: float = 10.0
 
 
 TIMING = Timing()

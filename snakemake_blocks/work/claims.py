@@ -17,7 +17,7 @@ from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
 from snakemake_blocks.state.completion import is_sentinel_of
 from snakemake_blocks.state.ledger import Event, first_block, read_records
 from snakemake_blocks.state.sentinel import read_sentinel
-from snakemake_blocks.system.locks import Watch, is_taken
+from snakemake_blocks.system.locks import TIMING, Watch, is_taken
 from snakemake_blocks.system.quoting import comment
 from snakemake_blocks.system.streams import printing_to
 from snakemake_blocks.work.job import (
@@ -33,7 +33,6 @@ __all__ = ["is_task_folder", "work_task"]
 
 # With nothing to claim, a worker waits for as long as others have jobs in hand that could make
 # one ready, and for this long in between.
-_IDLE_SECONDS = 10.0
 _POLL_SECONDS = 1.0
 
 
@@ -84,6 +83,8 @@ class _Claimer:
     stops: StopReasons
     left: int = field(default=0, init=False)
     by_keyboard: bool = field(default=False, init=False)
+    # Whether there are jobs left that this worker has not tried in vain.
+    _hopes: bool = field(default=False, init=False)
     # Why the last job that could not be claimed is in other hands.
     _busy: str = field(default="", init=False)
     _plan: Plan = field(init=False)
@@ -113,7 +114,7 @@ class _Claimer:
                 return f"{self._task.name}: all jobs are done"
             if claimed or self._others_work():
                 idle_since = time.monotonic()
-            elif time.monotonic() - idle_since > _IDLE_SECONDS:
+            elif not self._hopes or time.monotonic() - idle_since > TIMING.idle:
                 return self._why_idle()
             if not claimed:
                 time.sleep(_POLL_SECONDS)
@@ -143,11 +144,12 @@ class _Claimer:
 
     def _claim_all(self) -> bool | str:
         """Go through the jobs once; tell whether one was done, or why to end."""
-        claimed, self.left, self._busy = False, 0, ""
+        claimed, self.left, self._hopes, self._busy = False, 0, False, ""
         for job in self._jobs():
             if self._is_done(job):
                 continue
             self.left += 1
+            self._hopes |= job.name not in self._failed
             if reason := self.stops.reason():
                 return reason
             if job.name in self._failed or self._is_taken(job) or not self._is_ready(job):

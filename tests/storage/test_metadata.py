@@ -260,7 +260,7 @@ def test_a_folder_in_place_of_a_file_is_refused_before_anything_moves(
 def test_moving_json_that_is_no_lock(
     project: Project, monkeypatch: pytest.MonkeyPatch, verb: list[str], words: str, damage: str
 ) -> None:
-    monkeypatch.setattr("snakemake_blocks.work.claims._IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("snakemake_blocks.system.locks.TIMING.idle", 0.1)
     monkeypatch.setattr("snakemake_blocks.system.locks.TIMING.unreadable", 0.1)
     project.array("s.zarr/raw", np.zeros((16, 16), np.uint8))
     project.functions("def smooth(raw):\n    return raw\n")

@@ -25,8 +25,8 @@ os.chdir({folder!r})
 from pathlib import Path
 from snakemake_blocks.work import claims
 from snakemake_blocks.system import locks
-claims._IDLE_SECONDS, claims._POLL_SECONDS = {idle}, 0.02
-locks.TIMING.poll = 0.02
+claims._POLL_SECONDS = 0.02
+locks.TIMING.idle, locks.TIMING.poll = {idle}, 0.02
 sys.exit(claims.work_task(Path("blocks") / {name!r}, environment=os.environ))
 """
 
@@ -34,8 +34,7 @@ sys.exit(claims.work_task(Path("blocks") / {name!r}, environment=os.environ))
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.chdir(tmp_path)
-    hurry(monkeypatch)
-    monkeypatch.setattr(claims, "_IDLE_SECONDS", 0.3)
+    hurry(monkeypatch, idle=0.3)
     monkeypatch.setattr(claims, "_POLL_SECONDS", 0.02)
     return Scene(tmp_path)
 
@@ -110,14 +109,14 @@ class TestAlone:
 
     def test_more_inputs_than_an_aggregate_holds(self, scene: Scene) -> None:
         """Snakemake would make tree nodes; here the jobs themselves are looked at."""
-        up = line("up", shape=(200,), blocks_per_job=1)
+        up = line("up", shape=(130,), blocks_per_job=1)
         down = line(
             "down",
-            shape=(200,),
-            context=200 * SIZE,
+            shape=(130,),
+            context=130 * SIZE,
             read_write_conflict=False,
             upstream_tasks=[up],
-            blocks_per_job=200,
+            blocks_per_job=130,
         )
         scene.plan(up, down)
         assert any("tree" in path for path in scene.job("down").inputs)

@@ -45,7 +45,13 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     made = Scene(tmp_path)
     made.functions(MODEL)
     made.plan(
-        line(function="functions:Model", shape=(6,), blocks_per_job=1, max_retries=3),
+        line(
+            function="functions:Model",
+            shape=(6,),
+            blocks_per_job=1,
+            max_retries=3,
+            num_workers=None,
+        ),
         line("other", "functions:Model", shape=(2,), blocks_per_job=1),
     )
     return made
@@ -241,8 +247,11 @@ class TestEnd:
         for job in jobs:
             job.exception(PATIENCE)  # an end, whichever
 
-    def test_its_end_is_noticed_though_others_keep_its_output_open(self, scene: Scene) -> None:
+    def test_its_end_is_noticed_though_others_keep_its_output_open(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A process that inherited the pipe would otherwise keep a run waiting for ever."""
+        monkeypatch.setattr("snakemake_blocks.work.host._LAST_ANSWERS_SECONDS", 0.3)
         code = "import subprocess, sys; subprocess.Popen(['sleep', '60']); sys.stdin.readline()"
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
