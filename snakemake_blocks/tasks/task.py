@@ -153,7 +153,7 @@ class Task:
 
     Raises
     ------
-    TaskError
+    SpecError
         With all that is wrong with the task.
     TypeError
         If there is no such argument.
@@ -240,7 +240,7 @@ class Task:
 
         Raises
         ------
-        TaskError
+        SpecError
             With all that is wrong with it then.
         """
         return replace(self, **arguments)
