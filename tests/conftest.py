@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faults import Scene
 from hypothesis import settings
 from project import Project
 
@@ -54,6 +55,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     folder.mkdir()
     monkeypatch.chdir(folder)
     yield Project(folder)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """Return a pipeline's folder with its run directory, which is also the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return Scene(tmp_path)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import pdb
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,9 @@ _ODD = ["\u00b2", "\u0663-\u0663", "9" * 100, "9" * 5000]
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
+def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
     hurry(monkeypatch)
-    return Scene(tmp_path)
+    return scene
 
 
 def run(scene: Scene, block: str, name: str = "task", *, debugger: bool = False) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,6 @@ from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.operation import Read, Write
 from snakemake_blocks.tasks.task import Task
-
-
-@pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
-    return Scene(tmp_path)
 
 
 def in_place(ndim: int) -> dict[str, Any]:

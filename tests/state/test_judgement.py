@@ -27,11 +27,6 @@ from snakemake_blocks.tasks.functions import FunctionRef
 from snakemake_blocks.tasks.operation import Operation
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
-
-
 class Writer:
     """Appends events as a worker would, at any block."""
 

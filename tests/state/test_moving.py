@@ -33,10 +33,9 @@ GRID = (3, 3)
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
+def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
     hurry(monkeypatch)
-    return Scene(tmp_path)
+    return scene
 
 
 def grid(batch: int | list[int], **more: Any) -> Task:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pytest
 from faults import SIZE, Scene, line
 from funlib.geometry import Roi
 
@@ -12,11 +10,6 @@ from snakemake_blocks.state.reasons import blocks_of_other_source, jobs_without_
 from snakemake_blocks.state.reset import reset_blocks
 from snakemake_blocks.tasks.sources import FunctionFacts
 from snakemake_blocks.tasks.task import Task
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
 
 
 def reasons(scene: Scene, name: str = "task") -> dict[str, int]:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +17,9 @@ from snakemake_blocks.system.locks import held
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
     hurry(monkeypatch)
-    return Scene(tmp_path)
+    return scene
 
 
 def changed(before: dict[Index, int], after: dict[Index, int]) -> set[Index]:

@@ -5,7 +5,6 @@ import re
 import shutil
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from faults import SIZE, Scene, line
@@ -57,14 +56,12 @@ def test_a_name_is_no_markup(monkeypatch: pytest.MonkeyPatch, name: str) -> None
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
-    made = Scene(tmp_path)
-    made.functions("def picky(block):\n    if block.index == (1,): raise ValueError('no')\n")
+def scene(scene: Scene) -> Scene:
+    scene.functions("def picky(block):\n    if block.index == (1,): raise ValueError('no')\n")
     up = line("up", "functions:picky", shape=(4,), blocks_per_job=2)
     more = {"upstream_tasks": [up], "read_write_conflict": False, "blocks_per_job": 1}
-    made.plan(up, line("down", shape=(4,), context=SIZE, **more))
-    return made
+    scene.plan(up, line("down", shape=(4,), context=SIZE, **more))
+    return scene
 
 
 class TestTracker:

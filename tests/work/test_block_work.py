@@ -13,12 +13,6 @@ from snakemake_blocks.state.reset import reset_blocks
 from snakemake_blocks.work.block_work import Meter, Work
 
 
-@pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
-    return Scene(tmp_path)
-
-
 class TestFunctions:
     def test_parameters_are_bound(self, scene: Scene) -> None:
         scene.functions("def f(block, text, *, number=3): note(block, text * number)")

@@ -32,11 +32,10 @@ sys.exit(claims.work_task(Path("blocks") / {name!r}, environment=os.environ))
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
+def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
     hurry(monkeypatch, idle=0.3)
     monkeypatch.setattr(claims, "_POLL_SECONDS", 0.02)
-    return Scene(tmp_path)
+    return scene
 
 
 def work(name: str = "task") -> int:

@@ -56,12 +56,6 @@ START = """
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
-    return Scene(tmp_path)
-
-
-@pytest.fixture
 def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where workers make the pipes to their scripts."""
     folder = tmp_path / "temporary"

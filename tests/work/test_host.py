@@ -40,11 +40,9 @@ PATIENCE = 60.0
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
-    made = Scene(tmp_path)
-    made.functions(MODEL)
-    made.plan(
+def scene(scene: Scene) -> Scene:
+    scene.functions(MODEL)
+    scene.plan(
         line(
             function="functions:Model",
             shape=(6,),
@@ -54,7 +52,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
         ),
         line("other", "functions:Model", shape=(2,), blocks_per_job=1),
     )
-    return made
+    return scene
 
 
 class Running:

@@ -29,10 +29,9 @@ from snakemake_blocks.work.stop_reasons import CONDUCTOR, conductor
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
+def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
     hurry(monkeypatch)
-    return Scene(tmp_path)
+    return scene
 
 
 WORK = """

@@ -13,10 +13,9 @@ from faults import Scene, line
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
+def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setenv("KEPT", "as it was")
-    return Scene(tmp_path)
+    return scene
 
 
 LOOK = """

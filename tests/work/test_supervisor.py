@@ -71,9 +71,7 @@ CAUSES = {
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
-    scene = Scene(tmp_path)
+def scene(scene: Scene) -> Scene:
     scene.functions(FAULTY)
     return scene
 

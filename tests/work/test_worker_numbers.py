@@ -20,12 +20,6 @@ from snakemake_blocks.work.worker_numbers import Numbers, Slot, slot_folder, tak
 from snakemake_blocks.work.worker_pool import WorkerPool
 
 
-@pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.chdir(tmp_path)
-    return Scene(tmp_path)
-
-
 def test_the_smallest_free_number(tmp_path: Path) -> None:
     slots = [take_slot(tmp_path, ()) for _ in range(3)]
     assert [slot.number for slot in slots] == [0, 1, 2]
