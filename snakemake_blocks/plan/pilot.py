@@ -128,7 +128,7 @@ def _needed(
         grid = task.grid
         boxes[task.task_id] += _earlier(plan.tasks[task.task_id], boxes[task.task_id])
         for name in pipeline.upstream[task.task_id]:
-            if name in task.whole:
+            if name in plan.tasks[task.task_id].whole:
                 boxes[name] += [everything[name]] if any(boxes[task.task_id]) else []
                 continue
             up = next(t for t in pipeline.tasks if t.task_id == name).grid

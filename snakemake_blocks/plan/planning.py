@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snakemake_blocks.errors import InputError, PlanError
@@ -62,11 +62,12 @@ def plan_pipeline(
         If the chain of phases is longer than Snakemake can follow.
     """
     tasks: dict[str, PlannedTask] = {}
+    declared = {task.task_id: task for task in pipeline.tasks}
     for task in pipeline.tasks:
         old = before.tasks.get(task.task_id) if before else None
         tasks[task.task_id] = _plan_task(
             task,
-            pipeline.upstream[task.task_id],
+            [declared[name] for name in pipeline.upstream[task.task_id]],
             facts.get(task.task_id, FunctionFacts()),
             target,
             old,
@@ -78,7 +79,7 @@ def plan_pipeline(
 
 def _plan_task(
     task: Task,
-    upstream: tuple[str, ...],
+    upstream: Sequence[Task],
     facts: FunctionFacts,
     target: Target,
     old: PlannedTask | None,
@@ -102,7 +103,8 @@ def _plan_task(
     job_reach = tuple(map(max, _conflict_reach(task, jobs.jobs), _sharing(task, jobs.jobs)))
     present = jobs.job_presence()
     # As it will be read from the plan's file: tuples of a Python program are lists there.
-    identity = json.loads(json.dumps(_identity(task, grid, upstream)))
+    names = tuple(up.task_id for up in upstream)
+    identity = json.loads(json.dumps(_identity(task, grid, names)))
     return PlannedTask(
         name=task.task_id,
         slug=slug(task.task_id),
@@ -111,8 +113,8 @@ def _plan_task(
         phases=Phases(jobs.jobs.shape, job_reach)
         if present is None
         else colour(present, job_reach),
-        upstream=upstream,
-        whole=task.whole,
+        upstream=names,
+        whole=task.whole | _seen_from_afar(task, upstream),
         operation=operation.with_functions(_pickled) if pickling else operation,
         budget=task.budget,
         fingerprint=fingerprint_of(identity),
@@ -127,6 +129,17 @@ def _plan_task(
 
 def _pickled(function: FunctionRef) -> FunctionRef:
     return function.pickled()[0]
+
+
+def _seen_from_afar(task: Task, upstream: Sequence[Task]) -> frozenset[str]:
+    """Return the upstream tasks of whose output blocks see more than lies in their read Rois.
+
+    That is where an array goes on beyond its ends with voxels from elsewhere.
+    """
+    far = {read.array.path for read in task.operation.reads.values() if read.is_far(task.grid)}
+    return frozenset(
+        up.task_id for up in upstream if far & {array.path for array in up.operation.outputs}
+    )
 
 
 def _conflict_reach(task: Task, grid: Grid) -> Index:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.geometry.tiling import Fit
@@ -44,6 +44,17 @@ def _check_read(s: Subject, key: str, read: Read, reach: Box) -> None:
         wanted = wanted.intersect(array.roi)
     writers = writers_of(s.plan, array)
     waited = [w for w in writers if w.name in s.task.upstream]
+    far = read.is_far(s.task.grid)
+    if far:
+        wanted = array.roi
+        others = [w.name for w in writers if w not in waited]
+        if others:
+            s.refuse(
+                key,
+                f"fill: {read.fill} shows voxels from elsewhere in {array.path}, which "
+                f"{', '.join(others)} may be writing; name it in after, or write to another array",
+            )
+            return
     if not writers and not array.exists:
         s.refuse(key, f"{array.path} is missing and no task writes it; make it first")
         return
@@ -54,7 +65,7 @@ def _check_read(s: Subject, key: str, read: Read, reach: Box) -> None:
             f"nothing of {array.path} is read, only the fill: it covers {as_span(array.roi)}, "
             f"blocks read {as_span(reach)}; look at offset and unit of both",
         )
-    gap = first_gap(s.task, wanted, covers, s.task.grid.reading)
+    gap = first_gap(s.task, wanted, covers, _anywhere(s) if far else s.task.grid.reading)
     if gap is None:
         by = f"written by {', '.join(w.name for w in waited)}" if writers else "existing data"
         s.prove(f"all that it reads of {array.path} inside its roi is {by}")
@@ -68,6 +79,11 @@ def _check_read(s: Subject, key: str, read: Read, reach: Box) -> None:
         )
     else:
         s.refuse(key, f"{where}, but {_writers_text(s, waited, gap[0])}")
+
+
+def _anywhere(s: Subject) -> Callable[[Box], Box]:
+    """Return what takes every part of an array for one that any block may see."""
+    return lambda part: s.task.grid.indices
 
 
 def _writers_text(s: Subject, waited: Sequence[PlannedTask], gap: Box) -> str:

@@ -318,7 +318,7 @@ class _TaskDescriber:
             array = self.all.array(path, f"tasks.{self.name}.reads.{name}")
             if array is not None:
                 found[name] = Read(array, fill)
-                if fill is not None and not holds(array.dtype, fill):
+                if isinstance(fill, int | float) and not holds(array.dtype, fill):
                     self._say(f"reads.{name}.fill", f"{array.dtype} of {path} cannot hold {fill}")
         return found
 

@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from snakemake_blocks.geometry.tiling import Fit
+from snakemake_blocks.tasks.borders import Border
 from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.tasks.resources import is_resource_name
 from snakemake_blocks.tasks.task import After, Chunks, SourceChange
@@ -66,7 +67,9 @@ def _scalar_kind(value: Any) -> str:
 
 
 def _fill_kind(value: Any) -> str:
-    """Tell whole numbers, which stay so however large, from others."""
+    """Tell whole numbers, which stay so however large, from others, and from words."""
+    if isinstance(value, str):
+        return "<word>" if value in list(Border) else "<other>"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "<other>"
     return "<whole>" if isinstance(value, int) else "<number>"
@@ -117,8 +120,10 @@ Sizes = Annotated[
 
 
 Fill = Annotated[
-    Annotated[Whole, Tag("<whole>")] | Annotated[Number, Tag("<number>")],
-    _one_of(_fill_kind, "must be a number"),
+    Annotated[Whole, Tag("<whole>")]
+    | Annotated[Number, Tag("<number>")]
+    | Annotated[Border, Tag("<word>")],
+    _one_of(_fill_kind, f"must be a number, or one of {', '.join(Border)}"),
 ]
 
 
@@ -130,7 +135,9 @@ class ReadModel(_Model):
     """An array that is read."""
 
     array: ArrayPath = Field(description="Path of the array, relative to this file.")
-    fill: Fill | None = Field(None, description="Value outside of the array; none: an error.")
+    fill: Fill | None = Field(
+        None, description="Outside of the array: a value, or how it goes on; none: an error."
+    )
 
 
 class WriteModel(_Model):

@@ -26,6 +26,7 @@ from snakemake_blocks.storage.spatial import Place
 from snakemake_blocks.system.files import is_writable, may_be_read
 from snakemake_blocks.system.location import lost_link
 from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.borders import Border, inner
 from snakemake_blocks.tasks.dtypes import fitted
 from snakemake_blocks.tasks.operation import Read
 
@@ -225,7 +226,7 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
 
 
 def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
-    """Return the voxels of a region, channels first; ``fill`` outside of the array.
+    """Return the voxels of a region, channels first; outside of the array what ``fill`` says.
 
     Parameters
     ----------
@@ -252,11 +253,37 @@ def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
             f"{array.path}: read {list(region.begin)} to {list(region.end)} reaches outside of "
             f"the array, {list(array.roi.begin)} to {list(array.roi.end)}; declare a fill"
         )
-    out = np.full(array.channels + wanted.shape, read.fill, dtype=array.dtype)
+    if read.border is not None:
+        return _continued(data, array, wanted, read.border)
+    out = np.full(array.channels + wanted.shape, read.value, dtype=array.dtype)
     if inside:
         place = inside.shift([-b for b in wanted.begin])
         out[array.slices(place)] = _values(data, array, inside)
     return out
+
+
+def _continued(data: Any, array: ArrayInfo, wanted: Box, border: Border) -> NDArray[Any]:
+    """Return voxels of an array that goes on beyond its ends; each is read once."""
+    sides = zip(wanted.begin, wanted.end, array.shape, strict=True)
+    seen = [inner(begin, end, size, border) for begin, end, size in sides]
+    known, places = zip(*(np.unique(s, return_inverse=True) for s in seen), strict=True)
+    runs = [_runs(k) for k in known]  # more than one where it wraps around
+    out = np.empty(array.channels + tuple(map(len, known)), array.dtype)
+    for part in itertools.product(*runs):
+        pairs = list(zip(known, part, strict=True))
+        first = tuple(int(k[begin]) for k, (begin, _) in pairs)
+        last = tuple(int(k[end - 1]) + 1 for k, (_, end) in pairs)
+        begin, end = zip(*part, strict=True)
+        out[array.slices(Box(begin, end))] = _values(data, array, Box(first, last))
+    for axis, place in enumerate(places, start=len(array.channels)):
+        out = out.take(place.ravel(), axis)
+    return out
+
+
+def _runs(numbers: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return the half-open ranges of positions at which ascending numbers have no gap."""
+    cuts = [0, *(np.flatnonzero(np.diff(numbers) > 1) + 1).tolist(), len(numbers)]
+    return list(itertools.pairwise(cuts))
 
 
 def _values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from snakemake_blocks.geometry.tiling import Grid
 from snakemake_blocks.tasks.array_info import ArrayInfo, is_array_form
+from snakemake_blocks.tasks.borders import Border, stays_within
 from snakemake_blocks.tasks.forms import fitting, is_number, mapping_of, maybe
 from snakemake_blocks.tasks.functions import FunctionRef, is_function_form
 from snakemake_blocks.tasks.keys import Kind, check_keys, default_of, key, not_among
@@ -28,15 +30,40 @@ class Call(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """An array that a task reads; outside of it ``fill`` is read, or nothing without one."""
+    """An array that a task reads.
+
+    Parameters
+    ----------
+    array : ArrayInfo
+        The array.
+    fill : int, float or Border, optional
+        What stands outside of it: a value, or how it goes on; without it nothing may be read there.
+    """
 
     array: ArrayInfo
-    fill: int | float | None = None
+    fill: int | float | Border | None = None
 
     def __post_init__(self) -> None:
         fill: Any = self.fill
         if isinstance(fill, np.generic):
             object.__setattr__(self, "fill", fill.item())
+        elif fill in list(Border):
+            object.__setattr__(self, "fill", Border(fill))
+
+    @property
+    def border(self) -> Border | None:
+        """How the array goes on beyond its ends, None if it does not."""
+        return self.fill if isinstance(self.fill, Border) else None
+
+    def is_far(self, grid: Grid) -> bool:
+        """Tell whether blocks see voxels, beyond the array's ends, that they do not read."""
+        array, border = self.array, self.border
+        return border is not None and not stays_within(grid, array.roi, array.voxel_size, border)
+
+    @property
+    def value(self) -> int | float:
+        """What a place has of which nothing is known."""
+        return 0 if self.fill is None or isinstance(self.fill, Border) else self.fill
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
@@ -56,9 +83,19 @@ class Read:
             "dtype": array.dtype,
             "offset": list(array.offset),
             "voxel_size": list(array.voxel_size),
-            # A float, where that is the same number: so identities always named it.
-            "fill": float(fill) if fill is not None and float(fill) == fill else fill,
+            "fill": _as_recorded(fill),
         }
+
+
+def _as_recorded(fill: int | float | Border | None) -> int | float | str | None:
+    """Return a fill as identities always named it: a float, where that is the same number."""
+    if isinstance(fill, int | float) and float(fill) == fill:
+        return float(fill)
+    return str(fill) if isinstance(fill, Border) else fill
+
+
+def _is_fill(value: Any) -> bool:
+    return is_number(value) or value in list(Border)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +143,7 @@ _MAYBE_FUNCTION = Kind(
 )
 _PARAMS = Kind(lambda value: isinstance(value, dict), param_problems, dict)
 _READS = Kind(
-    mapping_of(fitting({"array": is_array_form, "fill": maybe(is_number)})),
+    mapping_of(fitting({"array": is_array_form, "fill": maybe(_is_fill)})),
     to_json=_of_each(Read.to_json),
     from_json=_of_each(Read.from_json),
 )

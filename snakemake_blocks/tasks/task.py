@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Fit, Grid
 from snakemake_blocks.system.quoting import comment
 from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.borders import Border
 from snakemake_blocks.tasks.budget import Budget
 from snakemake_blocks.tasks.dtypes import holds, number_type
 from snakemake_blocks.tasks.functions import FunctionRef
@@ -509,6 +510,7 @@ def _batch_problems(task: Task, grid: Grid) -> list[Problem]:
 
 def _array_problems(task: Task) -> list[Problem]:
     found = []
+    written = {array.path for array in task.operation.outputs}
     for kind in ("reads", "writes"):
         for name, use in getattr(task.operation, kind).items():
             place, array = f"{kind}.{name}", use.array
@@ -526,7 +528,7 @@ def _array_problems(task: Task) -> list[Problem]:
                 )
                 continue
             found += _multiple_problems(task, place, array)
-            found += _fill_problems(place, use) if isinstance(use, Read) else []
+            found += _fill_problems(place, use, written) if isinstance(use, Read) else []
     if task.mask is not None and task.mask.ndim != task.total_roi.dims:
         found.append(
             (
@@ -539,9 +541,14 @@ def _array_problems(task: Task) -> list[Problem]:
     return found
 
 
-def _fill_problems(place: str, read: Read) -> list[Problem]:
+def _fill_problems(place: str, read: Read, written: Collection[str]) -> list[Problem]:
     fill: Any = read.fill
-    if fill is None or (isinstance(fill, int | float) and holds(read.array.dtype, fill)):
+    if fill is Border.WRAP and read.array.path in written:
+        text = "wrap would show what blocks on the other side write; give a number, or edge"
+        return [(f"{place}.fill", text)]
+    if fill is None or isinstance(fill, Border):
+        return []
+    if isinstance(fill, int | float) and holds(read.array.dtype, fill):
         return []
     return [(f"{place}.fill", f"{read.array.dtype} of {read.array.path} cannot hold {fill!r}")]
 

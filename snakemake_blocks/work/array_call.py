@@ -20,6 +20,7 @@ from snakemake_blocks.geometry.block import Block
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.storage.arrays import open_array, read_region
 from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.borders import inner
 from snakemake_blocks.tasks.dtypes import as_values
 from snakemake_blocks.tasks.operation import Operation, Read
 
@@ -112,11 +113,11 @@ class ArrayCall:
         array = read.array
         if not visible:  # it need not even be there
             shape = array.channels + array.voxels(region).shape
-            return np.full(shape, read.fill or 0, array.dtype)
+            return np.full(shape, read.value, array.dtype)
         if name not in self._arrays:
             self._arrays[name] = open_array(array, self.folder, writable=False)
         data = read_region(self._arrays[name], read, region)
-        return lower_phase_only(data, array, region, visible, read.fill)
+        return lower_phase_only(data, read, region, visible)
 
     def _named(self, result: Any) -> Mapping[str, Any]:
         """Return results by the names of the arrays that the task writes."""
@@ -156,16 +157,28 @@ def takes(function: Callable[..., Any], name: str) -> bool:
 
 
 def lower_phase_only(
-    data: NDArray[Any], array: ArrayInfo, region: Box, keep: Sequence[Box], fill: float | None
+    data: NDArray[Any], read: Read, region: Box, keep: Sequence[Box]
 ) -> NDArray[Any]:
     """Return ``data`` with everything outside of the boxes ``keep`` replaced by the fill.
 
     What a task reads of its own output is then what lower phases wrote in this plan, and
     neither a leftover of an earlier run nor a matter of timing.
     """
-    clean: NDArray[Any] = np.full_like(data, 0 if fill is None else fill)
+    array, lead = read.array, len(read.array.channels)
+    clean: NDArray[Any] = np.full_like(data, read.value)
+    wanted = array.voxels(region)
     for box in keep:
-        if box.meets(region):
-            part = array.slices_in(box.intersect(region), region)
-            clean[part] = data[part]
+        voxels = array.voxels(box)
+        if read.border is None:
+            if box.meets(region):
+                part = array.slices_in(box.intersect(region), region)
+                clean[part] = data[part]
+            continue
+        sides = zip(wanted.begin, wanted.end, array.shape, voxels.begin, voxels.end, strict=True)
+        seen = [
+            np.flatnonzero((low <= (at := inner(begin, end, size, read.border))) & (at < high))
+            for begin, end, size, low, high in sides
+        ]
+        where = np.ix_(*map(np.arange, data.shape[:lead]), *seen)
+        clean[where] = data[where]
     return clean

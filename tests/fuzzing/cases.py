@@ -89,6 +89,8 @@ PLAUSIBLE: dict[str, tuple[Any, ...]] = {
     "reads": (
         {}, {"raw": "s.zarr/raw"}, {"raw": {"array": "s.zarr/raw", "fill": 255}},
         {"raw": {"array": "s.zarr/raw", "fill": 256}},
+        {"raw": {"array": "s.zarr/raw", "fill": "wrap"}},
+        {"raw": {"array": "s.zarr/raw", "fill": "mirror"}},
         {"raw": {"array": "s.zarr/raw", "fill": 0.5}},
         {"raw": "s.zarr/out"}, {"raw": {"array": "s.zarr/out", "fill": 0}}, {"raw": "s.zarr/none"},
         {"raw": "s.zarr/raw", "mask": "s.zarr/mask"}, {"raw": "s.zarr"}, {"raw": "/etc/passwd"},

@@ -32,6 +32,7 @@ from snakemake_blocks.storage.arrays import (
 )
 from snakemake_blocks.storage.creation import create
 from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.borders import Border
 from snakemake_blocks.tasks.operation import Read
 from snakemake_blocks.work.job import work_sentinel
 
@@ -277,6 +278,25 @@ class TestReadRegion:
         low = (-6 + 3 * begin[0], 4 + 2 * begin[1])
         region = Box(low, (low[0] + 3 * shape[0], low[1] + 2 * shape[1]))
         np.testing.assert_array_equal(read_region(data, Read(array, -1), region), want)
+
+    @given(
+        st.tuples(st.integers(-7, 8), st.integers(-9, 10)),
+        st.tuples(*[st.integers(1, 15)] * 2),
+        st.sampled_from(list(Border)),
+    )
+    def test_goes_on_as_numpy_pads(
+        self,
+        cube: tuple[ArrayInfo, Any, Any],
+        begin: tuple[int, int],
+        shape: tuple[int, int],
+        border: Border,
+    ) -> None:
+        array, values, data = cube
+        padded = np.pad(values, [(0, 0), (30, 30), (30, 30)], mode=str(border))  # type: ignore[call-overload]
+        want = padded[:, begin[0] + 30 :, begin[1] + 30 :][:, : shape[0], : shape[1]]
+        low = (-6 + 3 * begin[0], 4 + 2 * begin[1])
+        region = Box(low, (low[0] + 3 * shape[0], low[1] + 2 * shape[1]))
+        np.testing.assert_array_equal(read_region(data, Read(array, border), region), want)
 
     def test_outside_without_a_fill_is_an_error(self, cube: tuple[ArrayInfo, Any, Any]) -> None:
         array, values, data = cube
