@@ -260,6 +260,11 @@ class Grid:
             digits.append(k)
         return tuple(reversed(digits))
 
+    def with_context(self, lower: Sequence[int], upper: Sequence[int]) -> Grid:
+        """Return the same blocks with another context, in world units, one size per axis."""
+        per_axis = zip(self.axes, lower, upper, strict=True)
+        return Grid(tuple(replace(axis, lower=low, upper=up) for axis, low, up in per_axis))
+
     def coarsen(self, factors: Sequence[int]) -> Grid:
         """Return the grid whose blocks are boxes of ``factors`` blocks of this one."""
         return Grid(tuple(a.coarsen(f) for a, f in zip(self.axes, factors, strict=True)))

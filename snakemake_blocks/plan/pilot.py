@@ -125,13 +125,12 @@ def _needed(
     everything = {task.task_id: task.grid.indices for task in pipeline.tasks}
     boxes = {task.task_id: list(wanted.get(task.task_id, [])) for task in pipeline.tasks}
     for task in reversed(pipeline.tasks):
-        grid = task.grid
         boxes[task.task_id] += _earlier(plan.tasks[task.task_id], boxes[task.task_id])
         for name in pipeline.upstream[task.task_id]:
             if name in plan.tasks[task.task_id].whole:
                 boxes[name] += [everything[name]] if any(boxes[task.task_id]) else []
                 continue
-            up = next(t for t in pipeline.tasks if t.task_id == name).grid
+            grid, up = plan.tasks[task.task_id].toward(plan.tasks[name]).grid, plan.tasks[name].grid
             boxes[name] += [
                 up.writing(grid.read(b.begin).union(grid.read(tuple(e - 1 for e in b.end))))
                 for b in boxes[task.task_id]

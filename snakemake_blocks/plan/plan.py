@@ -190,17 +190,29 @@ class PlannedTask:
         """
         return [self.grid.write(other) for other in self.ordered_with(block)[0]]
 
+    @cached_property
+    def _toward(self) -> dict[str, JobGrid]:
+        return {}
+
+    def toward(self, up: PlannedTask) -> JobGrid:
+        """Return the blocks with the context with which they read what an upstream task writes."""
+        if up.name not in self._toward:
+            paths = {array.path for array in up.operation.outputs}
+            grid = self.operation.as_read(self.grid, paths)
+            self._toward[up.name] = JobGrid(grid, self.jobs.batch, self.jobs.present)
+        return self._toward[up.name]
+
     def needed_jobs(self, job: Index, up: PlannedTask) -> list[Index]:
         """Return the jobs of an upstream task that a job waits for."""
         if up.name in self.whole:
             return [up.job_index(number) for number in range(up.num_jobs)]
-        return needed_jobs(self.jobs, job, up.jobs)
+        return needed_jobs(self.toward(up), job, up.jobs)
 
     def blocks_below(self, up: PlannedTask, index: Index) -> Box:
         """Return the blocks that wait for a block of an upstream task."""
         if up.name in self.whole:
             return self.grid.indices
-        return self.grid.reading(up.grid.write(index))
+        return self.toward(up).grid.reading(up.grid.write(index))
 
     def blocks_of(self, job: Index) -> Iterator[Index]:
         """Yield the present blocks of a job, last axis fastest."""

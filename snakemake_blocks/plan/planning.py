@@ -144,7 +144,9 @@ def _seen_from_afar(task: Task, upstream: Sequence[Task]) -> frozenset[str]:
 
 def _conflict_reach(task: Task, grid: Grid) -> Index:
     """Return the reach of the read-write conflict, zero where the task has none."""
-    return context_reach(grid) if task.read_write_conflict else (0,) * grid.ndim
+    if not task.read_write_conflict:
+        return (0,) * grid.ndim
+    return context_reach(task.operation.conflict_grid(grid))
 
 
 def _sharing(task: Task, grid: Grid) -> Index:

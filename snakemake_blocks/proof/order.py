@@ -16,42 +16,51 @@ from snakemake_blocks.proof.findings import DEFECT, Subject
 from snakemake_blocks.proof.overlaps import as_text, path_of
 from snakemake_blocks.proof.spans import chunk_extent, context_of, sharing_of
 from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.operation import Call
+from snakemake_blocks.tasks.operation import Call, Read
 from snakemake_blocks.tasks.task import Chunks
 
 __all__ = ["check_chunks", "check_order"]
 
 
-def _warn_of_conflict(s: Subject) -> None:
-    """With ``call: arrays`` all that a task reads is declared, so a needless order is seen."""
-    is_known = s.task.operation.call is Call.ARRAYS and not s.in_place
-    if is_known and s.declared.read_write_conflict and any(context_of(s.task.grid)):
-        s.warn(
-            "conflict",
-            "is true, so neighbours wait for one another, but the task does not read what it "
-            "writes; conflict: false lets them run at the same time",
-        )
+def _conflicts(s: Subject, grid: Grid) -> Index:
+    """Return how far apart blocks, or jobs, are of which one reads what the other writes.
+
+    With ``call: arrays`` a block is given of its task's output what is declared; by itself a
+    function may read all of its read Roi, unless each such read says how much.
+    """
+    if not s.declared.read_write_conflict:
+        return (0,) * grid.ndim
+    own = [r for r in s.task.operation.reads.values() if path_of(r.array) in s.in_place]
+    if s.task.operation.call is not Call.ARRAYS and not (own and all(r.context for r in own)):
+        return context_of(grid)
+    reach = (0,) * grid.ndim
+    for read in own:
+        reach = tuple(map(max, reach, context_of(_seen(grid, read))))
+    return reach
+
+
+def _seen(grid: Grid, read: Read) -> Grid:
+    """Return the grid with the context of a read."""
+    return grid if read.context is None else grid.with_context(*read.context)
 
 
 def check_order(s: Subject) -> bool:
     """Prove that conflicting blocks have an order, in jobs by phase, between jobs by inputs."""
     task = s.task
-    _warn_of_conflict(s)
     for grid, phases, what in (
         (task.grid, task.block_phases, "blocks"),
         (task.jobs.jobs, task.phases, "jobs"),
     ):
-        for array in _changed_in_place(s):
-            if _exceeds(context_of(grid, array), phases):
+        for read in _changed_in_place(s):
+            array = read.array
+            if _exceeds(context_of(_seen(grid, read), array), phases):
                 s.refuse(
                     "conflict",
                     f"is false, but {what} read what their neighbours write to {array.path} at "
                     "the same time; set conflict: true or context: 0",
                 )
                 return False
-        needed = (0,) * grid.ndim
-        if s.declared.read_write_conflict:
-            needed = context_of(grid)
+        needed = _conflicts(s, grid)
         if s.declared.chunks is Chunks.COLOR:
             for array in task.operation.outputs:
                 needed = tuple(map(max, needed, sharing_of(grid, array)))
@@ -68,14 +77,14 @@ def check_order(s: Subject) -> bool:
     return _check_inputs(s)
 
 
-def _changed_in_place(s: Subject) -> list[ArrayInfo]:
-    """Return the arrays whose blocks conflict although the task says that none do.
+def _changed_in_place(s: Subject) -> list[Read]:
+    """Return the reads by which blocks conflict although the task says that none do.
 
     With ``call: arrays`` a block is given nothing that another one might be writing.
     """
     if s.declared.read_write_conflict or s.task.operation.call is Call.ARRAYS:
         return []
-    return [a for a in s.task.operation.outputs if path_of(a) in s.in_place]
+    return [r for r in s.task.operation.reads.values() if path_of(r.array) in s.in_place]
 
 
 def _check_inputs(s: Subject) -> bool:
@@ -105,7 +114,7 @@ def _count_block_pairs(s: Subject) -> None:
     """Say what the order of jobs, and of phases inside a job, means for blocks."""
     grid, batched = s.task.grid, s.task.num_jobs < s.task.num_blocks
     if batched and s.declared.read_write_conflict and s.task.jobs.present is None:
-        count = pairs(Phases(grid.shape, context_of(grid)))
+        count = pairs(Phases(grid.shape, _conflicts(s, grid)))
         s.prove(f"{count:,} pairs of blocks conflict and all are ordered, by jobs or inside of one")
 
 
@@ -146,7 +155,7 @@ def check_chunks(s: Subject, *, ordered: bool) -> None:
 
 def _warn_of_phases(s: Subject, guilty: list[ArrayInfo]) -> None:
     jobs, phases = s.task.jobs.jobs, len(s.task.phases)
-    alone = context_of(jobs) if s.declared.read_write_conflict else (0,) * jobs.ndim
+    alone = _conflicts(s, jobs)
     fewer = math.prod(min(n, r + 1) for n, r in zip(jobs.shape, alone, strict=True))
     if fewer < phases:
         key, advice = _alignment(s, guilty)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from snakemake_blocks.geometry.box import Box, Index
-from snakemake_blocks.geometry.tiling import Axis, Integers, Spans
+from snakemake_blocks.geometry.tiling import Axis, Grid, Integers, Spans
 from snakemake_blocks.plan.dependencies import JobGrid
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.proof.spans import (
@@ -22,7 +22,7 @@ from snakemake_blocks.proof.spans import (
     whole_chunks,
 )
 from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.operation import Read, Write
+from snakemake_blocks.tasks.operation import Context, Read, Write
 
 __all__ = ["as_span", "as_text", "common_arrays", "path_of", "paths_of", "writers_of"]
 
@@ -36,10 +36,15 @@ class _Use:
     kind: str
     name: str
     array: ArrayInfo
+    context: Context | None = None
 
     @property
     def writes(self) -> bool:
         return self.kind == "writes"
+
+    def seen(self, grid: Grid) -> Grid:
+        """Return the task's grid, of blocks or jobs, with the context of this read."""
+        return grid if self.context is None else grid.with_context(*self.context)
 
     def __str__(self) -> str:
         return f"tasks.{self.task.name}.{self.kind}.{self.name}"
@@ -54,7 +59,8 @@ def common_arrays(plan: Plan) -> tuple[list[str], list[str]]:
         declared = (("writes", task.operation.writes), ("reads", task.operation.reads))
         for kind, arrays in declared:
             for name, found in arrays.items():
-                uses[path_of(found.array)].append(_Use(task, kind, name, found.array))
+                own = found.context if isinstance(found, Read) else None
+                uses[path_of(found.array)].append(_Use(task, kind, name, found.array, own))
     for path, here in uses.items():
         _check_same(path, here, findings)
         for one, other in itertools.combinations(here, 2):
@@ -114,8 +120,11 @@ def _meeting(late: _Use, early: _Use, *, waits: bool) -> Index | None:
     the block for which another job waited, so then blocks are compared with blocks.
     """
     masked = late.task.jobs.present is not None or early.task.jobs.present is not None
-    grids = [u.task.grid if masked or not waits else u.task.jobs.jobs for u in (late, early)]
-    axes = list(zip(*(grid.axes for grid in grids), strict=True))
+    by_jobs = waits and not masked
+    grids = [u.task.jobs.jobs if by_jobs else u.task.grid for u in (late, early)]
+    seen = [use.seen(grid).axes for use, grid in zip((late, early), grids, strict=True)]
+    waited = late.task.toward(early.task) if waits else late.task.jobs
+    axes = list(zip(*seen, (waited.jobs if by_jobs else waited.grid).axes, strict=True))
     found = _Relation(
         [_along(late, early, pair, a, waits=waits) for a, pair in enumerate(axes)]
     ).first()
@@ -140,20 +149,20 @@ class _Along:
 def _along(
     late: _Use,
     early: _Use,
-    axes: tuple[Axis, Axis],
+    axes: tuple[Axis, Axis, Axis],
     a: int,
     *,
     waits: bool,
     k: Integers | None = None,
 ) -> _Along:
-    mine, theirs = axes
+    mine, theirs, waiting = axes
     array = late.array
     chunk = chunk_extent(array, a)
     if k is None:
         k = telling(
             mine,
             period=math.lcm(theirs.step, chunk),
-            margin=chunk + mine.lower + mine.upper + theirs.lower + theirs.upper,
+            margin=chunk + sum(axis.lower + axis.upper for axis in axes),
             marks=(theirs.begin, theirs.end, array.roi.begin[a], array.roi.end[a]),
         )
     used = clip(mine.writes(k) if late.writes else mine.reads(k), array, a)
@@ -161,7 +170,7 @@ def _along(
         used = whole_chunks(used, array, a)
     meets = theirs.all_writing(used) if early.writes else theirs.all_reading(used)
     none = np.zeros_like(k)
-    return _Along(k, meets, theirs.all_writing(mine.reads(k)) if waits else (none, none))
+    return _Along(k, meets, theirs.all_writing(waiting.reads(k)) if waits else (none, none))
 
 
 @dataclass(frozen=True, slots=True)

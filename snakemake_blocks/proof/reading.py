@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from snakemake_blocks.geometry.box import Box
-from snakemake_blocks.geometry.tiling import Fit
+from snakemake_blocks.geometry.tiling import Fit, Grid
 from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.proof.coverage import first_gap
 from snakemake_blocks.proof.findings import Subject
@@ -19,11 +19,11 @@ __all__ = ["check_after", "check_reading"]
 def check_reading(s: Subject) -> None:
     """Prove that declared reads find what they need."""
     task = s.task
-    reach = task.grid.extent.grow(task.grid.lower, task.grid.upper)
     for name, read in task.operation.reads.items():
         array, key = read.array, f"reads.{name}"
+        grid = task.grid if read.context is None else task.grid.with_context(*read.context)
         if read.fill is None:
-            outside = first_gap(task, reach, [array.roi], task.grid.reading)
+            outside = first_gap(task, _reach(grid), [array.roi], grid.reading)
             if outside is not None:
                 s.refuse(
                     key,
@@ -34,11 +34,16 @@ def check_reading(s: Subject) -> None:
         if path_of(array) in s.in_place:
             _check_in_place(s, key, array)
         else:
-            _check_read(s, key, read, reach)
+            _check_read(s, key, read, grid)
 
 
-def _check_read(s: Subject, key: str, read: Read, reach: Box) -> None:
-    array = read.array
+def _reach(grid: Grid) -> Box:
+    """Return what all blocks read together."""
+    return grid.extent.grow(grid.lower, grid.upper)
+
+
+def _check_read(s: Subject, key: str, read: Read, grid: Grid) -> None:
+    array, reach = read.array, _reach(grid)
     wanted = reach.intersect(s.roi)
     if read.fill is not None:  # it stands for all outside of the array, inside of the roi too
         wanted = wanted.intersect(array.roi)
@@ -65,7 +70,7 @@ def _check_read(s: Subject, key: str, read: Read, reach: Box) -> None:
             f"nothing of {array.path} is read, only the fill: it covers {as_span(array.roi)}, "
             f"blocks read {as_span(reach)}; look at offset and unit of both",
         )
-    gap = first_gap(s.task, wanted, covers, _anywhere(s) if far else s.task.grid.reading)
+    gap = first_gap(s.task, wanted, covers, _anywhere(s) if far else grid.reading)
     if gap is None:
         by = f"written by {', '.join(w.name for w in waited)}" if writers else "existing data"
         s.prove(f"all that it reads of {array.path} inside its roi is {by}")
@@ -128,7 +133,7 @@ def _check_far_reads(s: Subject, up: PlannedTask) -> None:
         return
     if s.task.operation.call is Call.ARRAYS:
         return  # the worker reads for it
-    reach = s.task.grid.extent.grow(s.task.grid.lower, s.task.grid.upper)
+    reach = _reach(s.task.toward(up).grid)
     written = paths_of(up.operation.outputs)
     for name, read in s.task.operation.reads.items():
         part = up.grid.extent.intersect(read.array.roi)
@@ -148,7 +153,7 @@ def _whole(up: PlannedTask) -> str:
 def check_after(s: Subject) -> None:
     """Prove for upstream tasks without a declared array in common that blocks wait for all."""
     task = s.task
-    reach = task.grid.extent.grow(task.grid.lower, task.grid.upper).intersect(s.roi)
+    reach = _reach(task.grid).intersect(s.roi)
     read = paths_of(task.operation.inputs)
     for up in (s.plan.tasks[name] for name in task.upstream):
         if read & paths_of(up.operation.outputs):

@@ -17,12 +17,12 @@ from funlib.geometry import Roi
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Fit, Grid
-from snakemake_blocks.spec.schema import CheckModel, ContextModel, TaskModel, WriteModel
+from snakemake_blocks.spec.schema import CheckModel, ContextModel, ReadModel, TaskModel, WriteModel
 from snakemake_blocks.storage.arrays import block_presence, chunk_shape, describe, obstacle_to
 from snakemake_blocks.system.location import Names
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.dtypes import holds, number_type
-from snakemake_blocks.tasks.operation import Call, Read, Write
+from snakemake_blocks.tasks.operation import Call, Context, Read, Write
 from snakemake_blocks.tasks.sources import call_problems, missing_function
 from snakemake_blocks.tasks.task import PARAMETERS, Task, TaskError
 from snakemake_blocks.tasks.units import conversion, unit_name
@@ -194,6 +194,7 @@ class _TaskDescriber:
             self._check_sizes("block_size", model.block_size, roi.ndim)
             writes = self._writes(roi, reads)
             reads |= self._reads(lambda path: path in own)
+            context, reads = self._contexts(context, reads, roi.ndim)
             self._check_axes(roi, reads, mask)
             self._check_units([*reads.values(), *writes.values()], mask)
         if roi is None or len(self.all.problems) > before:
@@ -380,12 +381,34 @@ class _TaskDescriber:
                     )
                     return
 
-    def _context(self, ndim: int) -> tuple[Index, Index]:
-        context = self.model.context
+    def _contexts(
+        self, default: Context, reads: dict[str, Read], ndim: int
+    ) -> tuple[Context, dict[str, Read]]:
+        """Return what a block reads of all arrays together, and the reads with that of each.
+
+        Where no read says how much, none is told apart from the others.
+        """
+        own = {
+            name: self._sides(read.context, f"reads.{name}.context", ndim)
+            for name, read in self.model.reads.items()
+            if isinstance(read, ReadModel) and read.context is not None
+        }
+        if not own:
+            return default, reads
+        found = {name: replace(r, context=own.get(name, default)) for name, r in reads.items()}
+        lower, upper = (tuple(map(max, *side)) for side in zip(default, *own.values(), strict=True))
+        return (lower, upper), found
+
+    def _context(self, ndim: int) -> Context:
+        return self._sides(self.model.context, "context", ndim)
+
+    def _sides(
+        self, context: int | list[int] | ContextModel, key: str, ndim: int
+    ) -> tuple[Index, Index]:
         if isinstance(context, ContextModel):
-            sides = {"context.lower": context.lower, "context.upper": context.upper}
+            sides = {f"{key}.lower": context.lower, f"{key}.upper": context.upper}
         else:
-            sides = {"context": context}
+            sides = {key: context}
         found = []
         for key, value in sides.items():
             sizes = (value,) * ndim if isinstance(value, int) else tuple(value)

@@ -131,12 +131,30 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ContextModel(_Model):
+    """Context that differs below and above."""
+
+    lower: Sizes = Field(0, description="Towards smaller coordinates, in world units.")
+    upper: Sizes = Field(0, description="Towards larger coordinates, in world units.")
+
+
+Context = Annotated[
+    Annotated[Natural, Tag("<number>")]
+    | Annotated[list[Natural], Tag("<list>")]
+    | Annotated[ContextModel, Tag("<keys>")],
+    _one_of(_number_kind, f"{_SIZES}, or {{lower: ..., upper: ...}}"),
+]
+
+
 class ReadModel(_Model):
     """An array that is read."""
 
     array: ArrayPath = Field(description="Path of the array, relative to this file.")
     fill: Fill | None = Field(
         None, description="Outside of the array: a value, or how it goes on; none: an error."
+    )
+    context: Context | None = Field(
+        None, description="Read beyond what is written, in world units; default: the task's."
     )
 
 
@@ -158,13 +176,6 @@ class RoiModel(_Model):
     shape: list[Positive] = Field(min_length=1, description="Extent of every axis.")
 
 
-class ContextModel(_Model):
-    """Context that differs below and above."""
-
-    lower: Sizes = Field(0, description="Towards smaller coordinates, in world units.")
-    upper: Sizes = Field(0, description="Towards larger coordinates, in world units.")
-
-
 class CheckModel(_Model):
     """Functions that tell whether a block is done, before and after it ran."""
 
@@ -174,7 +185,7 @@ class CheckModel(_Model):
 
 ReadForm = Annotated[
     Annotated[ArrayPath, Tag("<word>")] | Annotated[ReadModel, Tag("<keys>")],
-    _one_of(_text_kind, f"{_PATH}, or {{array: ..., fill: ...}}"),
+    _one_of(_text_kind, f"{_PATH}, or {{array: ..., fill: ..., context: ...}}"),
 ]
 RoiForm = Annotated[
     Annotated[ArrayPath, Tag("<word>")] | Annotated[RoiModel, Tag("<keys>")],
@@ -183,12 +194,6 @@ RoiForm = Annotated[
 CheckForm = Annotated[
     Annotated[FunctionName, Tag("<word>")] | Annotated[CheckModel, Tag("<keys>")],
     _one_of(_text_kind, f"{_CALLABLE}, or {{before: ..., after: ...}}"),
-]
-Context = Annotated[
-    Annotated[Natural, Tag("<number>")]
-    | Annotated[list[Natural], Tag("<list>")]
-    | Annotated[ContextModel, Tag("<keys>")],
-    _one_of(_number_kind, f"{_SIZES}, or {{lower: ..., upper: ...}}"),
 ]
 BlocksPerJob = Annotated[
     Annotated[Positive, Tag("<number>")]
@@ -374,7 +379,9 @@ def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
     """Return which form the keys at a place belong to."""
     if len(loc) < 2:
         return PipelineModel
-    return _INNER[loc[2]] if len(loc) > 2 else TaskModel
+    if len(loc) == 2:
+        return TaskModel
+    return ContextModel if loc[-1] == "context" else _INNER[loc[2]]
 
 
 def _misnamed(pattern: str, value: Any) -> str:

@@ -416,7 +416,7 @@ class Judge:
             if name in task.whole:
                 yield name, *self._of_whole(up, region)
                 continue
-            read = _upstream_ranges(task.grid, region, up.grid)
+            read = _upstream_ranges(task.toward(up).grid, region, up.grid)
             box = Box(
                 tuple(int(low.min(initial=0)) for low, _ in read),
                 tuple(int(high.max(initial=0)) for _, high in read),

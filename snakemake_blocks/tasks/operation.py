@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
+from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Grid
 from snakemake_blocks.tasks.array_info import ArrayInfo, is_array_form
 from snakemake_blocks.tasks.borders import Border, stays_within
-from snakemake_blocks.tasks.forms import fitting, is_number, mapping_of, maybe
+from snakemake_blocks.tasks.forms import (
+    fitting,
+    is_number,
+    list_of,
+    mapping_of,
+    maybe,
+    unfit_key,
+    whole,
+)
 from snakemake_blocks.tasks.functions import FunctionRef, is_function_form
 from snakemake_blocks.tasks.keys import Kind, check_keys, default_of, key, not_among
 from snakemake_blocks.tasks.params import param_problems, unsorted_keys
 
-__all__ = ["Call", "Operation", "Read", "Write"]
+__all__ = ["Call", "Context", "Operation", "Read", "Write"]
+
+
+Context = tuple[Index, Index]
+"""Sizes below and above, in world units, one per axis."""
 
 
 class Call(StrEnum):
@@ -38,10 +51,13 @@ class Read:
         The array.
     fill : int, float or Border, optional
         What stands outside of it: a value, or how it goes on; without it nothing may be read there.
+    context : pair of tuples of int, optional
+        What is read of it below and above the write Roi, in world units; by default the read Roi.
     """
 
     array: ArrayInfo
     fill: int | float | Border | None = None
+    context: Context | None = None
 
     def __post_init__(self) -> None:
         fill: Any = self.fill
@@ -58,7 +74,10 @@ class Read:
     def is_far(self, grid: Grid) -> bool:
         """Tell whether blocks see voxels, beyond the array's ends, that they do not read."""
         array, border = self.array, self.border
-        return border is not None and not stays_within(grid, array.roi, array.voxel_size, border)
+        if border is None:
+            return False
+        seen = grid if self.context is None else grid.with_context(*self.context)
+        return not stays_within(seen, array.roi, array.voxel_size, border)
 
     @property
     def value(self) -> int | float:
@@ -67,24 +86,35 @@ class Read:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
-        return {"array": self.array.to_json(), "fill": self.fill}
+        found = {"array": self.array.to_json(), "fill": self.fill}
+        return found if self.context is None else {**found, "context": [*map(list, self.context)]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Read:
         """Return what :meth:`to_json` described."""
-        return cls(ArrayInfo.from_json(data["array"]), data["fill"])
+        lower, upper = map(tuple, data.get("context", ((), ())))
+        context = (lower, upper) if "context" in data else None
+        return cls(ArrayInfo.from_json(data["array"]), data["fill"], context)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What of it decides what a function sees."""
         array, fill = self.array, self.fill
-        return {
+        found: dict[str, Any] = {
             "array": array.path,
             "dtype": array.dtype,
             "offset": list(array.offset),
             "voxel_size": list(array.voxel_size),
             "fill": _as_recorded(fill),
         }
+        if self.context is not None:
+            lower, upper = map(list, self.context)
+            found["context"] = {"lower": lower, "upper": upper}
+        return found
+
+    def region(self, write: Box, read: Box) -> Box:
+        """Return what a block that writes and reads these Rois is given of the array."""
+        return read if self.context is None else write.grow(*self.context)
 
 
 def _as_recorded(fill: int | float | Border | None) -> int | float | str | None:
@@ -96,6 +126,15 @@ def _as_recorded(fill: int | float | Border | None) -> int | float | str | None:
 
 def _is_fill(value: Any) -> bool:
     return is_number(value) or value in list(Border)
+
+
+def _is_read(value: Any) -> bool:
+    """Tell whether what JSON gave describes a read as :meth:`Read.to_json` does."""
+    form = {"array": is_array_form, "fill": maybe(_is_fill)}
+    if unfit_key(value, form, {"context": list_of(list_of(whole(0)))}) is not None:
+        return False
+    lengths = [len(side) for side in value.get("context", ())]
+    return lengths in ([], [len(value["array"]["shape"])] * 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +182,7 @@ _MAYBE_FUNCTION = Kind(
 )
 _PARAMS = Kind(lambda value: isinstance(value, dict), param_problems, dict)
 _READS = Kind(
-    mapping_of(fitting({"array": is_array_form, "fill": maybe(_is_fill)})),
+    mapping_of(_is_read),
     to_json=_of_each(Read.to_json),
     from_json=_of_each(Read.from_json),
 )
@@ -221,10 +260,50 @@ class Operation:
         return [read.array for read in self.reads.values()]
 
     @property
+    def in_place(self) -> frozenset[str]:
+        """Paths of the arrays that are read and written."""
+        return frozenset(a.path for a in self.inputs) & frozenset(a.path for a in self.outputs)
+
+    def as_read(self, grid: Grid, paths: Collection[str]) -> Grid:
+        """Return a task's grid with the context with which some arrays are read.
+
+        Parameters
+        ----------
+        grid : Grid
+            Of blocks, or of jobs.
+        paths : collection of str
+            The arrays; if none of them is read, the grid keeps the context of the task.
+        """
+        default = (grid.lower, grid.upper)
+        found = [r.context or default for r in self.reads.values() if r.array.path in paths]
+        if not found:
+            return grid
+        lower, upper = (tuple(map(max, *side, side[0])) for side in zip(*found, strict=True))
+        return grid.with_context(lower, upper)
+
+    def conflict_grid(self, grid: Grid) -> Grid:
+        """Return a task's grid with the context with which blocks read what neighbours write.
+
+        With ``call: arrays`` all that is read is declared, so that is known. Other functions may
+        read all of the read Roi by themselves, unless it is said how much they read of what they
+        write.
+        """
+        own = [read for read in self.reads.values() if read.array.path in self.in_place]
+        is_said = bool(own) and all(read.context is not None for read in own)
+        if self.call is not Call.ARRAYS and not is_said:
+            return grid
+        none = (0,) * grid.ndim
+        return self.as_read(grid, self.in_place) if self.in_place else grid.with_context(none, none)
+
+    def with_one_context(self) -> Operation:
+        """Return the operation with every read over the whole read Roi."""
+        reads = {name: replace(read, context=None) for name, read in self.reads.items()}
+        return replace(self, reads=reads)
+
+    @property
     def reads_itself(self) -> bool:
         """Whether the worker reads the task's own output for it, and hides what is not earlier."""
-        written = {array.path for array in self.outputs}
-        return self.call is Call.ARRAYS and any(array.path in written for array in self.inputs)
+        return self.call is Call.ARRAYS and bool(self.in_place)
 
     @property
     def identity(self) -> dict[str, Any]:

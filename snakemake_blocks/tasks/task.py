@@ -25,7 +25,7 @@ from snakemake_blocks.tasks.budget import Budget
 from snakemake_blocks.tasks.dtypes import holds, number_type
 from snakemake_blocks.tasks.functions import FunctionRef
 from snakemake_blocks.tasks.keys import InvalidKeysError, Problem, not_among
-from snakemake_blocks.tasks.operation import Call, Operation, Read
+from snakemake_blocks.tasks.operation import Call, Operation, Read, Write
 from snakemake_blocks.tasks.resources import is_resource_name
 
 __all__ = ["PARAMETERS", "After", "Chunks", "SourceChange", "Task", "TaskError"]
@@ -527,7 +527,8 @@ def _array_problems(task: Task) -> list[Problem]:
                     )
                 )
                 continue
-            found += _multiple_problems(task, place, array)
+            outside = _context_problems(task, place, use) if isinstance(use, Read) else []
+            found += outside or _multiple_problems(task, place, use)
             found += _fill_problems(place, use, written) if isinstance(use, Read) else []
     if task.mask is not None and task.mask.ndim != task.total_roi.dims:
         found.append(
@@ -553,19 +554,39 @@ def _fill_problems(place: str, read: Read, written: Collection[str]) -> list[Pro
     return [(f"{place}.fill", f"{read.array.dtype} of {read.array.path} cannot hold {fill!r}")]
 
 
-def _multiple_problems(task: Task, place: str, array: ArrayInfo) -> list[Problem]:
+def _context_problems(task: Task, place: str, read: Read) -> list[Problem]:
+    """A context of its own lies inside of the read Roi."""
+    if read.context is None:
+        return []
+    if any(len(side) != task.total_roi.dims for side in read.context):
+        sizes = max(map(len, read.context))
+        text = f"{sizes} sizes for a {task.total_roi.dims}-D roi; give one per axis"
+        return [(f"{place}.context", text)]
+    sides = zip(read.context, (task.lower, task.upper), strict=True)
+    if all(0 <= mine <= most for own, all_ in sides for mine, most in zip(own, all_, strict=True)):
+        return []
+    lower, upper = map(_text, read.context)
+    return [(f"{place}.context", f"{lower} below and {upper} above are not in the read Roi")]
+
+
+def _multiple_problems(task: Task, place: str, use: Read | Write) -> list[Problem]:
     """Blocks and contexts have to be whole voxels of every array."""
-    found = []
-    context = tuple(
-        low if low % v else up
-        for low, up, v in zip(task.lower, task.upper, array.voxel_size, strict=True)
-    )
-    for name, sizes in {"block_size": tuple(task.write_roi.shape), "context": context}.items():
+    found, array, lengths = [], use.array, {"block_size": tuple(task.write_roi.shape)}
+    own = use.context if isinstance(use, Read) else None
+    reads = task.operation.reads.values()
+    if own is not None or not reads or any(read.context is None for read in reads):
+        lower, upper = own or (task.lower, task.upper)
+        sides = zip(lower, upper, array.voxel_size, strict=True)
+        lengths["context" if own is None else f"{place}.context"] = tuple(
+            low if low % v else up for low, up, v in sides
+        )
+    for name, sizes in lengths.items():
         if any(size % v for size, v in zip(sizes, array.voxel_size, strict=True)):
+            what = "block size" if name == "block_size" else "context"
             found.append(
                 (
                     name,
-                    f"{name.replace('_', ' ')} {_text(sizes)} is not a multiple of the voxel size "
+                    f"{what} {_text(sizes)} is not a multiple of the voxel size "
                     f"{_text(array.voxel_size)} of {array.path} ({place})",
                 )
             )

@@ -79,17 +79,19 @@ class ArrayCall:
             If the function returns something else than the task writes, or what the block reads
             cannot be read or fills the memory.
         """
-        region = Box.from_roi(block.read_roi)
-        inputs = {n: self._input(n, r, region, visible) for n, r in self.operation.reads.items()}
+        target, whole = Box.from_roi(block.write_roi), Box.from_roi(block.read_roi)
+        reads = self.operation.reads
+        regions = {name: read.region(target, whole) for name, read in reads.items()}
+        inputs = {n: self._input(n, read, regions[n], visible) for n, read in reads.items()}
         more = {"block": block} if self._takes_block else {}
         returned = self._named(self.function(**inputs, **more, **self.params))
-        target = Box.from_roi(block.write_roi)
+        shapes = list(dict.fromkeys((whole, target, *regions.values())))
         return {
             name: self._cropped(
                 name,
                 as_values(returned[name], f"{self.operation.function.name}: {name}"),
                 write.array,
-                region,
+                shapes,
                 target,
             )
             for name, write in self.operation.writes.items()
@@ -135,15 +137,18 @@ class ArrayCall:
         return result
 
     def _cropped(
-        self, name: str, values: NDArray[Any], array: ArrayInfo, region: Box, target: Box
+        self, name: str, values: NDArray[Any], array: ArrayInfo, regions: list[Box], target: Box
     ) -> NDArray[Any]:
-        """Return what lies in the write Roi of values that cover the read Roi or just that."""
-        for box in (region, target):
-            if values.shape == array.channels + array.voxels(box).shape:
-                return values[array.slices_in(target, box)]
+        """Return what lies in the write Roi of values that cover one of the regions.
+
+        The first two are the read and the write Roi; others count where no two have one shape.
+        """
+        fits = [b for b in regions if values.shape == array.channels + array.voxels(b).shape]
+        if fits and (fits[0] in regions[:2] or len(fits) == 1):
+            return values[array.slices_in(target, fits[0])]
         raise InputError(
             f"{self.operation.function.name}: {name} has shape {values.shape}; expected "
-            f"{array.channels + array.voxels(region).shape} (read Roi) or "
+            f"{array.channels + array.voxels(regions[0]).shape} (read Roi) or "
             f"{array.channels + array.voxels(target).shape} (write Roi)"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def check_context(
     """
     if name not in plan.tasks:
         raise InputError(f"there is no task {name!r}; known are {', '.join(plan.tasks)}")
-    task = plan.tasks[name]
+    task = replace(plan.tasks[name], operation=plan.tasks[name].operation.with_one_context())
     if task.operation.call is not Call.ARRAYS:
         raise InputError(
             f"task {name}: check-context needs call: arrays, it has call: {task.operation.call}"

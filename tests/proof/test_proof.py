@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from snakemake_blocks.errors import PlanError, SpecError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.phases import Phases
-from snakemake_blocks.plan.dependencies import needed_jobs
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.plan.planning import plan_pipeline
 from snakemake_blocks.proof.findings import Proof
@@ -190,11 +189,22 @@ def test_blocks_in_batches_are_ordered_by_jobs_and_inside_of_them() -> None:
     ]
 
 
-def test_an_order_that_nobody_needs_is_a_warning() -> None:
-    (warning,) = proof_of(*demo(smooth={"conflict": True})).warnings
-    assert warning.startswith("tasks.smooth.conflict: is true, so neighbours wait for one another")
-    assert not proof_of(*demo(smooth={"conflict": True, "context": 0})).warnings
-    assert not proof_of(*demo(smooth={"conflict": True, "call": "block"})).warnings
+def test_nobody_waits_who_reads_nothing_of_what_neighbours_write() -> None:
+    told = "smooth: no two jobs conflict, all 64 may run together"
+    assert told in proof_of(*demo(smooth={"conflict": True})).proved
+    assert told not in proof_of(*demo(smooth={"conflict": True, "call": "block"})).proved
+
+
+def test_a_context_of_its_own_decides_who_conflicts_and_what_is_waited_for() -> None:
+    near = {"labels": Read(LABELS, 0, ((0, 0), (10, 0)))}
+    reads = {"smoothed": Read(SMOOTHED, 0, ((0, 10), (0, 0))), **near}
+    plan, tasks = planned(*demo(segment={"reads": reads}))
+    proof, segment = check_plan(plan, tasks), plan.tasks["segment"]
+    assert proof.holds
+    assert segment.grid.read((1, 1)) == Box((118, 118), (266, 266)), "what the task says"
+    assert segment.reach == (1, 0), "one waits for the one below it on the first axis alone"
+    upstream = [path for job in plan.jobs("segment") for path in job.upstream if "1-1" in job.name]
+    assert len(upstream) == 2 * 3, "and for half a block more on the second one"
 
 
 def test_sharing_that_costs_no_phase_is_no_warning() -> None:
@@ -558,6 +568,13 @@ def chunks_of(box: Box, info: ArrayInfo) -> set[Index]:
     return {tuple(x // c for x, c in zip(v, size, strict=True)) for v in inside(box, info)}
 
 
+def reads_toward(t: PlannedTask, b: Index, up: PlannedTask) -> list[Box]:
+    """What a block reads of what an upstream task writes; all it reads, where nothing is said."""
+    written = {w.array.path for w in up.operation.writes.values()}
+    reads = [r for r in t.operation.reads.values() if r.array.path in written]
+    return [read_of(t, b, r) for r in reads] or [t.grid.read(b)]
+
+
 class Order:
     """Which of two blocks comes first, by nothing but the inputs that jobs have."""
 
@@ -567,11 +584,7 @@ class Order:
         self.above: dict[tuple[str, Index], set[tuple[str, Index]]] = {}
         for name, t in plan.tasks.items():
             for job in sorted((j.index for j in plan.jobs(name)), key=t.phases.of):
-                needed = {
-                    (up, u)
-                    for up in t.upstream
-                    for u in needed_jobs(t.jobs, job, plan.tasks[up].jobs)
-                }
+                needed = {(up, u) for up in t.upstream for u in t.needed_jobs(job, plan.tasks[up])}
                 inputs = needed | {(name, u) for u in t.phases.predecessors(job)}
                 self.upstream[name, job] = needed
                 self.above[name, job] = inputs.union(*(self.above[i] for i in inputs))
@@ -592,12 +605,20 @@ class Order:
         tasks = [self.plan.tasks[n] for n, _ in (late, early)]
         if all(t.jobs.present is None for t in tasks):
             return self.job(*early) in self.upstream[self.job(*late)]
-        read, write = tasks[0].grid.read(late[1]), tasks[1].grid.write(early[1])
-        return early[0] in tasks[0].upstream and read.meets(write)
+        write = tasks[1].grid.write(early[1])
+        return early[0] in tasks[0].upstream and any(
+            read.meets(write) for read in reads_toward(tasks[0], late[1], tasks[1])
+        )
 
 
 def name_of(info: ArrayInfo) -> str:
     return info.path.removeprefix("./")
+
+
+def read_of(t: PlannedTask, b: Index, read: Read) -> Box:
+    """What a block reads of an array."""
+    write = t.grid.write(b)
+    return write.grow(*read.context) if read.context else t.grid.read(b)
 
 
 def dangers(plan: Plan, tasks: dict[str, Task]) -> Iterator[tuple[Any, Any]]:
@@ -605,7 +626,7 @@ def dangers(plan: Plan, tasks: dict[str, Task]) -> Iterator[tuple[Any, Any]]:
     wrote, read = {}, {}
     for n, t in plan.tasks.items():
         for b in blocks_of(t):
-            write, reach = t.grid.write(b), t.grid.read(b)
+            write = t.grid.write(b)
             voxels = {
                 (name_of(w.array), v)
                 for w in t.operation.writes.values()
@@ -620,13 +641,18 @@ def dangers(plan: Plan, tasks: dict[str, Task]) -> Iterator[tuple[Any, Any]]:
             read[n, b] = {
                 (name_of(r.array), v)
                 for r in t.operation.reads.values()
-                for v in inside(reach, r.array)
+                for v in inside(read_of(t, b, r), r.array)
             }
     for one, other in itertools.permutations(wrote, 2):
         t = plan.tasks[one[0]]
         voxels, chunks, write = wrote[one]
         if one[0] == other[0]:
-            declared = tasks[t.name].read_write_conflict and write.meets(t.grid.read(other[1]))
+            seen = [t.grid.read(other[1])]
+            written = {name_of(w.array) for w in t.operation.writes.values()}
+            own = [r for r in t.operation.reads.values() if name_of(r.array) in written]
+            if t.operation.call == "arrays" or (own and all(r.context for r in own)):
+                seen = [read_of(t, other[1], r) for r in own]
+            declared = tasks[t.name].read_write_conflict and any(map(write.meets, seen))
             meets = declared or (t.operation.call != "arrays" and voxels & read[other])
         else:
             meets = voxels & read[other]
@@ -650,7 +676,7 @@ def misplaced(plan: Plan, tasks: dict[str, Task]) -> Iterator[str]:
                 for u in plan.tasks.values()
                 if path in {name_of(w.array) for w in u.operation.writes.values()} and u is not t
             ]
-            reads = [grid.read(b) for b in blocks_of(t)]
+            reads = [read_of(t, b, r) for b in blocks_of(t)]
             if r.fill is None and any(not r.array.roi.covers(read) for read in reads):
                 yield f"{name}.reads.{key}"
             if path in own:
@@ -715,19 +741,23 @@ def pipelines(draw: st.DrawFn) -> tuple[Task, ...]:
             for kind in ("reads", "writes")
         }
         fill = draw(st.sampled_from([0, 0, None]))
+        context = (draw(st.integers(0, 3)) * voxel, draw(st.integers(0, 3)) * voxel)
+        own = st.none() | st.tuples(
+            *(st.tuples(*[st.integers(0, c // voxel).map(voxel.__mul__)] * ndim) for c in context)
+        )
         call = draw(st.sampled_from(["arrays", "block"])) if use["writes"] else "block"
         try:
             made = task(
                 name,
                 roi,
                 numbers(1, 5),
-                (draw(st.integers(0, 3)) * voxel, draw(st.integers(0, 3)) * voxel),
+                context,
                 fit=draw(st.sampled_from(["valid", "shrink", "overhang"])),
                 conflict=draw(st.booleans()),
                 call=call,
                 chunks=draw(st.sampled_from(["color", "color", "refuse"])),
                 blocks_per_job=draw(st.integers(1, 5)),
-                reads={x.path: Read(x, fill) for x in use["reads"]},
+                reads={x.path: Read(x, fill, draw(own)) for x in use["reads"]},
                 writes={x.path: x for x in use["writes"]},
                 after=draw(
                     st.lists(st.sampled_from([t.task_id for t in tasks] or [""]), max_size=1)
@@ -895,7 +925,7 @@ def test_one_block_of_a_class_speaks_for_all(data: st.DataObject) -> None:
     late, early = some("late", "writes"), some("early", data.draw(st.sampled_from(KINDS)))
     if data.draw(st.booleans()):
         late = replace(late, kind="reads")
-    axes = (late.task.grid.axes[0], early.task.grid.axes[0])
+    axes = (late.task.grid.axes[0], early.task.grid.axes[0], late.task.grid.axes[0])
     every = np.arange(len(axes[0]))
     waits = data.draw(st.booleans())
 

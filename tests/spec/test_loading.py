@@ -96,7 +96,7 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a foreign key": (
         {"reads": {"raw": {"array": "s.zarr/raw", "colour": 0}}},
-        "reads.raw.colour: is not a known key; known are array, fill",
+        "reads.raw.colour: is not a known key; known are array, fill, context",
     ),
     "no roi": ({"roi": MISSING}, "roi: is missing"),
     "no function": ({"function": MISSING}, "function: is missing"),
