@@ -193,7 +193,7 @@ class TestPlan:
     def test_as_json(self, stored: Project) -> None:
         found = json.loads(stored.cli("plan", "pipeline.yaml", "--json").stdout)
         task = found["tasks"]["smooth"]
-        assert (task["blocks"], task["jobs"], task["phases"], task["grid"]) == (8, 8, 4, [4, 2])
+        assert (task["blocks"], task["jobs"], task["phases"], task["grid"]) == (8, 8, 1, [4, 2])
         assert (found["violations"], found["name"]) == ([], "pipeline.yaml")
 
     def test_as_a_table(self, stored: Project) -> None:
