@@ -17,7 +17,16 @@ from funlib.geometry import Roi
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Fit, Grid
-from snakemake_blocks.spec.schema import CheckModel, ContextModel, ReadModel, TaskModel, WriteModel
+from snakemake_blocks.spec.schema import (
+    CheckModel,
+    ReadModel,
+    SidesModel,
+    TaskModel,
+    VoxelContextModel,
+    VoxelRoiModel,
+    VoxelSizesModel,
+    WriteModel,
+)
 from snakemake_blocks.storage.arrays import block_presence, chunk_shape, describe, obstacle_to
 from snakemake_blocks.system.location import Names
 from snakemake_blocks.tasks.array_info import ArrayInfo
@@ -173,6 +182,8 @@ class _TaskDescriber:
     all: Describer
     name: str
     model: TaskModel
+    # World units, one per axis; empty where it is not known.
+    _block_size: Index = field(default=(), init=False)
 
     def _say(self, key: str, text: str) -> None:
         self.all.say(f"tasks.{self.name}.{key}", text)
@@ -187,14 +198,15 @@ class _TaskDescriber:
         self._check_functions()
         timeout = self._timeout()
         reads = self._reads(lambda path: path not in own)
-        roi = self._roi()
+        ruler = self._ruler(reads)
+        roi = self._roi(ruler)
         mask = self._mask()
         if roi is not None:
-            context = self._context(roi.ndim)
-            self._check_sizes("block_size", model.block_size, roi.ndim)
+            self._block_size = self._sizes(model.block_size, "block_size", roi.ndim, ruler)
+            context = self._sides(model.context, "context", roi.ndim, ruler)
             writes = self._writes(roi, reads)
             reads |= self._reads(lambda path: path in own)
-            context, reads = self._contexts(context, reads, roi.ndim)
+            context, reads = self._contexts(context, reads, roi.ndim, ruler)
             self._check_axes(roi, reads, mask)
             self._check_units([*reads.values(), *writes.values()], mask)
         if roi is None or len(self.all.problems) > before:
@@ -212,7 +224,7 @@ class _TaskDescriber:
         timeout: float | None,
     ) -> Task | None:
         model, check = self.model, self.model.check
-        end = tuple(b + w for b, w in zip(roi.begin, model.block_size, strict=True))
+        end = tuple(b + w for b, w in zip(roi.begin, self._block_size, strict=True))
         block = Box(roi.begin, end)
         pair = (check.before, check.after) if isinstance(check, CheckModel) else check
         given = {key: getattr(model, key) for key in type(model).model_fields}
@@ -323,16 +335,41 @@ class _TaskDescriber:
                     self._say(f"reads.{name}.fill", f"{array.dtype} of {path} cannot hold {fill}")
         return found
 
-    def _roi(self) -> Box | None:
+    def _ruler(self, reads: Mapping[str, Read]) -> ArrayInfo | None:
+        """Return the array whose voxels are counted: that of the roi, else the first one read."""
         roi = self.model.roi
         if isinstance(roi, str):
-            array = self.all.array(roi, f"tasks.{self.name}.roi")
-            return array.roi if array else None
-        if len(roi.offset) != len(roi.shape):
-            lengths = f"{len(roi.offset)} axes by offset, {len(roi.shape)} by shape"
+            return self.all.array(roi, f"tasks.{self.name}.roi")
+        return next((read.array for read in reads.values()), None)
+
+    def _roi(self, ruler: ArrayInfo | None) -> Box | None:
+        roi = self.model.roi
+        if isinstance(roi, str):
+            return ruler.roi if ruler else None
+        place = roi.voxels if isinstance(roi, VoxelRoiModel) else roi
+        if len(place.offset) != len(place.shape):
+            lengths = f"{len(place.offset)} axes by offset, {len(place.shape)} by shape"
             self._say("roi", f"{lengths}; give both an entry per axis")
             return None
-        return Box.from_roi(Roi(roi.offset, roi.shape))
+        if place is roi:
+            return Box.from_roi(Roi(place.offset, place.shape))
+        ndim = len(place.shape)
+        size = self._voxel("roi", ndim, ruler)
+        if not size or ruler is None:
+            return None
+        begin = tuple(o + n * v for o, n, v in zip(ruler.offset, place.offset, size, strict=True))
+        shape = tuple(n * v for n, v in zip(place.shape, size, strict=True))
+        return Box(begin, tuple(b + n for b, n in zip(begin, shape, strict=True)))
+
+    def _voxel(self, key: str, ndim: int, ruler: ArrayInfo | None) -> Index:
+        """Return the size of a voxel, for sizes that are counted in voxels; empty without one."""
+        if ruler is None:
+            self._say(key, "there is no array whose voxels could be counted; use world units")
+        elif ruler.ndim != ndim:
+            self._say(key, f"{ruler.path} has {ruler.ndim} spatial axes, the roi {ndim}")
+        else:
+            return ruler.voxel_size
+        return ()
 
     def _mask(self) -> ArrayInfo | None:
         path = self.model.mask
@@ -348,12 +385,23 @@ class _TaskDescriber:
             return None
         return self.all.array(path, f"tasks.{self.name}.mask")
 
-    def _check_sizes(self, key: str, sizes: Sequence[int], ndim: int) -> bool:
-        if len(sizes) == ndim:
-            return True
-        entries = "1 size" if len(sizes) == 1 else f"{len(sizes)} sizes"
-        self._say(key, f"{entries} for a {ndim}-D roi; give one per axis")
-        return False
+    def _sizes(
+        self,
+        value: int | list[int] | VoxelSizesModel,
+        key: str,
+        ndim: int,
+        ruler: ArrayInfo | None = None,
+    ) -> Index:
+        """Return sizes in world units, one per axis; of wrong ones a problem is noted."""
+        scale: Index = (1,) * ndim
+        if isinstance(value, VoxelSizesModel):
+            value, scale = value.voxels, self._voxel(key, ndim, ruler)
+        sizes = (value,) * ndim if isinstance(value, int) else tuple(value)
+        if len(sizes) != ndim:
+            entries = "1 size" if len(sizes) == 1 else f"{len(sizes)} sizes"
+            self._say(key, f"{entries} for a {ndim}-D roi; give one per axis")
+            return ()
+        return tuple(n * v for n, v in zip(sizes, scale, strict=True)) if scale else ()
 
     def _check_axes(self, roi: Box, reads: Mapping[str, Read], mask: ArrayInfo | None) -> None:
         used = {f"reads.{name}": read.array for name, read in reads.items()}
@@ -382,14 +430,14 @@ class _TaskDescriber:
                     return
 
     def _contexts(
-        self, default: Context, reads: dict[str, Read], ndim: int
+        self, default: Context, reads: dict[str, Read], ndim: int, ruler: ArrayInfo | None
     ) -> tuple[Context, dict[str, Read]]:
         """Return what a block reads of all arrays together, and the reads with that of each.
 
         Where no read says how much, none is told apart from the others.
         """
         own = {
-            name: self._sides(read.context, f"reads.{name}.context", ndim)
+            name: self._sides(read.context, f"reads.{name}.context", ndim, ruler)
             for name, read in self.model.reads.items()
             if isinstance(read, ReadModel) and read.context is not None
         }
@@ -399,20 +447,26 @@ class _TaskDescriber:
         lower, upper = (tuple(map(max, *side)) for side in zip(default, *own.values(), strict=True))
         return (lower, upper), found
 
-    def _context(self, ndim: int) -> Context:
-        return self._sides(self.model.context, "context", ndim)
-
     def _sides(
-        self, context: int | list[int] | ContextModel, key: str, ndim: int
-    ) -> tuple[Index, Index]:
-        if isinstance(context, ContextModel):
+        self,
+        context: int | list[int] | SidesModel | VoxelContextModel,
+        key: str,
+        ndim: int,
+        ruler: ArrayInfo | None,
+    ) -> Context:
+        """Return a context below and above, in world units."""
+        scale: Index = (1,) * ndim
+        if isinstance(context, VoxelContextModel):
+            context, scale = context.voxels, self._voxel(key, ndim, ruler)
+        if isinstance(context, SidesModel):
             sides = {f"{key}.lower": context.lower, f"{key}.upper": context.upper}
         else:
             sides = {key: context}
         found = []
-        for key, value in sides.items():
-            sizes = (value,) * ndim if isinstance(value, int) else tuple(value)
-            found.append(sizes if self._check_sizes(key, sizes, ndim) else (0,) * ndim)
+        for place, value in sides.items():
+            sizes = self._sizes(value, place, ndim)
+            known = tuple(n * v for n, v in zip(sizes, scale, strict=False))
+            found.append(known if len(known) == ndim else (0,) * ndim)
         return found[0], found[-1]
 
     def _writes(self, roi: Box, reads: Mapping[str, Read]) -> dict[str, Write]:
@@ -474,17 +528,18 @@ class _TaskDescriber:
         model = self.model
         like = self._like(roi, reads)
         voxel = write.voxel_size or (like.voxel_size if like else (1,) * roi.ndim)
-        if not self._check_sizes(f"{key}.voxel_size", voxel, roi.ndim):
+        voxel = self._sizes(list(voxel), f"{key}.voxel_size", roi.ndim)
+        if not voxel:
             return None
-        if len(model.block_size) != roi.ndim:
+        if len(self._block_size) != roi.ndim:
             return None
         none = (0,) * roi.ndim
         grid = Grid.from_write_extent(
-            roi, block_size=model.block_size, lower=none, upper=none, fit=model.fit
+            roi, block_size=self._block_size, lower=none, upper=none, fit=model.fit
         )
         extent = roi.union(grid.extent)
         itemsize = int(np.dtype(dtype).itemsize) * math.prod(write.channels)
-        block = [max(1, w // v) for w, v in zip(model.block_size, voxel, strict=True)]
+        block = [max(1, w // v) for w, v in zip(self._block_size, voxel, strict=True)]
         return ArrayInfo(
             path=self.all.plain(write.array),
             offset=extent.begin,

@@ -29,9 +29,13 @@ from snakemake_blocks.tasks.units import unit_name
 
 __all__ = [
     "CheckModel",
-    "ContextModel",
     "PipelineModel",
+    "ReadModel",
+    "SidesModel",
     "TaskModel",
+    "VoxelContextModel",
+    "VoxelRoiModel",
+    "VoxelSizesModel",
     "WriteModel",
     "json_schema",
     "problems_of",
@@ -57,6 +61,15 @@ def _number_kind(value: Any) -> str:
         return "<list>"
     found = _text_kind(value)
     return "<number>" if found == "<other>" else found
+
+
+def _voxel_kind(value: Any) -> str:
+    """Tell sizes in voxels from others."""
+    found = _number_kind(value)
+    has_voxels = isinstance(value, VoxelSizesModel | VoxelContextModel | VoxelRoiModel) or (
+        isinstance(value, Mapping) and "voxels" in value
+    )
+    return "<voxels>" if has_voxels else found
 
 
 def _scalar_kind(value: Any) -> str:
@@ -131,18 +144,52 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ContextModel(_Model):
+class SidesModel(_Model):
     """Context that differs below and above."""
 
-    lower: Sizes = Field(0, description="Towards smaller coordinates, in world units.")
-    upper: Sizes = Field(0, description="Towards larger coordinates, in world units.")
+    lower: Sizes = Field(0, description="Towards smaller coordinates.")
+    upper: Sizes = Field(0, description="Towards larger coordinates.")
+
+
+_SIDES = f"{_SIZES}, or {{lower: ..., upper: ...}}"
+Sides = Annotated[
+    Annotated[Natural, Tag("<number>")]
+    | Annotated[list[Natural], Tag("<list>")]
+    | Annotated[SidesModel, Tag("<keys>")],
+    _one_of(_number_kind, _SIDES),
+]
+
+
+class VoxelContextModel(_Model):
+    """Context counted in voxels."""
+
+    voxels: Sides = Field(description="A number, one per axis, or lower and upper.")
 
 
 Context = Annotated[
     Annotated[Natural, Tag("<number>")]
     | Annotated[list[Natural], Tag("<list>")]
-    | Annotated[ContextModel, Tag("<keys>")],
-    _one_of(_number_kind, f"{_SIZES}, or {{lower: ..., upper: ...}}"),
+    | Annotated[SidesModel, Tag("<keys>")]
+    | Annotated[VoxelContextModel, Tag("<voxels>")],
+    _one_of(_voxel_kind, f"{_SIDES}, or {{voxels: ...}}"),
+]
+BlockSizes = Annotated[
+    Annotated[Positive, Tag("<number>")] | Annotated[list[Positive], Tag("<list>")],
+    _one_of(_number_kind, _SIZES),
+]
+
+
+class VoxelSizesModel(_Model):
+    """Sizes counted in voxels."""
+
+    voxels: BlockSizes = Field(description="A number for all axes, or one per axis.")
+
+
+BlockSize = Annotated[
+    Annotated[Positive, Tag("<number>")]
+    | Annotated[list[Positive], Tag("<list>")]
+    | Annotated[VoxelSizesModel, Tag("<voxels>")],
+    _one_of(_voxel_kind, f"{_SIZES}, or {{voxels: ...}}"),
 ]
 
 
@@ -154,7 +201,7 @@ class ReadModel(_Model):
         None, description="Outside of the array: a value, or how it goes on; none: an error."
     )
     context: Context | None = Field(
-        None, description="Read beyond what is written, in world units; default: the task's."
+        None, description="Read beyond what is written, as the task's; default: that."
     )
 
 
@@ -176,6 +223,12 @@ class RoiModel(_Model):
     shape: list[Positive] = Field(min_length=1, description="Extent of every axis.")
 
 
+class VoxelRoiModel(_Model):
+    """A region counted in voxels."""
+
+    voxels: RoiModel = Field(description="offset and shape, from the array's first voxel on.")
+
+
 class CheckModel(_Model):
     """Functions that tell whether a block is done, before and after it ran."""
 
@@ -188,8 +241,12 @@ ReadForm = Annotated[
     _one_of(_text_kind, f"{_PATH}, or {{array: ..., fill: ..., context: ...}}"),
 ]
 RoiForm = Annotated[
-    Annotated[ArrayPath, Tag("<word>")] | Annotated[RoiModel, Tag("<keys>")],
-    _one_of(_text_kind, f"{_PATH}, or {{offset: [...], shape: [...]}}"),
+    Annotated[ArrayPath, Tag("<word>")]
+    | Annotated[RoiModel, Tag("<keys>")]
+    | Annotated[VoxelRoiModel, Tag("<voxels>")],
+    _one_of(
+        _voxel_kind, f"{_PATH}, or {{offset: [...], shape: [...]}}, by themselves or as voxels"
+    ),
 ]
 CheckForm = Annotated[
     Annotated[FunctionName, Tag("<word>")] | Annotated[CheckModel, Tag("<keys>")],
@@ -232,7 +289,8 @@ _INNER: dict[str, type[BaseModel]] = {
     "reads": ReadModel,
     "writes": WriteModel,
     "roi": RoiModel,
-    "context": ContextModel,
+    "context": SidesModel,
+    "block_size": VoxelSizesModel,
     "check": CheckModel,
     "after": AfterModel,
 }
@@ -247,8 +305,10 @@ class TaskModel(_Model):
     reads: dict[ArgumentName, ReadForm] = Field({}, description="Arrays read, by argument name.")
     writes: dict[ArgumentName, WriteModel] = Field({}, description="Arrays written, by name.")
     roi: RoiForm = Field(description="Region to WRITE: an array's, or offset and shape.")
-    block_size: list[Positive] = Field(description="What one block writes, in world units.")
-    context: Context = Field(0, description="Read beyond what is written, in world units.")
+    block_size: BlockSize = Field(description="What one block writes, in world units or voxels.")
+    context: Context = Field(
+        0, description="Read beyond what is written, in world units or voxels."
+    )
     fit: Fit = Field(Fit.VALID, description="What to do where the roi is no multiple of a block.")
     conflict: Flag = Field(True, description="Blocks read what their neighbours write.")
     mask: ArrayPath | None = Field(None, description="Array whose zeros need no processing.")
@@ -297,7 +357,9 @@ def json_schema() -> dict[str, Any]:
 
 
 # What pydantic puts into places beside keys; a user may have such keys, too.
-_MARKS = frozenset({"<keys>", "<word>", "<other>", "<list>", "<number>", "<whole>", "[key]"})
+_MARKS = frozenset(
+    {"<keys>", "<word>", "<other>", "<list>", "<number>", "<whole>", "<voxels>", "[key]"}
+)
 
 
 def problems_of(error: ValidationError) -> list[tuple[tuple[Any, ...], str]]:
@@ -381,7 +443,9 @@ def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
         return PipelineModel
     if len(loc) == 2:
         return TaskModel
-    return ContextModel if loc[-1] == "context" else _INNER[loc[2]]
+    if "context" in loc[2:]:
+        return SidesModel
+    return _INNER[loc[2]]
 
 
 def _misnamed(pattern: str, value: Any) -> str:

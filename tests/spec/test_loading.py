@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -101,7 +101,22 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     "no roi": ({"roi": MISSING}, "roi: is missing"),
     "no function": ({"function": MISSING}, "function: is missing"),
     # types
-    "one number for a list": ({"block_size": 16}, "block_size: must be a list in brackets, got 16"),
+    "another key than voxels": (
+        {"block_size": {"voxels": 16, "units": 4}},
+        "block_size.units: is not a known key; known are voxels",
+    ),
+    "no voxels": (
+        {"block_size": {"voxels": [16, 0]}},
+        "block_size.voxels.1: must be at least 1, got 0",
+    ),
+    "too few voxels": (
+        {"block_size": {"voxels": [16]}},
+        "block_size: 1 size for a 2-D roi; give one per axis",
+    ),
+    "voxels on one side": (
+        {"context": {"voxels": {"lover": 2}}},
+        "context.voxels.lover: is not a known key; did you mean lower?",
+    ),
     "a truth for a size": (
         {"block_size": [True, 16]},
         "block_size.0: must be a whole number, got true",
@@ -128,7 +143,7 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     "text for a context": (
         {"context": "wide"},
         "context: must be a whole number, or a list with one per axis, or {lower: ..., upper: "
-        '...}, got "wide"',
+        '...}, or {voxels: ...}, got "wide"',
     ),
     "an unknown fit": ({"fit": "srink"}, 'fit: must be valid, overhang or shrink, got "srink"'),
     "an unknown call": ({"call": "array"}, 'call: must be block, arrays or worker, got "array"'),
@@ -506,9 +521,10 @@ class TestAllAtOnce:
     def test_a_mistake_of_form_hides_no_writer(self, stored: Project) -> None:
         reader = {**SMOOTH, "reads": {"raw": "s.zarr/out"}, "after": ["a"]}
         reader["writes"] = {"out": {"array": "s.zarr/out2", "dtype": "uint8"}}
-        stored.write(("a", {**SMOOTH, "block_size": 16}), ("b", reader))
+        stored.write(("a", {**SMOOTH, "block_size": "16"}), ("b", reader))
         assert refused(stored.pipeline) == [
-            "pipeline.yaml: tasks.a.block_size: must be a list in brackets, got 16"
+            "pipeline.yaml: tasks.a.block_size: must be a whole number, or a list with one per "
+            'axis, or {voxels: ...}, got "16"'
         ]
 
     def test_one_array_that_is_missing_is_named_once(self, stored: Project) -> None:
@@ -615,6 +631,70 @@ class TestTasks:
         assert stored.files() == before
 
 
+class TestVoxels:
+    """Sizes counted in voxels of the roi's array, else of the first one read."""
+
+    COARSE: ClassVar[dict[str, Any]] = {
+        **SMOOTH,
+        "reads": {"raw": {"array": "s.zarr/coarse", "fill": 0}},
+        "roi": "s.zarr/coarse",
+        "context": 0,
+    }
+
+    def same(self, stored: Project, one: dict[str, Any], other: dict[str, Any]) -> None:
+        """Both changes of a task give the same blocks, and the same arrays to make."""
+        found = []
+        for change in (one, other):
+            stored.write(("smooth", {**self.COARSE, **change}))
+            (task,) = load_pipeline(stored.pipeline).tasks
+            context = task.operation.reads["raw"].context
+            found.append((task.grid, task.write_extent, task.operation.outputs, context))
+        assert found[0] == found[1]
+
+    def test_are_those_of_the_rois_array(self, stored: Project) -> None:
+        """Its voxels are 4 by 2."""
+        self.same(
+            stored,
+            {
+                "block_size": {"voxels": [4, 8]},
+                "context": {"voxels": {"lower": 1, "upper": [0, 3]}},
+            },
+            {"block_size": [16, 16], "context": {"lower": [4, 2], "upper": [0, 6]}},
+        )
+
+    def test_one_number_is_for_all_axes(self, stored: Project) -> None:
+        self.same(
+            stored,
+            {"block_size": {"voxels": 4}, "context": {"voxels": 2}},
+            {"block_size": [16, 8], "context": [8, 4]},
+        )
+        self.same(stored, {"block_size": 16}, {"block_size": [16, 16]})
+
+    def test_of_a_read(self, stored: Project) -> None:
+        def read(context: Any) -> dict[str, Any]:
+            one = {"array": "s.zarr/coarse", "fill": 0, "context": context}
+            return {"reads": {"raw": one}, "context": 0}
+
+        self.same(stored, read({"voxels": 1}), read([4, 2]))
+
+    def test_of_a_region_they_are_counted_from_the_arrays_first_one(self, stored: Project) -> None:
+        stored.array("s.zarr/far", np.ones((16, 32)), voxel_size=[4, 2], offset=[40, -6])
+        reads = {"reads": {"raw": {"array": "s.zarr/far", "fill": 0}}, "block_size": {"voxels": 4}}
+        self.same(
+            stored,
+            {**reads, "roi": {"voxels": {"offset": [1, -2], "shape": [8, 16]}}},
+            {**reads, "roi": {"offset": [44, -10], "shape": [32, 32]}},
+        )
+
+    def test_without_an_array_there_are_none(self, stored: Project) -> None:
+        stored.write(("plain", {**PLAIN, "block_size": {"voxels": 16}, "context": {"voxels": 1}}))
+        assert refused(stored.pipeline) == [
+            f"pipeline.yaml: tasks.plain.{key}: there is no array whose voxels could be counted; "
+            "use world units"
+            for key in ("block_size", "context")
+        ]
+
+
 class TestUnit:
     """What a world unit is, and arrays that are in other units."""
 
@@ -691,8 +771,7 @@ class TestSchema:
         golden("../../workflow/schemas/pipeline.schema.json", text)
 
     def test_every_key_is_described(self) -> None:
-        inner = ("ReadModel", "WriteModel", "RoiModel", "ContextModel", "CheckModel", "AfterModel")
-        for model in ("TaskModel", *inner):
+        for model in (name for name in json_schema()["$defs"] if name.endswith("Model")):
             for key, entry in json_schema()["$defs"][model]["properties"].items():
                 assert entry.get("description"), f"{model}.{key}"
 
