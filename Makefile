@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # pytest's -m, and further arguments: make test PYTEST_ARGS='-n 4 -x'
-SELECT ?= not cluster and not slow
+SELECT ?= not (e2e or cluster or slow)
 PYTEST_ARGS ?= -n 2 --dist worksteal
 # make lock UPGRADE=--upgrade takes the newest releases; without it, pins that still fit are kept.
 UPGRADE ?=
@@ -20,7 +20,7 @@ export UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),tr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint docs wheel bench lowest lock clean
+.PHONY: help install demo test e2e lint docs wheel bench lowest lock clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -53,9 +53,12 @@ install: $(VENV)/.installed  ## make .venv from requirements/lock.txt
 demo: install  ## run the demo in demo/
 	$(BIN)/snakemake-blocks demo demo
 
+test: install  ## run the tests that start no Snakemake: all laws, in minutes
+	$(BIN)/pytest -m '$(SELECT)' $(PYTEST_ARGS)
+
 # What the docs say is tried by `make docs`.
-test: install  ## run the quick and the end-to-end tests
-	$(BIN)/pytest -m '$(SELECT)' --ignore tests/test_docs.py $(PYTEST_ARGS)
+e2e: install  ## run the end-to-end tests, with real Snakemake
+	$(BIN)/pytest -m 'e2e and not cluster and not slow' --ignore tests/test_docs.py $(PYTEST_ARGS)
 
 lint: install  ## check style, types, import contracts and Snakefiles
 	$(BIN)/ruff check .

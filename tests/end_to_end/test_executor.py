@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from project import Project
 
+pytestmark = pytest.mark.e2e
+
 PROFILE = Path(__file__).parents[2] / "profiles" / "local"
 FUNCTIONS = """
     import os, time
