@@ -111,6 +111,17 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
     sys.exit(2 if proof.violations else 0)
 
 
+@_command("snakemake-blocks init sample.zarr/raw")
+@click.argument("arrays", nargs=-1, required=True, metavar="ARRAY...")
+@click.option("-o", "--output", type=_EXISTING, default=Path("pipeline.yaml"), show_default=True)
+def init(arrays: tuple[str, ...], output: Path) -> None:
+    """Write a pipeline to start from, with the sizes, axes and units of each ARRAY."""
+    from snakemake_blocks.commands.init import init_pipeline
+
+    for line in init_pipeline(arrays, output):
+        click.echo(comment(line))
+
+
 @_command("snakemake-blocks check pipeline.yaml")
 @click.argument("pipeline", type=_EXISTING)
 @click.option("--target", type=click.Choice(["local", "cluster"]), default="local")
