@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 import os.path
 import re
@@ -79,31 +80,26 @@ def _seen_from(folder: Path, path: str) -> str:
 def _described(paths: Sequence[str], folder: Path) -> tuple[list[ArrayInfo], str]:
     """Return the arrays, and the unit of length in which all of their voxels are whole numbers.
 
-    Without need there is none: then the arrays' own numbers are world units.
+    Where the arrays' own numbers are whole and of one unit, there is no need of one.
     """
+    problems = []
+    for unit in ("", *_UNITS):
+        try:
+            found = [_array(path, folder, unit) for path in paths]
+        except InputError as error:
+            problems.append(error)
+            continue
+        named = {unit_name(text) for array in found for text in array.units} - {""}
+        if unit or len(named) <= 1:
+            return found, unit
+    raise problems[0]
 
-    def in_unit(unit: str) -> list[ArrayInfo]:
-        found = []
-        for path in paths:
-            array = describe(path, folder, unit=unit)
-            if array is None:
-                raise InputError(f"{path}: there is no array")
-            found.append(array)
-        return found
 
-    try:
-        found = in_unit("")
-    except InputError:
-        for unit in _UNITS:
-            try:
-                return in_unit(unit), unit
-            except InputError:
-                continue
-        raise
-    units = {unit_name(unit) for array in found for unit in array.units} - {""}
-    if len(units) <= 1:
-        return found, ""
-    return in_unit(_UNITS[0]), _UNITS[0]
+def _array(path: str, folder: Path, unit: str) -> ArrayInfo:
+    found = describe(path, folder, unit=unit)
+    if found is None:
+        raise InputError(f"{path}: there is no array")
+    return found
 
 
 def _names(paths: Sequence[str]) -> list[str]:
@@ -112,7 +108,7 @@ def _names(paths: Sequence[str]) -> list[str]:
     for number, path in enumerate(paths):
         words = [re.sub(r"\.ome|\.zarr|\W", "", part) for part in Path(path).parts]
         word = next((w for w in reversed(words) if re.fullmatch("[A-Za-z][A-Za-z0-9_]*", w)), "raw")
-        taken = word in names or word in ("block", "processed")
+        taken = word in (*names, "block", "processed") or keyword.iskeyword(word)
         names.append(f"{word}_{number}" if taken else word)
     return names
 

@@ -85,6 +85,7 @@ def _memory(task: PlannedTask) -> int:
     if task.operation.call is not Call.ARRAYS:
         return 0
     middle = tuple(n // 2 for n in task.grid.shape)
-    region = task.grid.read(middle)
-    arrays = (*task.operation.inputs, *task.operation.outputs)
-    return task.budget.workers * sum(a.itemsize * a.voxels(region).size for a in arrays)
+    write, whole = task.grid.write(middle), task.grid.read(middle)
+    held = [(array, whole) for array in task.operation.outputs]
+    held += [(read.array, read.region(write, whole)) for read in task.operation.reads.values()]
+    return task.budget.workers * sum(a.itemsize * a.voxels(box).size for a, box in held)

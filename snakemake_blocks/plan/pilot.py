@@ -165,4 +165,4 @@ def _only(task: Task, boxes: list[Box]) -> Task:
         present[box.slices] = True
     if task.present is not None:
         present &= task.present
-    return replace(task, present=present)
+    return task.changed(present=present)

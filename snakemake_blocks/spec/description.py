@@ -261,7 +261,7 @@ class _TaskDescriber:
         if not present.any():
             self._say("mask", f"{mask.path} is zero wherever this task writes; no block is left")
             return None
-        return replace(task, present=present)
+        return task.changed(present=present)
 
     def _check_after(self) -> None:
         for up in (wait.task for wait in self.model.waits):

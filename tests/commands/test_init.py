@@ -61,6 +61,21 @@ def test_arrays_in_several_units(project: Project) -> None:
     assert check_pipeline(project.pipeline)[1].holds
 
 
+def test_several_units_of_which_the_finest_is_none_of_theirs(project: Project) -> None:
+    project.array("s.zarr/nm", np.zeros((20, 30)), voxel_size=[0.5, 0.5], units=["nm", "nm"])
+    project.array("s.zarr/um", np.zeros((2, 3)), voxel_size=[0.005, 0.005], units=["um", "um"])
+    init_pipeline(["s.zarr/nm", "s.zarr/um"], project.pipeline)
+    assert "unit: angstrom" in project.pipeline.read_text()
+    assert check_pipeline(project.pipeline)[1].holds
+
+
+def test_a_word_of_python_is_no_argument(project: Project) -> None:
+    project.array("s.zarr/class", np.zeros((8, 8)))
+    init_pipeline(["s.zarr/class"], project.pipeline)
+    compile((project.folder / "functions.py").read_text(), "functions.py", "exec")
+    run(project)
+
+
 @pytest.mark.parametrize("chunk", [16, 64, 300])
 def test_blocks_are_whole_chunks_of_a_handy_size(project: Project, chunk: int) -> None:
     project.array("s.zarr/raw", np.zeros((512, 400, 300), np.uint8), chunks=(chunk,) * 3)
