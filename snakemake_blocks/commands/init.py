@@ -128,7 +128,7 @@ def _block(arrays: Sequence[ArrayInfo]) -> Index:
     array = arrays[0]
     sizes = zip(*(a.voxel_size for a in arrays if a.ndim == array.ndim), strict=True)
     units = [math.lcm(*size) // size[0] for size in sizes]
-    chunks = zip(array.chunks[len(array.channels) :], array.shape, units, strict=True)
+    chunks = zip(map(array.tile_chunk, range(array.ndim)), array.shape, units, strict=True)
     block = [math.lcm(min(chunk, n), unit) for chunk, n, unit in chunks]
     while math.prod(block) * array.itemsize < _BLOCK_BYTES:
         growing = [a for a, (b, n) in enumerate(zip(block, array.shape, strict=True)) if b < n]

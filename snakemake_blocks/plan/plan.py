@@ -197,8 +197,7 @@ class PlannedTask:
     def toward(self, up: PlannedTask) -> JobGrid:
         """Return the blocks with the context with which they read what an upstream task writes."""
         if up.name not in self._toward:
-            paths = {array.path for array in up.operation.outputs}
-            grid = self.operation.as_read(self.grid, paths)
+            grid = self.operation.as_read(self.grid, up.operation.outputs)
             self._toward[up.name] = JobGrid(grid, self.jobs.batch, self.jobs.present)
         return self._toward[up.name]
 

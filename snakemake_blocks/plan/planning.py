@@ -136,10 +136,9 @@ def _seen_from_afar(task: Task, upstream: Sequence[Task]) -> frozenset[str]:
 
     That is where an array goes on beyond its ends with voxels from elsewhere.
     """
-    far = {read.array.path for read in task.operation.reads.values() if read.is_far(task.grid)}
-    return frozenset(
-        up.task_id for up in upstream if far & {array.path for array in up.operation.outputs}
-    )
+    far = [read.array for read in task.operation.reads.values() if read.is_far(task.grid)]
+    pairs = ((up, array) for up in upstream for array in up.operation.outputs)
+    return frozenset(up.task_id for up, array in pairs if any(map(array.meets, far)))
 
 
 def _conflict_reach(task: Task, grid: Grid) -> Index:
@@ -161,7 +160,7 @@ def _sharing(task: Task, grid: Grid) -> Index:
 
 
 def _axis_sharing(array: ArrayInfo, a: int, axis: Axis) -> int:
-    chunk = array.chunks[len(array.channels) + a] * array.voxel_size[a]
+    chunk = array.tile_chunk(a) * array.voxel_size[a]
     return sharing_reach(axis, chunk=chunk, origin=array.offset[a])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.plan.plan import Plan, PlannedTask
-from snakemake_blocks.proof.overlaps import paths_of
+from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.task import Task
 
 __all__ = ["DEFECT", "Findings", "Proof", "Subject"]
@@ -72,10 +72,9 @@ class Subject:
         """The region to write, as declared."""
         return self.declared.write_extent
 
-    @property
-    def in_place(self) -> set[str]:
-        """Paths of the arrays that the task both reads and writes."""
-        return paths_of(self.task.operation.inputs) & paths_of(self.task.operation.outputs)
+    def is_own(self, array: ArrayInfo) -> bool:
+        """Tell whether the task writes what it reads of an array."""
+        return any(map(array.meets, self.task.operation.outputs))
 
     @property
     def refused(self) -> int:

@@ -13,7 +13,7 @@ from snakemake_blocks.geometry.tiling import Grid
 from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.proof.conflict_order import classes, is_proper, order_of, pairs
 from snakemake_blocks.proof.findings import DEFECT, Subject
-from snakemake_blocks.proof.overlaps import as_text, path_of
+from snakemake_blocks.proof.overlaps import as_text
 from snakemake_blocks.proof.spans import chunk_extent, context_of, sharing_of
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.operation import Call, Read
@@ -30,7 +30,7 @@ def _conflicts(s: Subject, grid: Grid) -> Index:
     """
     if not s.declared.read_write_conflict:
         return (0,) * grid.ndim
-    own = [r for r in s.task.operation.reads.values() if path_of(r.array) in s.in_place]
+    own = [r for r in s.task.operation.reads.values() if s.is_own(r.array)]
     if s.task.operation.call is not Call.ARRAYS and not (own and all(r.context for r in own)):
         return context_of(grid)
     reach = (0,) * grid.ndim
@@ -84,7 +84,7 @@ def _changed_in_place(s: Subject) -> list[Read]:
     """
     if s.declared.read_write_conflict or s.task.operation.call is Call.ARRAYS:
         return []
-    return [r for r in s.task.operation.reads.values() if path_of(r.array) in s.in_place]
+    return [r for r in s.task.operation.reads.values() if s.is_own(r.array)]
 
 
 def _check_inputs(s: Subject) -> bool:

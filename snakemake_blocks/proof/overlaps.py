@@ -24,7 +24,7 @@ from snakemake_blocks.proof.spans import (
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.operation import Context, Read, Write
 
-__all__ = ["as_span", "as_text", "common_arrays", "path_of", "paths_of", "writers_of"]
+__all__ = ["as_span", "as_text", "common_arrays", "path_of", "writers_of"]
 
 # Pairs of blocks of two masked tasks are counted in tables of at most so many entries.
 _LARGEST_TABLE = 1 << 27
@@ -64,7 +64,9 @@ def common_arrays(plan: Plan) -> tuple[list[str], list[str]]:
     for path, here in uses.items():
         _check_same(path, here, findings)
         for one, other in itertools.combinations(here, 2):
-            if one.task is not other.task and (one.writes or other.writes):
+            both = one.writes and other.writes
+            meet = one.array.shares_files(other.array) if both else one.array.meets(other.array)
+            if one.task is not other.task and (one.writes or other.writes) and meet:
                 _check_pair(one, other, findings)
     return findings
 
@@ -73,12 +75,15 @@ def _check_same(path: str, uses: Sequence[_Use], findings: tuple[list[str], list
     """Refuse an array that two declarations describe differently."""
     first = uses[0]
     for use in uses[1:]:
-        if replace(use.array, path=path, exists=True, units=()) != replace(
-            first.array, path=path, exists=True, units=()
-        ):
+        if _whole(use.array) != _whole(first.array):
             findings[0].append(
                 f"{use}: describes {use.array.path} otherwise than {first} does; plan again"
             )
+
+
+def _whole(array: ArrayInfo) -> ArrayInfo:
+    """Return an array as it is stored, whatever of it a task sees."""
+    return replace(array, path=path_of(array), exists=True, units=(), select=())
 
 
 def _check_pair(one: _Use, other: _Use, findings: tuple[list[str], list[str]]) -> None:
@@ -224,14 +229,9 @@ def path_of(array: ArrayInfo) -> str:
     return posixpath.normpath(array.path)
 
 
-def paths_of(arrays: Iterable[ArrayInfo]) -> set[str]:
-    """Return the names of the arrays that are read or written."""
-    return {path_of(array) for array in arrays}
-
-
 def writers_of(plan: Plan, array: ArrayInfo) -> list[PlannedTask]:
     """Return the tasks that write an array."""
-    return [t for t in plan.tasks.values() if path_of(array) in paths_of(t.operation.outputs)]
+    return [t for t in plan.tasks.values() if any(map(array.meets, t.operation.outputs))]
 
 
 def as_text(numbers: Iterable[int]) -> str:

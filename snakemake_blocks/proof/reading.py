@@ -9,7 +9,7 @@ from snakemake_blocks.geometry.tiling import Fit, Grid
 from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.proof.coverage import first_gap
 from snakemake_blocks.proof.findings import Subject
-from snakemake_blocks.proof.overlaps import as_span, as_text, path_of, paths_of, writers_of
+from snakemake_blocks.proof.overlaps import as_span, as_text, writers_of
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.operation import Call, Read
 
@@ -31,7 +31,7 @@ def check_reading(s: Subject) -> None:
                     f"outside of {array.path}, which covers {as_span(array.roi)}; declare a fill, "
                     "or make roi or context smaller",
                 )
-        if path_of(array) in s.in_place:
+        if s.is_own(array):
             _check_in_place(s, key, array)
         else:
             _check_read(s, key, read, grid)
@@ -134,10 +134,9 @@ def _check_far_reads(s: Subject, up: PlannedTask) -> None:
     if s.task.operation.call is Call.ARRAYS:
         return  # the worker reads for it
     reach = _reach(s.task.toward(up).grid)
-    written = paths_of(up.operation.outputs)
     for name, read in s.task.operation.reads.items():
         part = up.grid.extent.intersect(read.array.roi)
-        if path_of(read.array) in written and not reach.covers(part):
+        if any(map(read.array.meets, up.operation.outputs)) and not reach.covers(part):
             s.warn(
                 f"reads.{name}",
                 f"a block waits only for what its read Roi meets, together {as_span(reach)} of "
@@ -154,9 +153,8 @@ def check_after(s: Subject) -> None:
     """Prove for upstream tasks without a declared array in common that blocks wait for all."""
     task = s.task
     reach = _reach(task.grid).intersect(s.roi)
-    read = paths_of(task.operation.inputs)
     for up in (s.plan.tasks[name] for name in task.upstream):
-        if read & paths_of(up.operation.outputs):
+        if any(array.meets(out) for array in task.operation.inputs for out in up.operation.outputs):
             _check_far_reads(s, up)
             continue
         if up.name in task.whole:

@@ -99,4 +99,4 @@ def whole_chunks(span: Spans, array: ArrayInfo, a: int) -> Spans:
 
 def chunk_extent(array: ArrayInfo, a: int) -> int:
     """Return the extent of a storage chunk, or shard, on a spatial axis, in world units."""
-    return array.chunks[len(array.channels) + a] * array.voxel_size[a]
+    return array.tile_chunk(a) * array.voxel_size[a]

@@ -8,7 +8,7 @@ from snakemake_blocks.geometry.tiling import Axis, Grid
 from snakemake_blocks.plan.dependencies import JobGrid
 from snakemake_blocks.proof.coverage import first_gap
 from snakemake_blocks.proof.findings import DEFECT, Subject
-from snakemake_blocks.proof.overlaps import as_span, as_text, path_of
+from snakemake_blocks.proof.overlaps import as_span, as_text
 from snakemake_blocks.tasks.array_info import ArrayInfo
 
 __all__ = ["check_writing"]
@@ -25,10 +25,9 @@ def check_writing(s: Subject) -> None:
         return
     _warn_of_fit(s)
     before = s.refused
-    paths = [path_of(array) for array in task.operation.outputs]
     for name, write in task.operation.writes.items():
         array, place = write.array, f"writes.{name}"
-        if paths.count(path_of(array)) > 1:
+        if sum(map(array.meets, task.operation.outputs)) > 1:
             s.refuse(place, f"every block writes {array.path} twice; name it once")
         if _cuts_voxels(grid, array):
             s.refuse(

@@ -226,7 +226,7 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
 
 
 def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
-    """Return the voxels of a region, channels first; outside of the array what ``fill`` says.
+    """Return the voxels of a region as a function gets them, with ``fill`` outside of the array.
 
     Parameters
     ----------
@@ -244,10 +244,17 @@ def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
         read.
     """
     array = read.array
+    found = _all_stored(data, read, region)
+    return found.squeeze(array.hidden) if array.hidden else found
+
+
+def _all_stored(data: Any, read: Read, region: Box) -> NDArray[Any]:
+    """Return the voxels of a region, all stored axes."""
+    array = read.array
     wanted = array.voxels(region)
     inside = wanted.intersect(Box.from_shape(array.shape))
     if inside == wanted:
-        return _values(data, array, inside)
+        return _stored_values(data, array, array.stored(inside))
     if read.fill is None:
         raise InputError(
             f"{array.path}: read {list(region.begin)} to {list(region.end)} reaches outside of "
@@ -255,10 +262,10 @@ def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
         )
     if read.border is not None:
         return _continued(data, array, wanted, read.border)
-    out = np.full(array.channels + wanted.shape, read.value, dtype=array.dtype)
+    out = np.full(array.stored(wanted).shape, read.value, dtype=array.dtype)
     if inside:
         place = inside.shift([-b for b in wanted.begin])
-        out[array.slices(place)] = _values(data, array, inside)
+        out[array.slices(place)] = _stored_values(data, array, array.stored(inside))
     return out
 
 
@@ -268,15 +275,16 @@ def _continued(data: Any, array: ArrayInfo, wanted: Box, border: Border) -> NDAr
     seen = [inner(begin, end, size, border) for begin, end, size in sides]
     known, places = zip(*(np.unique(s, return_inverse=True) for s in seen), strict=True)
     runs = [_runs(k) for k in known]  # more than one where it wraps around
-    out = np.empty(array.channels + tuple(map(len, known)), array.dtype)
+    out = np.empty(array.stored(Box.from_shape(tuple(map(len, known)))).shape, array.dtype)
     for part in itertools.product(*runs):
         pairs = list(zip(known, part, strict=True))
         first = tuple(int(k[begin]) for k, (begin, _) in pairs)
         last = tuple(int(k[end - 1]) + 1 for k, (_, end) in pairs)
         begin, end = zip(*part, strict=True)
-        out[array.slices(Box(begin, end))] = _values(data, array, Box(first, last))
-    for axis, place in enumerate(places, start=len(array.channels)):
-        out = out.take(place.ravel(), axis)
+        here = _stored_values(data, array, array.stored(Box(first, last)))
+        out[array.slices(Box(begin, end))] = here
+    for axis, place in zip(array.places, places, strict=True):
+        out = out.take(place.ravel(), axis) if axis >= 0 else out
     return out
 
 
@@ -284,16 +292,6 @@ def _runs(numbers: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Return the half-open ranges of positions at which ascending numbers have no gap."""
     cuts = [0, *(np.flatnonzero(np.diff(numbers) > 1) + 1).tolist(), len(numbers)]
     return list(itertools.pairwise(cuts))
-
-
-def _values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
-    """Return what is stored in some voxels, whatever the channel."""
-    return _stored_values(data, array, _all_axes(array, voxels))
-
-
-def _all_axes(array: ArrayInfo, voxels: Box) -> Box:
-    """Return voxels of all channels."""
-    return Box((0,) * len(array.channels) + voxels.begin, array.channels + voxels.end)
 
 
 def _stored_values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
@@ -390,7 +388,7 @@ def _chunks(array: ArrayInfo, voxels: Box) -> Box:
 
 
 def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any]) -> str:
-    """Write voxels to a region, channels first; what lies outside of the array is dropped.
+    """Write what a function returned to a region; what lies outside of the array is dropped.
 
     Returns
     -------
@@ -408,15 +406,16 @@ def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any])
     inside = wanted.intersect(Box.from_shape(array.shape))
     if inside:
         place = inside.shift([-b for b in wanted.begin])
-        _check_chunks(data, array, _all_axes(array, inside))
+        here = array.stored(inside)
+        _check_chunks(data, array, here)
         try:
-            _check_ends(data, array, _all_axes(array, inside), is_kept=False)
-            data[array.slices(inside)] = found[array.slices(place)]
+            _check_ends(data, array, here, is_kept=False)
+            data[here.slices] = np.expand_dims(found, array.hidden)[array.slices(place)]
         except (MemoryError, OSError):
             raise
         except Exception as error:  # what damaged chunks raise is anybody's guess
             raise InputError(
-                f"{array.path}: {_unreadable(data, array, _all_axes(array, inside))} holds more "
+                f"{array.path}: {_unreadable(data, array, here)} holds more "
                 f"than is written now, and cannot be read ({_words(error)}); "
                 "remove it, then `snakemake-blocks run` makes its blocks anew"
             ) from error
@@ -445,7 +444,7 @@ def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool
     voxels = mask.voxels(region).intersect(Box.from_shape(mask.shape))
     if not voxels:
         return present
-    near = _all_axes(mask, voxels)
+    near = mask.stored(voxels)
     cell = _cell(data)
     stored = _stored_cells(mask, data, folder, near, cell)
     for index in _cells(near, cell) if data.fill_value else sorted(stored):
@@ -503,10 +502,12 @@ def _mark(
     present: NDArray[np.bool_], mask: ArrayInfo, grid: Grid, part: Box, values: NDArray[Any] | int
 ) -> None:
     """Mark the blocks that a nonzero voxel of a part of a mask meets; one value stands for all."""
-    lead = len(mask.channels)
+    places = mask.places
+    near = Box(*(tuple(0 if p < 0 else side[p] for p in places) for side in (part.begin, part.end)))
+    near = Box(near.begin, tuple(1 if p < 0 else e for p, e in zip(places, near.end, strict=True)))
     begin, end = (
-        tuple(o + n * v for o, n, v in zip(mask.offset, side[lead:], mask.voxel_size, strict=True))
-        for side in (part.begin, part.end)
+        tuple(o + n * v for o, n, v in zip(mask.offset, side, mask.voxel_size, strict=True))
+        for side in (near.begin, near.end)
     )
     blocks = grid.writing(Box(begin, end))
     if not blocks:
@@ -515,13 +516,16 @@ def _mark(
     if isinstance(values, int):
         present[here] |= values != 0
         return
-    found = np.any(values != 0, axis=tuple(range(lead)))
+    found = np.any(values != 0, axis=tuple(a for a in range(values.ndim) if a not in places))
     if not found.any():
         return
+    order = sorted(p for p in places if p >= 0)
+    found = found.transpose([order.index(p) for p in places if p >= 0])
+    found = np.expand_dims(found, [a for a, p in enumerate(places) if p < 0])
     # Axes with fewer blocks than voxels first: no array on the way is larger than both ends.
     for axis in sorted(range(grid.ndim), key=lambda a: blocks.shape[a] / found.shape[a]):
         low, high = (
-            np.clip(x - part.begin[lead + axis], 0, part.shape[lead + axis])
+            np.clip(x - near.begin[axis], 0, near.shape[axis])
             for x in _voxels_of_blocks(mask, grid, blocks, axis)
         )
         found = _any_between(found, low, high, axis)

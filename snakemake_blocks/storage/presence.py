@@ -102,15 +102,14 @@ def _keys_of_v3(metadata: Any) -> tuple[str, str]:
 
 
 def chunks_of(array: ArrayInfo, region: Box) -> Box:
-    """Return the chunks that a region in world units meets, channel axes first."""
+    """Return the chunks that a region in world units meets, all stored axes."""
     voxels = array.voxels(region).intersect(Box.from_shape(array.shape))
     if not voxels:
         return Box.from_shape((0,) * len(array.full_shape))
-    lead = len(array.channels)
-    begin, end = (0,) * lead + voxels.begin, array.channels + voxels.end
+    stored = array.stored(voxels)
     return Box(
-        tuple(b // c for b, c in zip(begin, array.chunks, strict=True)),
-        tuple(-(-e // c) for e, c in zip(end, array.chunks, strict=True)),
+        tuple(b // c for b, c in zip(stored.begin, array.chunks, strict=True)),
+        tuple(-(-e // c) for e, c in zip(stored.end, array.chunks, strict=True)),
     )
 
 
@@ -280,13 +279,13 @@ class _Demands:
         first: Numbers,
         absent: NDArray[np.uint64],
     ) -> _Demands:
-        lead = len(array.channels)
-        begin = np.zeros((len(blocks), lead + grid.ndim), np.int64)
-        end = np.zeros_like(begin)
-        end[:, :lead] = [-(-n // c) for n, c in zip(array.channels, array.chunks, strict=False)]
-        for a, axis in enumerate(grid.axes):
-            low, high = _chunk_ranges(array, a, axis)
-            begin[:, lead + a], end[:, lead + a] = low[blocks[:, a]], high[blocks[:, a]]
+        everything = chunks_of(array, array.roi)
+        begin = np.tile(np.asarray(everything.begin, np.int64), (len(blocks), 1))
+        end = np.tile(np.asarray(everything.end, np.int64), (len(blocks), 1))
+        for a, (axis, place) in enumerate(zip(grid.axes, array.places, strict=True)):
+            if place >= 0:
+                low, high = _chunk_ranges(array, a, axis)
+                begin[:, place], end[:, place] = low[blocks[:, a]], high[blocks[:, a]]
         return cls(array, begin, np.maximum(end - begin, 0), first, absent)
 
     def loss(self, keys: ChunkKeys, done: Flags) -> Loss:
@@ -338,7 +337,7 @@ class _Demands:
 def _chunk_ranges(array: ArrayInfo, a: int, axis: Axis) -> tuple[Numbers, Numbers]:
     """Return the half-open ranges of chunks that the blocks of an axis write."""
     low, high = axis.writes(np.arange(len(axis)))
-    voxel, chunk = array.voxel_size[a], array.chunks[len(array.channels) + a]
+    voxel, chunk = array.voxel_size[a], array.tile_chunk(a)
     begin = np.maximum((low - array.offset[a]) // voxel, 0)
     end = np.minimum(-((array.offset[a] - high) // voxel), array.shape[a])
     return begin // chunk, np.where(begin < end, -(-end // chunk), begin // chunk)

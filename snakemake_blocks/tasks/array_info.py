@@ -1,44 +1,83 @@
-"""What planning has to know of an array: where it lies in the world, and how it is stored."""
+"""What planning has to know of an array: where it lies in the world, and how it is stored.
+
+Axes along which blocks are cut are *tiled*: the spatial ones, and those that a pipeline names sizes
+of. All others are *channels*, read and written whole, or one index of them where that is selected.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from typing import Any, TypeVar
 
 import numpy as np
 
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.tasks.forms import LARGEST, Check, is_text, list_of, unfit_key, whole
 
-__all__ = ["ArrayInfo", "is_array_form"]
+__all__ = ["ArrayInfo", "Making", "is_array_form"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What an array to be created is told beside its geometry.
+
+    Parameters
+    ----------
+    voxel_size, offset : tuple of Fraction
+        Where it lies, exactly, in its units; per tiled axis.
+    names : tuple of str
+        Of all stored axes, empty where not known.
+    inner : tuple of int
+        Voxels per chunk inside of a shard, all stored axes; empty without shards.
+    compressor : str
+        Name of the compression; empty for that of the store.
+    """
+
+    voxel_size: tuple[Fraction, ...] = ()
+    offset: tuple[Fraction, ...] = ()
+    names: tuple[str, ...] = ()
+    inner: Index = ()
+    compressor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
-    """Geometry and storage of an array; channel axes lead, spatial axes follow.
+    """Geometry and storage of an array as a task sees it.
 
     Parameters
     ----------
     path : str
         Store and name in one, relative to the pipeline's folder, e.g. ``sample.zarr/raw``.
     offset, voxel_size : tuple of int
-        World units, one per spatial axis.
+        World units, one per tiled axis.
     shape : tuple of int
-        Voxels, spatial axes only.
+        Voxels, tiled axes only.
     channels : tuple of int
-        Extents of the leading channel axes, ``()`` when there is none.
+        Extents of all other stored axes, ``()`` when there is none.
     dtype : str
         numpy name.
     chunks : tuple of int
-        Voxels that one file of the store holds (the shard where there are shards), all axes.
+        Voxels that one file of the store holds (the shard where there are shards), all stored axes.
     units : tuple of str
-        Physical unit per spatial axis, empty strings where unknown.
+        Physical unit per tiled axis, empty strings where unknown.
+    axes : tuple of int
+        Which of the stored axes each tiled one is, -1 for one that the array does not have: it is
+        one voxel long there, as long as whatever is cut. Empty where the last ones are tiled, as
+        usual.
+    select : tuple of (int, int)
+        Stored axes, and the one index of each that is read or written; a function does not see
+        them.
     exists : bool
         False for an array that has still to be created.
     origin : ArrayInfo, optional
         The existing array from which one to be created takes voxel size and units.
+    making : Making, optional
+        What an array to be created is told beside.
     """
 
     path: str
@@ -49,12 +88,15 @@ class ArrayInfo:
     dtype: str
     chunks: Index
     units: tuple[str, ...] = ()
+    axes: Index = ()
+    select: tuple[tuple[int, int], ...] = ()
     exists: bool = True
     origin: ArrayInfo | None = field(default=None, compare=False, repr=False)
+    making: Making | None = field(default=None, compare=False, repr=False)
 
     @property
     def ndim(self) -> int:
-        """Number of spatial axes."""
+        """Number of tiled axes."""
         return len(self.voxel_size)
 
     @property
@@ -64,14 +106,35 @@ class ArrayInfo:
         return Box(self.offset, tuple(end))
 
     @property
+    def places(self) -> Index:
+        """Which stored axis each tiled one is, -1 for those that are not stored."""
+        lead = len(self.channels)
+        return self.axes or tuple(range(lead, lead + self.ndim))
+
+    def laid_out(self, tiled: Sequence[T], channels: Sequence[T]) -> tuple[T, ...]:
+        """Return a value per stored axis from those of the tiled axes and of the others."""
+        stored = {place: tiled[a] for a, place in enumerate(self.places) if place >= 0}
+        rest = iter(channels)
+        return tuple(
+            stored[axis] if axis in stored else next(rest)
+            for axis in range(len(stored) + len(channels))
+        )
+
+    @property
     def full_shape(self) -> Index:
-        """Shape in voxels, channels first."""
-        return self.channels + self.shape
+        """Shape in voxels of all stored axes."""
+        return self.laid_out(self.shape, self.channels)
 
     @property
     def itemsize(self) -> int:
-        """Bytes per voxel, all channels together."""
-        return int(np.dtype(self.dtype).itemsize) * math.prod(self.channels)
+        """Bytes per voxel, all channels together that a task sees."""
+        seen = self.stored(Box((0,) * self.ndim, (1,) * self.ndim)).size
+        return int(np.dtype(self.dtype).itemsize) * seen
+
+    def tile_chunk(self, axis: int) -> int:
+        """Return how many voxels one file holds along a tiled axis."""
+        place = self.places[axis]
+        return 1 if place < 0 else self.chunks[place]
 
     def voxels(self, region: Box) -> Box:
         """Return the voxels that ``region`` touches; they may lie outside of the array.
@@ -84,23 +147,67 @@ class ArrayInfo:
             tuple(-((o - e) // v) for _, e, o, v in per_axis),
         )
 
+    def stored(self, voxels: Box) -> Box:
+        """Return where voxels are stored, all axes: every channel, or the one that is selected."""
+        begin, end = [0] * len(self.channels), list(self.channels)
+        channel_axes = [a for a in range(len(self.full_shape)) if a not in self.places]
+        for axis, index in self.select:
+            begin[channel_axes.index(axis)] = index
+            end[channel_axes.index(axis)] = index + 1
+        return Box(self.laid_out(voxels.begin, begin), self.laid_out(voxels.end, end))
+
+    def values_shape(self, voxels: Box) -> Index:
+        """Return the shape of the values of voxels as a function gets and returns them."""
+        return tuple(
+            n for a, n in enumerate(self.stored(voxels).shape) if a not in dict(self.select)
+        )
+
+    def meets(self, other: ArrayInfo) -> bool:
+        """Tell whether both are one array, and no axis is at different indices."""
+        mine, theirs = dict(self.select), dict(other.select)
+        return posixpath.normpath(self.path) == posixpath.normpath(other.path) and all(
+            mine[axis] == theirs[axis] for axis in mine.keys() & theirs.keys()
+        )
+
+    def shares_files(self, other: ArrayInfo) -> bool:
+        """Tell whether files of one array may hold voxels of both."""
+        mine, theirs = dict(self.select), dict(other.select)
+        return posixpath.normpath(self.path) == posixpath.normpath(other.path) and all(
+            mine[axis] // self.chunks[axis] == theirs[axis] // self.chunks[axis]
+            for axis in mine.keys() & theirs.keys()
+        )
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """What of the stored axes a task sees, where that is not as usual."""
+        return {key: list(value) for key in _NEWER if (value := getattr(self, key))}
+
+    @property
+    def hidden(self) -> Index:
+        """The stored axes that a function does not see."""
+        return tuple(axis for axis, _ in self.select)
+
     def slices(self, voxels: Box) -> tuple[slice, ...]:
-        """Return what selects voxels in the array, all channels of them."""
-        return (slice(None),) * len(self.channels) + voxels.slices
+        """Return what selects voxels in values of all stored axes, whatever the channel."""
+        return self.laid_out(voxels.slices, (slice(None),) * len(self.channels))
 
     def slices_in(self, part: Box, whole: Box) -> tuple[slice, ...]:
-        """Return what selects a region in the values of one around it, both in world units."""
+        """Return what selects a region in the values that a function has of one around it.
+
+        Both in world units.
+        """
         voxels = self.voxels(part).shift([-b for b in self.voxels(whole).begin])
-        return self.slices(voxels)
+        found = self.slices(voxels)
+        return tuple(s for a, s in enumerate(found) if a not in self.hidden)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping, the inverse of :meth:`from_json`.
 
-        ``exists`` and ``origin`` are left out: they hold at the moment of planning.
+        ``exists``, ``origin`` and ``making`` are left out: they hold at the moment of planning.
         """
-        data = asdict(self)
-        del data["exists"], data["origin"]
-        return data
+        names = [f.name for f in fields(self) if f.name not in _NOT_KEPT]
+        data = {name: getattr(self, name) for name in names}
+        return {n: v for n, v in data.items() if v or n not in _NEWER}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ArrayInfo:
@@ -108,6 +215,8 @@ class ArrayInfo:
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
+        if "select" in plain:
+            plain["select"] = tuple(map(tuple, plain["select"]))
         return cls(**plain)
 
 
@@ -128,12 +237,29 @@ _KEYS: Mapping[str, Check] = {
     "chunks": list_of(whole(1)),
     "units": list_of(is_text),
 }
+_NEWER: Mapping[str, Check] = {
+    "axes": list_of(whole(-1)),
+    "select": list_of(list_of(whole(0))),
+}
+_NOT_KEPT = frozenset({"exists", "origin", "making"})
 
 
 def is_array_form(value: Any) -> bool:
     """Tell whether what JSON gave describes an array as :meth:`ArrayInfo.to_json` does."""
-    if unfit_key(value, _KEYS) is not None:
+    if unfit_key(value, _KEYS, _NEWER) is not None:
         return False
     lengths = {len(value[key]) for key in ("offset", "voxel_size", "shape")}
-    axes = len(value["shape"]) + len(value["channels"])
-    return len(lengths) == 1 and len(value["chunks"]) == axes
+    tiled, channels = len(value["shape"]), len(value["channels"])
+    places = value.get("axes") or list(range(channels, channels + tiled))
+    kept = [place for place in places if place >= 0]
+    count = len(kept) + channels
+    if len(lengths) != 1 or len(places) != tiled or len(value["chunks"]) != count:
+        return False
+    if len(set(kept)) < len(kept) or any(place >= count for place in kept):
+        return False
+    sizes = iter(value["channels"])
+    sides = {axis: next(sizes) for axis in range(count) if axis not in kept}
+    selected = value.get("select", [])
+    if any(len(pair) != 2 or pair[1] >= sides.get(pair[0], 0) for pair in selected):
+        return False
+    return len({axis for axis, _ in selected}) == len(selected)

@@ -106,6 +106,7 @@ class Read:
             "offset": list(array.offset),
             "voxel_size": list(array.voxel_size),
             "fill": _as_recorded(fill),
+            **array.view,
         }
         if self.context is not None:
             lower, upper = map(list, self.context)
@@ -161,6 +162,7 @@ class Write:
             "dtype": array.dtype,
             "voxel_size": list(array.voxel_size),
             "channels": list(array.channels),
+            **array.view,
         }
 
 
@@ -260,22 +262,24 @@ class Operation:
         return [read.array for read in self.reads.values()]
 
     @property
-    def in_place(self) -> frozenset[str]:
-        """Paths of the arrays that are read and written."""
-        return frozenset(a.path for a in self.inputs) & frozenset(a.path for a in self.outputs)
+    def own_reads(self) -> dict[str, Read]:
+        """What is read of arrays that are written, by name."""
+        written = self.outputs
+        return {n: r for n, r in self.reads.items() if any(map(r.array.meets, written))}
 
-    def as_read(self, grid: Grid, paths: Collection[str]) -> Grid:
+    def as_read(self, grid: Grid, arrays: Collection[ArrayInfo]) -> Grid:
         """Return a task's grid with the context with which some arrays are read.
 
         Parameters
         ----------
         grid : Grid
             Of blocks, or of jobs.
-        paths : collection of str
-            The arrays; if none of them is read, the grid keeps the context of the task.
+        arrays : collection of ArrayInfo
+            If none of them is read, the grid keeps the context of the task.
         """
         default = (grid.lower, grid.upper)
-        found = [r.context or default for r in self.reads.values() if r.array.path in paths]
+        reads = (r for r in self.reads.values() if any(map(r.array.meets, arrays)))
+        found = [r.context or default for r in reads]
         if not found:
             return grid
         lower, upper = (tuple(map(max, *side, side[0])) for side in zip(*found, strict=True))
@@ -288,12 +292,12 @@ class Operation:
         read all of the read Roi by themselves, unless it is said how much they read of what they
         write.
         """
-        own = [read for read in self.reads.values() if read.array.path in self.in_place]
+        own = self.own_reads.values()
         is_said = bool(own) and all(read.context is not None for read in own)
         if self.call is not Call.ARRAYS and not is_said:
             return grid
         none = (0,) * grid.ndim
-        return self.as_read(grid, self.in_place) if self.in_place else grid.with_context(none, none)
+        return self.as_read(grid, self.outputs) if own else grid.with_context(none, none)
 
     def with_one_context(self) -> Operation:
         """Return the operation with every read over the whole read Roi."""
@@ -303,7 +307,7 @@ class Operation:
     @property
     def reads_itself(self) -> bool:
         """Whether the worker reads the task's own output for it, and hides what is not earlier."""
-        return self.call is Call.ARRAYS and bool(self.in_place)
+        return self.call is Call.ARRAYS and bool(self.own_reads)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -510,7 +510,7 @@ def _batch_problems(task: Task, grid: Grid) -> list[Problem]:
 
 def _array_problems(task: Task) -> list[Problem]:
     found = []
-    written = {array.path for array in task.operation.outputs}
+    written = task.operation.outputs
     for kind in ("reads", "writes"):
         for name, use in getattr(task.operation, kind).items():
             place, array = f"{kind}.{name}", use.array
@@ -542,9 +542,9 @@ def _array_problems(task: Task) -> list[Problem]:
     return found
 
 
-def _fill_problems(place: str, read: Read, written: Collection[str]) -> list[Problem]:
+def _fill_problems(place: str, read: Read, written: Collection[ArrayInfo]) -> list[Problem]:
     fill: Any = read.fill
-    if fill is Border.WRAP and read.array.path in written:
+    if fill is Border.WRAP and any(map(read.array.meets, written)):
         text = "wrap would show what blocks on the other side write; give a number, or edge"
         return [(f"{place}.fill", text)]
     if fill is None or isinstance(fill, Border):

@@ -55,8 +55,7 @@ class ArrayCall:
     _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        written = {array.path for array in self.operation.outputs}
-        self._own = frozenset(n for n, r in self.operation.reads.items() if r.array.path in written)
+        self._own = frozenset(self.operation.own_reads)
         self._takes_block = takes(self.function, "block")
         for name, read in self.operation.reads.items():
             if name not in self._own:
@@ -114,8 +113,7 @@ class ArrayCall:
             return read_region(self._arrays[name], read, region)
         array = read.array
         if not visible:  # it need not even be there
-            shape = array.channels + array.voxels(region).shape
-            return np.full(shape, read.value, array.dtype)
+            return np.full(array.values_shape(array.voxels(region)), read.value, array.dtype)
         if name not in self._arrays:
             self._arrays[name] = open_array(array, self.folder, writable=False)
         data = read_region(self._arrays[name], read, region)
@@ -143,13 +141,13 @@ class ArrayCall:
 
         The first two are the read and the write Roi; others count where no two have one shape.
         """
-        fits = [b for b in regions if values.shape == array.channels + array.voxels(b).shape]
+        fits = [b for b in regions if values.shape == array.values_shape(array.voxels(b))]
         if fits and (fits[0] in regions[:2] or len(fits) == 1):
             return values[array.slices_in(target, fits[0])]
         raise InputError(
             f"{self.operation.function.name}: {name} has shape {values.shape}; expected "
-            f"{array.channels + array.voxels(regions[0]).shape} (read Roi) or "
-            f"{array.channels + array.voxels(target).shape} (write Roi)"
+            f"{array.values_shape(array.voxels(regions[0]))} (read Roi) or "
+            f"{array.values_shape(array.voxels(target))} (write Roi)"
         )
 
 
@@ -169,7 +167,7 @@ def lower_phase_only(
     What a task reads of its own output is then what lower phases wrote in this plan, and
     neither a leftover of an earlier run nor a matter of timing.
     """
-    array, lead = read.array, len(read.array.channels)
+    array = read.array
     clean: NDArray[Any] = np.full_like(data, read.value)
     wanted = array.voxels(region)
     for box in keep:
@@ -184,6 +182,8 @@ def lower_phase_only(
             np.flatnonzero((low <= (at := inner(begin, end, size, read.border))) & (at < high))
             for begin, end, size, low, high in sides
         ]
-        where = np.ix_(*map(np.arange, data.shape[:lead]), *seen)
+        channels = map(np.arange, array.channels)
+        every = enumerate(array.laid_out(seen, list(channels)))
+        where = np.ix_(*(numbers for axis, numbers in every if axis not in array.hidden))
         clean[where] = data[where]
     return clean
