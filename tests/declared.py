@@ -92,7 +92,7 @@ class Field:
     def do(self, index: Index, stamp: int) -> None:
         task = self.plan.tasks["task"]
         ledger = Ledger(
-            RunPaths(self.root).ledger("task", task.job_of(index)), first_block(task.grid)
+            RunPaths(self.root).ledger("task", task.job_of(index)), first_block(task.own_grid)
         )
         print_ = int(block_fingerprints(task, task.grid.indices)[index])
         ledger.append(Event.STARTED, index, fingerprint=print_, attempt=1)

@@ -214,7 +214,7 @@ class Scene:
 
     def _own(self, task: PlannedTask, job: Index) -> Iterator[Any]:
         members = task.jobs.members(job)
-        for record in read_records(self.paths.ledger(task.slug, job), first_block(task.grid)):
+        for record in read_records(self.paths.ledger(task.slug, job), first_block(task.own_grid)):
             if members.contains(record["index"]):
                 yield record
 

@@ -376,7 +376,7 @@ class KillTest:
             done: set[tuple[int, ...]] = set()
             for job in task.jobs.jobs:
                 path = RunPaths(self.root).ledger(task.slug, job)
-                for record in read_records(path, first_block(task.grid)):
+                for record in read_records(path, first_block(task.own_grid)):
                     index = tuple(record["index"].tolist())
                     if record["event"] in (Event.DONE, Event.SKIPPED):
                         assert index not in done, f"{task.name} {index} was done twice"

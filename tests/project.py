@@ -114,7 +114,7 @@ class Project:
         found = {}
         for job in planned.jobs.jobs:
             for record in read_records(
-                RunPaths(root).ledger(planned.slug, job), first_block(planned.grid)
+                RunPaths(root).ledger(planned.slug, job), first_block(planned.own_grid)
             ):
                 if record["event"] == event:
                     found[tuple(int(k) for k in record["index"])] = record

@@ -32,6 +32,7 @@ from snakemake_blocks.system.files import parse_json, read_file
 from snakemake_blocks.tasks.budget import Budget
 from snakemake_blocks.tasks.keys import from_json, to_json
 from snakemake_blocks.tasks.operation import Operation
+from snakemake_blocks.tasks.scale import WORLD, Scale
 from snakemake_blocks.tasks.task import SourceChange
 
 __all__ = ["DamagedPlanError", "Job", "Plan", "PlannedTask"]
@@ -75,6 +76,8 @@ class PlannedTask:
         Short hash of the function's source, empty if it cannot be read.
     source_change : SourceChange
         Whether results of another source count.
+    scale : Scale
+        What the task's own numbers are: those of records, of Rois and of what people read.
     fit, mask, batching : str
         As declared, for the record; ``batching`` is what ``blocks_per_job`` and the target were.
     """
@@ -92,14 +95,20 @@ class PlannedTask:
     identity: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     source_change: SourceChange = SourceChange.WARN
+    scale: Scale = WORLD
     fit: str = "valid"
     mask: str = ""
     batching: str = ""
 
     @property
     def grid(self) -> Grid:
-        """The grid of blocks."""
+        """The grid of blocks, in numbers of the plan."""
         return self.jobs.grid
+
+    @cached_property
+    def own_grid(self) -> Grid:
+        """The grid of blocks in the task's own numbers."""
+        return self.scale.grid(self.grid)
 
     @property
     def num_blocks(self) -> int:
@@ -154,7 +163,7 @@ class PlannedTask:
 
     def block(self, index: Index) -> Block:
         """Return the block at a grid index."""
-        return block_of(self.grid, index, task_id=self.name)
+        return block_of(self.own_grid, index, task_id=self.name)
 
     def job_of(self, block: Index) -> Index:
         """Return the job that a block belongs to."""
@@ -183,7 +192,7 @@ class PlannedTask:
         return before, after
 
     def visible_output(self, block: Index) -> list[Box]:
-        """Return the regions of the task's own output that a block may read, in world units.
+        """Return the regions of the task's own output that a block may read, as the plan counts.
 
         These are the write Rois of the blocks in conflict with it that run before it; all of
         them are done when the block starts.
@@ -453,6 +462,7 @@ def _task_to_json(plan: Plan, task: PlannedTask) -> dict[str, Any]:
         "fit": task.fit,
         "mask": task.mask,
         "batching": task.batching,
+        **({"scale": scale} if (scale := task.scale.to_json()) else {}),
     }
 
 
@@ -480,6 +490,7 @@ def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
         whole=frozenset(data.get("whole", ())),
         fingerprint=int(data["fingerprint"], 16),
         identity=data["identity"],
+        scale=Scale.from_json(data.get("scale", {})),
     )
 
 

@@ -6,9 +6,10 @@ What passes can be made into a plan: no number is too large, no list too short, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from snakemake_blocks.geometry.tiling import Axis, Grid
 from snakemake_blocks.plan.paths import slug
 from snakemake_blocks.tasks.budget import Budget
 from snakemake_blocks.tasks.forms import (
@@ -22,6 +23,7 @@ from snakemake_blocks.tasks.forms import (
 )
 from snakemake_blocks.tasks.keys import forms_of
 from snakemake_blocks.tasks.operation import Operation
+from snakemake_blocks.tasks.scale import Scale, is_scale_form
 from snakemake_blocks.tasks.task import SourceChange
 
 __all__ = ["FORMAT", "form_problem"]
@@ -56,10 +58,19 @@ def _task_problem(task: Any, known: set[str]) -> str | None:
     for key in ("batch", "reach", "job_reach"):
         if len(task[key]) != ndim:
             return key
+    if not _fits(task.get("scale", {}), task["axes"]):
+        return "scale"
     for kind in ("reads", "writes"):
         if any(len(use["array"]["shape"]) != ndim for use in task[kind].values()):
             return kind
     return None
+
+
+def _fits(scale: Any, axes: Sequence[Sequence[int]]) -> bool:
+    """Tell whether a scale is as it was written, and the axes are whole numbers of it."""
+    if not is_scale_form(scale, len(axes)):
+        return False
+    return Scale.from_json(scale).fits(Grid(tuple(Axis(*axis) for axis in axes)))
 
 
 def _axis(value: Any) -> bool:
@@ -106,6 +117,7 @@ _NEWER: Mapping[str, Check] = {
     **{name: check for name, check in _KEYS.items() if name not in _FIRST},
     "source_change": lambda value: value in list(SourceChange),
     "whole": list_of(is_text),
+    "scale": lambda value: isinstance(value, dict),
 }
 _PLAN: Mapping[str, Check] = {
     "format": lambda value: value == FORMAT,

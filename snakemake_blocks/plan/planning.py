@@ -115,6 +115,7 @@ def _plan_task(
         else colour(present, job_reach),
         upstream=names,
         whole=task.whole | _seen_from_afar(task, upstream),
+        scale=task.scale,
         operation=operation.with_functions(_pickled) if pickling else operation,
         budget=task.budget,
         fingerprint=fingerprint_of(identity),
@@ -136,9 +137,13 @@ def _seen_from_afar(task: Task, upstream: Sequence[Task]) -> frozenset[str]:
 
     That is where an array goes on beyond its ends with voxels from elsewhere.
     """
-    far = [read.array for read in task.operation.reads.values() if read.is_far(task.grid)]
+    reads = task.operation.reads.values()
     pairs = ((up, array) for up in upstream for array in up.operation.outputs)
-    return frozenset(up.task_id for up, array in pairs if any(map(array.meets, far)))
+    return frozenset(
+        up.task_id
+        for up, array in pairs
+        if any(read.array.meets(array) and read.is_far(task.grid, array) for read in reads)
+    )
 
 
 def _conflict_reach(task: Task, grid: Grid) -> Index:
@@ -170,14 +175,16 @@ def _identity(task: Task, grid: Grid, upstream: tuple[str, ...]) -> dict[str, An
     The extent is left out, so that a grown region keeps what is done; a block that was cut off
     by the old extent is told apart by its own geometry in the ledger.
     """
+    own = task.scale.grid(grid)
     return {
         "task": task.task_id,
-        "block_size": [a.step for a in grid.axes],
-        "context": {"lower": [a.lower for a in grid.axes], "upper": [a.upper for a in grid.axes]},
-        "roi": {"offset modulo block_size": [a.begin % a.step for a in grid.axes]},
+        "block_size": list(own.block_size),
+        "context": {"lower": list(own.lower), "upper": list(own.upper)},
+        "roi": {"offset modulo block_size": [a.begin % a.step for a in own.axes]},
         "conflict": task.read_write_conflict,
         "mask": task.mask.path if task.mask else "",
-        **task.operation.identity,
+        **task.operation.identity(task.scale),
+        **task.scale.identity,
         "after": list(upstream),
         **({"whole": sorted(task.whole)} if task.whole else {}),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from snakemake_blocks.geometry.box import Box
@@ -75,6 +75,19 @@ class Subject:
     def is_own(self, array: ArrayInfo) -> bool:
         """Tell whether the task writes what it reads of an array."""
         return any(map(array.meets, self.task.operation.outputs))
+
+    def span(self, box: Box) -> str:
+        """Return a region for people, as the task counts."""
+        return self.task.scale.span(box)
+
+    def sizes(self, numbers: Iterable[int]) -> str:
+        """Return lengths per axis for people, likewise."""
+        return self.task.scale.sizes(tuple(numbers))
+
+    def lengths(self, numbers: Iterable[int]) -> str:
+        """Return the same with what they are in any case."""
+        text = self.sizes(numbers)
+        return text if self.task.scale.array else f"{text} world units"
 
     @property
     def refused(self) -> int:

@@ -146,7 +146,7 @@ def check_chunks(s: Subject, *, ordered: bool) -> None:
     elif s.declared.chunks is Chunks.REFUSE:
         key, advice = _alignment(s, guilty)
         for array in guilty:
-            s.refuse(key, f"chunks: refuse, and {_sharing_text(grid, array)}; {advice}")
+            s.refuse(key, f"chunks: refuse, and {_sharing_text(s, array)}; {advice}")
     else:
         if ordered:
             s.prove(f"blocks that write a common chunk or shard of {names} are ordered")
@@ -159,18 +159,20 @@ def _warn_of_phases(s: Subject, guilty: list[ArrayInfo]) -> None:
     fewer = math.prod(min(n, r + 1) for n, r in zip(jobs.shape, alone, strict=True))
     if fewer < phases:
         key, advice = _alignment(s, guilty)
-        text = ", and ".join(_sharing_text(s.task.grid, array) for array in guilty)
+        text = ", and ".join(_sharing_text(s, array) for array in guilty)
         s.warn(key, f"{text}, so jobs run in {phases} phases, not {fewer}; {advice}")
 
 
-def _sharing_text(grid: Grid, array: ArrayInfo) -> str:
+def _sharing_text(s: Subject, array: ArrayInfo) -> str:
+    grid = s.task.grid
     apart = sharing_of(grid, array)
     axes = [a for a, x in enumerate(apart) if x]
-    chunks = as_text(chunk_extent(array, a) for a in range(grid.ndim))
+    chunks = s.lengths(chunk_extent(array, a) for a in range(grid.ndim))
+    begin = s.span(grid.extent).partition(" to ")[0]
     on = f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes))}"
     return (
-        f"blocks of {as_text(grid.block_size)} from {as_text(grid.extent.begin)} on share "
-        f"storage chunks (or shards) of {chunks} world units of {array.path} on {on}"
+        f"blocks of {s.sizes(grid.block_size)} from {begin} on share "
+        f"storage chunks (or shards) of {chunks} of {array.path} on {on}"
     )
 
 
@@ -183,15 +185,16 @@ def _alignment(s: Subject, guilty: Sequence[ArrayInfo]) -> tuple[str, str]:
             past = (axis.begin - array.offset[a]) % chunk_extent(array, a)
             if past and begin[a] == axis.begin:
                 begin[a] -= past
+                scale, end = s.task.scale, begin[a] + chunk_extent(array, a)
                 reasons.append(
-                    f"on axis {a} the roi begins {past} world units into a chunk, begin it at "
-                    f"{axis.begin - past} or {axis.begin - past + chunk_extent(array, a)}"
+                    f"on axis {a} the roi begins {scale.distance(a, past)} into a chunk, begin it "
+                    f"at {scale.at(a, begin[a])} or {scale.at(a, end)}"
                 )
         if sharing:
             sizes[a] = _nearest_size(s, a, sharing)
     advice = ", and ".join(reasons)
     if tuple(sizes) != s.task.grid.block_size:
-        advice += f"{', and ' if reasons else ''}use block_size {as_text(sizes)}"
+        advice += f"{', and ' if reasons else ''}use block_size {s.sizes(sizes)}"
     return ("roi" if reasons else "block_size"), advice
 
 
@@ -199,7 +202,7 @@ def _nearest_size(s: Subject, a: int, sharing: Sequence[ArrayInfo]) -> int:
     """Return the multiple of the chunks on an axis that is nearest to the block size."""
     fixed = [a for a in s.task.operation.outputs if a.exists]
     unit = math.lcm(*(chunk_extent(array, a) for array in (*sharing, *fixed)))
-    unit = math.lcm(unit, *(array.voxel_size[a] for array in s.task.operation.inputs))
+    unit = math.lcm(unit, *(array.steps[a] for array in s.task.operation.inputs))
     step = s.task.grid.axes[a].step
     low = step // unit * unit
     size = low if low and step - low <= low + unit - step else low + unit

@@ -7,11 +7,11 @@ import math
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from snakemake_blocks.geometry.box import Box, Index
+from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.geometry.tiling import Axis, Grid, Integers, Spans
 from snakemake_blocks.plan.dependencies import JobGrid
 from snakemake_blocks.plan.plan import Plan, PlannedTask
@@ -24,7 +24,7 @@ from snakemake_blocks.proof.spans import (
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.operation import Context, Read, Write
 
-__all__ = ["as_span", "as_text", "common_arrays", "path_of", "writers_of"]
+__all__ = ["as_text", "common_arrays", "path_of", "writers_of"]
 
 # Pairs of blocks of two masked tasks are counted in tables of at most so many entries.
 _LARGEST_TABLE = 1 << 27
@@ -75,15 +75,10 @@ def _check_same(path: str, uses: Sequence[_Use], findings: tuple[list[str], list
     """Refuse an array that two declarations describe differently."""
     first = uses[0]
     for use in uses[1:]:
-        if _whole(use.array) != _whole(first.array):
+        if not use.array.agrees_with(first.array):
             findings[0].append(
                 f"{use}: describes {use.array.path} otherwise than {first} does; plan again"
             )
-
-
-def _whole(array: ArrayInfo) -> ArrayInfo:
-    """Return an array as it is stored, whatever of it a task sees."""
-    return replace(array, path=path_of(array), exists=True, units=(), select=())
 
 
 def _check_pair(one: _Use, other: _Use, findings: tuple[list[str], list[str]]) -> None:
@@ -108,10 +103,12 @@ def _check_pair(one: _Use, other: _Use, findings: tuple[list[str], list[str]]) -
             f"to {second.task.name} or the reverse, or write to another array"
         )
     elif early.writes:
-        chunks = as_text(chunk_extent(late.array, a) for a in range(late.array.ndim))
+        scale = late.task.scale
+        chunks = scale.sizes([chunk_extent(late.array, a) for a in range(late.array.ndim)])
+        chunks += "" if scale.array else " world units"
         text += (
             f", and a storage chunk that {as_text(node)} writes is still being written there; "
-            f"let its blocks be whole chunks of {chunks} world units, or write to another array"
+            f"let its blocks be whole chunks of {chunks}, or write to another array"
         )
     else:
         text += f" while {as_text(node)} overwrites it; write to another array"
@@ -237,8 +234,3 @@ def writers_of(plan: Plan, array: ArrayInfo) -> list[PlannedTask]:
 def as_text(numbers: Iterable[int]) -> str:
     """Return ``(1, 2)``."""
     return "(" + ", ".join(str(int(n)) for n in numbers) + ")"
-
-
-def as_span(box: Box) -> str:
-    """Return ``(0, 0) to (1, 2)``."""
-    return f"{as_text(box.begin)} to {as_text(box.end)}"

@@ -9,7 +9,7 @@ from snakemake_blocks.geometry.tiling import Fit, Grid
 from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.proof.coverage import first_gap
 from snakemake_blocks.proof.findings import Subject
-from snakemake_blocks.proof.overlaps import as_span, as_text, writers_of
+from snakemake_blocks.proof.overlaps import as_text, writers_of
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.operation import Call, Read
 
@@ -27,8 +27,8 @@ def check_reading(s: Subject) -> None:
             if outside is not None:
                 s.refuse(
                     key,
-                    f"{as_span(outside[0])} is read by block {as_text(outside[1])} and lies "
-                    f"outside of {array.path}, which covers {as_span(array.roi)}; declare a fill, "
+                    f"{s.span(outside[0])} is read by block {as_text(outside[1])} and lies "
+                    f"outside of {array.path}, which covers {s.span(array.roi)}; declare a fill, "
                     "or make roi or context smaller",
                 )
         if s.is_own(array):
@@ -67,20 +67,20 @@ def _check_read(s: Subject, key: str, read: Read, grid: Grid) -> None:
     if read.fill is not None and not reach.meets(array.roi):
         s.warn(
             key,
-            f"nothing of {array.path} is read, only the fill: it covers {as_span(array.roi)}, "
-            f"blocks read {as_span(reach)}; look at offset and unit of both",
+            f"nothing of {array.path} is read, only the fill: it covers {s.span(array.roi)}, "
+            f"blocks read {s.span(reach)}; look at offset and unit of both",
         )
     gap = first_gap(s.task, wanted, covers, _anywhere(s) if far else grid.reading)
     if gap is None:
         by = f"written by {', '.join(w.name for w in waited)}" if writers else "existing data"
         s.prove(f"all that it reads of {array.path} inside its roi is {by}")
         return
-    where = f"{as_span(gap[0])} of {array.path} is read by block {as_text(gap[1])}"
+    where = f"{s.span(gap[0])} of {array.path} is read by block {as_text(gap[1])}"
     if not writers:
         s.refuse(
             key,
-            f"{where}, but the array covers {as_span(array.roi)} only; make the roi, "
-            f"{as_span(s.roi)}, smaller",
+            f"{where}, but the array covers {s.span(array.roi)} only; make the roi, "
+            f"{s.span(s.roi)}, smaller",
         )
     else:
         s.refuse(key, f"{where}, but {_writers_text(s, waited, gap[0])}")
@@ -95,7 +95,7 @@ def _writers_text(s: Subject, waited: Sequence[PlannedTask], gap: Box) -> str:
     """Return who does not write a region that is read, and what to do about it."""
     if not waited:
         return "no task that this one waits for writes it; name its writer in after"
-    wrote = ", ".join(f"{up.name} writes {as_span(up.grid.extent)}" for up in waited)
+    wrote = ", ".join(f"{up.name} writes {s.span(up.grid.extent)}" for up in waited)
     for up in waited:
         if up.fit == Fit.VALID and s.tasks[up.name].write_extent.meets(gap):
             return f"{wrote} and leaves the rest out by fit: valid; use fit: shrink in {up.name}"
@@ -139,8 +139,8 @@ def _check_far_reads(s: Subject, up: PlannedTask) -> None:
         if any(map(read.array.meets, up.operation.outputs)) and not reach.covers(part):
             s.warn(
                 f"reads.{name}",
-                f"a block waits only for what its read Roi meets, together {as_span(reach)} of "
-                f"{as_span(part)} that {up.name} writes of {read.array.path}; add after: "
+                f"a block waits only for what its read Roi meets, together {s.span(reach)} of "
+                f"{s.span(part)} that {up.name} writes of {read.array.path}; add after: "
                 f"[{_whole(up)}] if the function reads more",
             )
 
@@ -171,7 +171,7 @@ def check_after(s: Subject) -> None:
         if gap is None:
             s.prove(f"every block waits for all that {up.name} does in its read Roi")
             continue
-        text = f"{as_span(gap[0])} is read by block {as_text(gap[1])}, but "
+        text = f"{s.span(gap[0])} is read by block {as_text(gap[1])}, but "
         text += _writers_text(s, [up], gap[0])
         if task.operation.reads:
             s.warn("after", f"{text}; or ignore this if what it reads there is not from {up.name}")

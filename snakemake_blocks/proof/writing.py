@@ -8,7 +8,7 @@ from snakemake_blocks.geometry.tiling import Axis, Grid
 from snakemake_blocks.plan.dependencies import JobGrid
 from snakemake_blocks.proof.coverage import first_gap
 from snakemake_blocks.proof.findings import DEFECT, Subject
-from snakemake_blocks.proof.overlaps import as_span, as_text
+from snakemake_blocks.proof.overlaps import as_text
 from snakemake_blocks.tasks.array_info import ArrayInfo
 
 __all__ = ["check_writing"]
@@ -33,14 +33,14 @@ def check_writing(s: Subject) -> None:
             s.refuse(
                 place,
                 f"blocks cut voxels of {array.path}, so two blocks would write the same voxel; let "
-                f"roi and block_size be multiples of its voxel size {as_text(array.voxel_size)}",
+                f"roi and block_size be multiples of its voxel size {s.sizes(array.voxel_size)}",
             )
         lost = first_gap(task, grid.extent.intersect(s.roi), [array.roi], grid.writing)
         if lost is not None:
             s.refuse(
                 place,
-                f"{as_span(lost[0])} is written by block {as_text(lost[1])} and lies outside "
-                f"of {array.path}, which covers {as_span(array.roi)}; write to another array or "
+                f"{s.span(lost[0])} is written by block {as_text(lost[1])} and lies outside "
+                f"of {array.path}, which covers {s.span(array.roi)}; write to another array or "
                 "make the roi smaller",
             )
     if s.refused == before:
@@ -49,13 +49,13 @@ def check_writing(s: Subject) -> None:
         s.prove(
             f"{task.num_blocks:,} blocks{_voxels_text(grid, arrays)} in {task.num_jobs:,} jobs "
             "write every voxel of "
-            f"{as_span(grid.extent.intersect(s.roi))} exactly once{masked}"
+            f"{s.span(grid.extent.intersect(s.roi))} exactly once{masked}"
         )
 
 
 def _voxels_text(grid: Grid, arrays: Sequence[ArrayInfo]) -> str:
     """Return how large blocks are in voxels, where these are not of size 1."""
-    size = arrays[0].voxel_size if arrays else ()
+    size = arrays[0].steps if arrays else ()
     if all(v == 1 for v in size):
         return ""
     voxels = (step // v for step, v in zip(grid.block_size, size, strict=True))
@@ -100,21 +100,25 @@ def _warn_of_fit(s: Subject) -> None:
     if any(x > 0 for x in short):
         s.warn(
             "fit",
-            f"valid leaves {as_text(max(0, x) for x in short)} world units at the upper end of "
-            f"the roi unwritten: the roi is {as_span(roi)}, written is {as_span(extent)}; use fit: "
+            f"valid leaves {s.lengths(max(0, x) for x in short)} at the upper end of "
+            f"the roi unwritten: the roi is {s.span(roi)}, written is {s.span(extent)}; use fit: "
             "shrink to write all",
         )
     if any(x < 0 for x in short):
         s.warn(
             "fit",
-            f"overhang writes {as_text(max(0, -x) for x in short)} world units beyond the roi: "
-            f"the roi is {as_span(roi)}, written is {as_span(extent)}, and what lies outside of an "
+            f"overhang writes {s.lengths(max(0, -x) for x in short)} beyond the roi: "
+            f"the roi is {s.span(roi)}, written is {s.span(extent)}, and what lies outside of an "
             "array is dropped; use fit: shrink to write the roi alone",
         )
 
 
 def _cuts_voxels(grid: Grid, array: ArrayInfo) -> bool:
+    """Tell whether blocks end within voxels, or share the one along an axis that is not stored."""
+    sides = zip(grid.axes, array.offset, array.voxel_size, array.places, strict=True)
     return any(
-        (axis.begin - o) % v or (axis.end - o) % v or (len(axis) > 1 and axis.step % v)
-        for axis, o, v in zip(grid.axes, array.offset, array.voxel_size, strict=True)
+        len(axis) > 1
+        if place < 0
+        else (axis.begin - o) % v or (axis.end - o) % v or (len(axis) > 1 and axis.step % v)
+        for axis, o, v, place in sides
     )

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from snakemake_blocks.errors import InputError, SpecError
+from snakemake_blocks.spec.catalogue import Catalogue
 from snakemake_blocks.spec.description import UNKNOWN_FUNCTION, Describer
 from snakemake_blocks.spec.schema import PipelineModel, json_schema, problems_of
 from snakemake_blocks.spec.yaml_text import YamlError, parse_yaml
@@ -48,10 +49,10 @@ def load_pipeline(path: Path | str) -> Pipeline:
 def _pipeline(path: Path, data: dict[Any, Any]) -> Pipeline:
     model, problems, unsure = _model(data)
     names = [str(name) for name in data["tasks"]]
-    describer = Describer(path.parent, model.tasks, names, unsure, _written(data), model.unit or "")
-    tasks = describer.tasks()
-    if problems or describer.problems:
-        raise SpecError(problems + describer.problems)
+    arrays = Catalogue(path.parent, model.tasks, _written(data), model.unit or "")
+    tasks = Describer(arrays, names, unsure).tasks()
+    if problems or arrays.problems:
+        raise SpecError(problems + arrays.problems)
     return Pipeline.from_tasks(
         tasks,
         folder=path.parent,

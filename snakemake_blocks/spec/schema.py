@@ -45,7 +45,7 @@ _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 _FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 _PATH = "must be the path of an array"
 _CALLABLE = "must be a function as module:name"
-_SIZES = "must be a whole number, or a list with one per axis"
+_SIZES = "must be a whole number, a list with one per axis, or sizes by the names of axes"
 _BLOCKS = "must be auto, a whole number, or a list with one per axis"
 
 
@@ -64,12 +64,22 @@ def _number_kind(value: Any) -> str:
 
 
 def _voxel_kind(value: Any) -> str:
-    """Tell sizes in voxels from others."""
-    found = _number_kind(value)
-    has_voxels = isinstance(value, VoxelSizesModel | VoxelContextModel | VoxelRoiModel) or (
-        isinstance(value, Mapping) and "voxels" in value
-    )
-    return "<voxels>" if has_voxels else found
+    """Tell regions in voxels from others."""
+    has_voxels = isinstance(value, VoxelRoiModel) or _has_key(value, "voxels")
+    return "<voxels>" if has_voxels else _number_kind(value)
+
+
+def _size_kind(value: Any) -> str:
+    """Tell sizes in voxels, and those of both sides, from sizes by the names of axes."""
+    if isinstance(value, VoxelSizesModel | VoxelContextModel) or _has_key(value, "voxels"):
+        return "<voxels>"
+    if isinstance(value, SidesModel) or _has_key(value, "lower") or _has_key(value, "upper"):
+        return "<keys>"
+    return "<names>" if isinstance(value, Mapping) else _number_kind(value)
+
+
+def _has_key(value: Any, key: str) -> bool:
+    return isinstance(value, Mapping) and key in value
 
 
 def _scalar_kind(value: Any) -> str:
@@ -126,9 +136,12 @@ Number = Annotated[float, Field(strict=True)]
 Whole = Annotated[int, Field(ge=-(2**63), le=2**64 - 1, strict=True)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
+AxisName = Annotated[str, StringConstraints(min_length=1)]
 Sizes = Annotated[
-    Annotated[Natural, Tag("<number>")] | Annotated[list[Natural], Tag("<list>")],
-    _one_of(_number_kind, _SIZES),
+    Annotated[Natural, Tag("<number>")]
+    | Annotated[list[Natural], Tag("<list>")]
+    | Annotated[dict[AxisName, Natural], Tag("<names>")],
+    _one_of(_size_kind, _SIZES),
 ]
 
 
@@ -155,8 +168,9 @@ _SIDES = f"{_SIZES}, or {{lower: ..., upper: ...}}"
 Sides = Annotated[
     Annotated[Natural, Tag("<number>")]
     | Annotated[list[Natural], Tag("<list>")]
+    | Annotated[dict[AxisName, Natural], Tag("<names>")]
     | Annotated[SidesModel, Tag("<keys>")],
-    _one_of(_number_kind, _SIDES),
+    _one_of(_size_kind, _SIDES),
 ]
 
 
@@ -169,13 +183,16 @@ class VoxelContextModel(_Model):
 Context = Annotated[
     Annotated[Natural, Tag("<number>")]
     | Annotated[list[Natural], Tag("<list>")]
+    | Annotated[dict[AxisName, Natural], Tag("<names>")]
     | Annotated[SidesModel, Tag("<keys>")]
     | Annotated[VoxelContextModel, Tag("<voxels>")],
-    _one_of(_voxel_kind, f"{_SIDES}, or {{voxels: ...}}"),
+    _one_of(_size_kind, f"{_SIDES}, or {{voxels: ...}}"),
 ]
 BlockSizes = Annotated[
-    Annotated[Positive, Tag("<number>")] | Annotated[list[Positive], Tag("<list>")],
-    _one_of(_number_kind, _SIZES),
+    Annotated[Positive, Tag("<number>")]
+    | Annotated[list[Positive], Tag("<list>")]
+    | Annotated[dict[AxisName, Positive], Tag("<names>")],
+    _one_of(_size_kind, _SIZES),
 ]
 
 
@@ -188,9 +205,11 @@ class VoxelSizesModel(_Model):
 BlockSize = Annotated[
     Annotated[Positive, Tag("<number>")]
     | Annotated[list[Positive], Tag("<list>")]
+    | Annotated[dict[AxisName, Positive], Tag("<names>")]
     | Annotated[VoxelSizesModel, Tag("<voxels>")],
-    _one_of(_voxel_kind, f"{_SIZES}, or {{voxels: ...}}"),
+    _one_of(_size_kind, f"{_SIZES}, or {{voxels: ...}}"),
 ]
+Select = dict[AxisName, Natural]
 
 
 class ReadModel(_Model):
@@ -203,6 +222,7 @@ class ReadModel(_Model):
     context: Context | None = Field(
         None, description="Read beyond what is written, as the task's; default: that."
     )
+    select: Select = Field({}, description="One index of an axis, by its name; it is not seen.")
 
 
 class WriteModel(_Model):
@@ -211,9 +231,11 @@ class WriteModel(_Model):
     array: ArrayPath = Field(description="Path of the array, relative to this file.")
     dtype: str = Field(description="numpy name of the type, e.g. float32.")
     channels: list[Positive] = Field([], description="Extents of leading channel axes.")
-    voxel_size: list[Positive] | None = Field(
-        None, description="World units per voxel; default: that of the first array read."
+    voxel_size: BlockSize | None = Field(
+        None,
+        description="In world units, or voxels of the roi's array; default: that of this array.",
     )
+    select: Select = Field({}, description="One index of an axis, by its name; others stay.")
 
 
 class RoiModel(_Model):
@@ -358,7 +380,17 @@ def json_schema() -> dict[str, Any]:
 
 # What pydantic puts into places beside keys; a user may have such keys, too.
 _MARKS = frozenset(
-    {"<keys>", "<word>", "<other>", "<list>", "<number>", "<whole>", "<voxels>", "[key]"}
+    {
+        "<keys>",
+        "<word>",
+        "<other>",
+        "<list>",
+        "<number>",
+        "<names>",
+        "<whole>",
+        "<voxels>",
+        "[key]",
+    }
 )
 
 

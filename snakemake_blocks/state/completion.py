@@ -38,7 +38,7 @@ def sentinel_for(job: Job, judgement: Judgement) -> Sentinel | None:
         fingerprint=f"{job.task.fingerprint:016x}",
         node=index_name(job.index),
         batch=list(job.task.jobs.batch),
-        first=list(first_block(job.task.grid)),
+        first=list(first_block(job.task.own_grid)),
         blocks=int(present.sum()),
         digest=digest_of_stamps(judgement.stamp[present]),
     )
@@ -50,7 +50,7 @@ def is_sentinel_of(task: PlannedTask, node: str, sentinel: Sentinel | None) -> b
         sentinel.task == task.name
         and sentinel.fingerprint == f"{task.fingerprint:016x}"
         and sentinel.batch == list(task.jobs.batch)
-        and sentinel.first == list(first_block(task.grid))
+        and sentinel.first == list(first_block(task.own_grid))
         and sentinel.node == node
     )
 
@@ -100,7 +100,7 @@ def write_aggregate(plan: Plan, path: Path, root: Path) -> None:
         fingerprint=f"{task.fingerprint:016x}",
         node=name,
         batch=list(task.jobs.batch),
-        first=list(first_block(task.grid)),
+        first=list(first_block(task.own_grid)),
         blocks=blocks,
         digest=digest_of_sentinels(contents),
     )

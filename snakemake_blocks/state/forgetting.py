@@ -27,7 +27,7 @@ def forget(task: PlannedTask, root: Path, indices: Sequence[Index]) -> None:
         return
     fingerprints = block_fingerprints(task, task.grid.indices)
     for job, members in by_job.items():
-        ledger = Ledger(RunPaths(root).ledger(task.slug, job), first_block(task.grid))
+        ledger = Ledger(RunPaths(root).ledger(task.slug, job), first_block(task.own_grid))
         ledger.append(Event.BUDGET, members[0], fingerprint=task.fingerprint)
         for index in members:
             ledger.append(Event.RESET, index, fingerprint=int(fingerprints[index]))

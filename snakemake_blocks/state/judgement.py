@@ -161,7 +161,7 @@ class History:
         found = cls.empty(members)
         expected: U64 | None = None
         scratch = np.zeros(0, np.int64)
-        reader = LedgerReader(path, first_block(task.grid))
+        reader = LedgerReader(path, first_block(task.own_grid))
         for records in reader.chunks():
             if expected is None:
                 expected = block_fingerprints(task, members).ravel()
@@ -276,7 +276,7 @@ class Judge:
 
     def records(self, task: PlannedTask, job: Index) -> NDArray[np.void]:
         """Return the valid records of a job's ledger."""
-        return read_records(self._path(task, job), first_block(task.grid))
+        return read_records(self._path(task, job), first_block(task.own_grid))
 
     def seconds(self, task: PlannedTask) -> float:
         """Return the wall time of all done attempts of a task that are on record."""
@@ -294,7 +294,7 @@ class Judge:
         slugs = {task.slug: task for task in self.plan.tasks.values()}
         for (slug, job), history in self._histories.items():
             task = slugs[slug]
-            yield task, LedgerReader(self._path(task, job), first_block(task.grid), history.end)
+            yield task, LedgerReader(self._path(task, job), first_block(task.own_grid), history.end)
 
     def polluted(self) -> Iterator[tuple[PlannedTask, Index]]:
         """Yield the jobs read so far whose ledgers hold records of blocks of other jobs."""
@@ -323,7 +323,7 @@ class Judge:
         found = History.empty(members)
         if before.grid.ndim != task.grid.ndim:
             return found
-        ours = zip(first_block(task.grid), first_block(before.grid), strict=True)
+        ours = zip(first_block(task.own_grid), first_block(before.own_grid), strict=True)
         shift = tuple(a - b for a, b in ours)
         for other in before.jobs.jobs_of(members.shift(shift).intersect(before.grid.indices)):
             there = before.jobs.members(other).shift([-s for s in shift])
@@ -340,8 +340,8 @@ class Judge:
         before = self.layout.tasks.get(task.name) if self.layout else None
         if before is None:
             return None
-        lies = (before.jobs.batch, first_block(before.grid))
-        return None if lies == (task.jobs.batch, first_block(task.grid)) else before
+        lies = (before.jobs.batch, first_block(before.own_grid))
+        return None if lies == (task.jobs.batch, first_block(task.own_grid)) else before
 
     def erase(self, task: PlannedTask, indices: Sequence[Index]) -> None:
         """Take blocks for reset from now on; nothing is written."""
@@ -456,7 +456,7 @@ def block_fingerprints(task: PlannedTask, region: Box) -> U64:
     of a grown region cut off is not the full block that stands there now.
     """
     numbers = map(np.arange, region.begin, region.end)
-    rois = [axis.writes(k) for axis, k in zip(task.grid.axes, numbers, strict=True)]
+    rois = [axis.writes(k) for axis, k in zip(task.own_grid.axes, numbers, strict=True)]
     return fingerprints_at(task.fingerprint, rois)
 
 

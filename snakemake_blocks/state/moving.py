@@ -263,9 +263,9 @@ def _is_moved(old: Plan | None, task: PlannedTask) -> bool:
     before = old.tasks[task.name]
     if before.grid.ndim != task.grid.ndim:
         return False
-    return (before.jobs.batch, first_block(before.grid)) != (
+    return (before.jobs.batch, first_block(before.own_grid)) != (
         task.jobs.batch,
-        first_block(task.grid),
+        first_block(task.own_grid),
     )
 
 
@@ -274,7 +274,7 @@ def is_reordered(old: Plan | None, task: PlannedTask) -> bool:
     if old is None or task.name not in old.tasks or not any(task.reach):
         return False
     before = old.tasks[task.name]
-    if (before.jobs.batch, before.grid) != (task.jobs.batch, task.grid):
+    if (before.jobs.batch, before.own_grid) != (task.jobs.batch, task.own_grid):
         return True
     everything = task.grid.indices
     return not np.array_equal(before.jobs.presence(everything), task.jobs.presence(everything))
@@ -287,7 +287,7 @@ def _write_ledgers(before: PlannedTask, task: PlannedTask, paths: RunPaths) -> N
     blocks, so the old plan stays valid until the new one stands in its place.
     """
     _drop_foreign_ledgers(before, paths)
-    first = np.asarray(first_block(task.grid), np.int32)
+    first = np.asarray(first_block(task.own_grid), np.int32)
     gathered: dict[Index, list[NDArray[np.void]]] = {}
     old: dict[Index, NDArray[np.void]] = {}
     for job in before.jobs.jobs:
@@ -313,7 +313,7 @@ def _gather_records(task: PlannedTask, paths: RunPaths) -> None:
     Only the plan knows which of several ledgers spoke for a block last, so a block that is in
     more than one is done anew.
     """
-    first = np.asarray(first_block(task.grid), np.int32)
+    first = np.asarray(first_block(task.own_grid), np.int32)
     batch = np.asarray(task.jobs.batch, np.int32)
     found = {}
     for path in (paths.task(task.slug) / "ledger").glob("*/*"):
@@ -361,7 +361,7 @@ def _drop_foreign_records(task: PlannedTask, job: Index, paths: RunPaths) -> NDA
 
 def _belongs(records: NDArray[np.void], task: PlannedTask, job: Index) -> NDArray[np.bool_]:
     """Tell which records, numbered as on disk, are of blocks of a job."""
-    members = task.jobs.members(job).shift(first_block(task.grid))
+    members = task.jobs.members(job).shift(first_block(task.own_grid))
     index = records["index"]
     inside: NDArray[np.bool_] = np.all((index >= members.begin) & (index < members.end), axis=1)
     return inside

@@ -188,7 +188,7 @@ class _Reasons:
         (offsets,) = identity["roi"].values()
         rois = []
         for first, n, step, offset in zip(
-            first_block(self.task.grid),
+            first_block(self.task.own_grid),
             self.task.grid.shape,
             identity["block_size"],
             offsets,

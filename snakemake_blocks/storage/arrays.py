@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Grid
+from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.storage.metadata import check_metadata, is_array
 from snakemake_blocks.storage.multiscales import level_of
 from snakemake_blocks.storage.spatial import Place
@@ -37,6 +38,7 @@ __all__ = [
     "obstacle_to",
     "open_array",
     "read_region",
+    "stored_array",
     "write_region",
 ]
 
@@ -53,7 +55,26 @@ _BLOSC_HEAD = 16
 
 
 def describe(path: str, folder: Path, *, unit: str = "") -> ArrayInfo | None:
-    """Return the geometry and storage of an array, None if there is no array at ``path``.
+    """Return the geometry and storage of an array by itself, None if there is none at ``path``.
+
+    Where its voxels are no whole world units, voxels are counted, from its begin on.
+
+    Parameters
+    ----------
+    path, folder, unit
+        As for :func:`stored_array`.
+
+    Raises
+    ------
+    InputError
+        As :func:`stored_array`.
+    """
+    found = stored_array(path, folder, unit=unit)
+    return None if found is None else found.info(Lattice.of([found.measured]))
+
+
+def stored_array(path: str, folder: Path, *, unit: str = "") -> StoredArray | None:
+    """Return an array as it is stored, None if there is no array at ``path``.
 
     Parameters
     ----------
@@ -81,27 +102,25 @@ def describe(path: str, folder: Path, *, unit: str = "") -> ArrayInfo | None:
     storage = getattr(node, "shards", None) or node.chunks
     if 0 in (*storage, *node.chunks):
         raise InputError(f"{path}: has chunks {list(storage)}, which hold nothing; store it anew")
-    place = _place(dict(node.attrs), node.ndim, path, folder)
-    count = len(place.units)
-    return ArrayInfo(
-        path=path,
-        offset=place.world("offset", unit=unit),
-        voxel_size=place.world("voxel_size", unit=unit),
-        shape=tuple(int(n) for n in node.shape[-count:]),
-        channels=tuple(int(n) for n in node.shape[:-count]),
+    return StoredArray(
+        place=_place(node, path, folder),
+        shape=tuple(map(int, node.shape)),
+        chunks=tuple(map(int, storage)),
         dtype=str(node.dtype),
-        chunks=tuple(int(n) for n in storage),
-        units=(unit,) * count if unit else place.units,
+        unit=unit,
     )
 
 
-def _place(attributes: Mapping[str, Any], ndim: int, path: str, folder: Path) -> Place:
+def _place(node: Any, path: str, folder: Path) -> Place:
     """Return where an array lies: by its own attributes, else by the OME-Zarr group above it."""
+    attributes = dict(node.attrs)
     if not any(attributes.get(key) is not None for key in ("offset", "voxel_size", "resolution")):
         level = level_of(path, folder)
         if level is not None:
-            return Place.from_level(level, ndim, path)
-    return Place.from_attributes(attributes, ndim, path)
+            return Place.from_level(level, node.ndim, path)
+    names = getattr(node.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
+    named = names if isinstance(names, list | tuple) else ()
+    return Place.from_attributes(attributes, node.ndim, path, names=named)
 
 
 def _open(path: str, folder: Path) -> Any:

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from snakemake_blocks.storage.groups import Group, arrays_in, enter, groups_arou
 from snakemake_blocks.storage.image_groups import unlisted_levels
 from snakemake_blocks.storage.images import axis_names, is_ome, list_level
 from snakemake_blocks.system.location import dangling_link, make_target
-from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.array_info import ArrayInfo, Making
 
 __all__ = ["create", "create_all"]
 
@@ -69,6 +70,7 @@ def create(array: ArrayInfo, folder: Path) -> None:
     """
     import zarr
 
+    array = array.with_counted_as_channels()
     obstacle = obstacle_to(array.path, folder)
     if obstacle:
         raise InputError(obstacle)
@@ -100,16 +102,28 @@ def create(array: ArrayInfo, folder: Path) -> None:
 
 
 def _attributes(array: ArrayInfo, names: Sequence[str], *, zarr_format: int) -> dict[str, Any]:
-    """Return where the array lies, as funlib.persistence writes it."""
+    """Return where the array lies, as funlib.persistence writes it.
+
+    It knows whole numbers only, and takes others for 0: these are called otherwise, so that it
+    opens the array in voxels.
+    """
     dimensions = {_DIMENSIONS: list(names)} if zarr_format == 2 else {}
+    making = array.making or Making()
+    offset = _numbers(making.offset or tuple(map(Fraction, array.offset)))
+    sizes = _numbers(making.voxel_size or tuple(map(Fraction, array.voxel_size)))
+    whole = all(isinstance(n, int) for n in offset + sizes)
     return {
-        "offset": list(array.offset),
-        "voxel_size": list(array.voxel_size),
+        "offset" if whole else "translation": offset,
+        "voxel_size" if whole else "resolution": sizes,
         "axis_names": list(names),
         "units": list(array.units) or [""] * array.ndim,
         "types": ["channel"] * len(array.channels) + ["space"] * array.ndim,
         **dimensions,
     }
+
+
+def _numbers(values: Sequence[Fraction]) -> list[int | float]:
+    return [int(v) if v.denominator == 1 else float(v) for v in values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +264,8 @@ def _names(array: ArrayInfo, folder: Path, groups: Sequence[Group]) -> list[str]
             names[-axis] = given.get(len(given) - axis, ("", 0))[0] or names[-axis]
         if len(given) == len(names):
             names = [given[axis][0] or name for axis, name in enumerate(names)]
+    declared = array.making.names if array.making else ()
+    names = [own or name for own, name in itertools.zip_longest(declared, names)]
     return _unambiguous(names, array, groups)
 
 

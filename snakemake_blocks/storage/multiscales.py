@@ -31,11 +31,7 @@ __all__ = [
     "level_of",
     "omero_of",
     "paths_of_levels",
-    "whole_voxels",
 ]
-
-# Coordinates beyond are refused everywhere.
-_COUNTABLE = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +58,6 @@ class Level:
     corner: tuple[Fraction, ...]
     units: tuple[str, ...]
     first: Level | None = None
-
-    def in_voxels(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return voxel size and corner per axis, counted in voxels of the finest level."""
-        first = self.first or self
-        pairs = list(zip(self.scale, self.corner, first.scale, strict=True))
-        sizes = tuple(max(1, whole_voxels(s, s0)) for s, _, s0 in pairs)
-        return sizes, tuple(whole_voxels(c, s0) for _, c, s0 in pairs)
-
-
-def whole_voxels(length: Fraction, voxel: Fraction) -> int:
-    """Return how many voxels a length is about; 0 for more than can be counted."""
-    found = round(length / voxel) if voxel else 0
-    return found if abs(found) <= _COUNTABLE else 0
 
 
 def level_of(path: str, folder: Path) -> Level | None:

@@ -1,7 +1,8 @@
-"""Where an array lies in the world: what its metadata say, exactly, and in world units.
+"""Where an array lies in the world: what its metadata say of each axis, exactly.
 
-Attributes follow funlib.persistence: ``offset``, ``voxel_size`` or ``resolution``, ``axis_names``,
-``units``, ``types``.
+Attributes follow funlib.persistence: ``offset``, ``voxel_size``, ``axis_names``, ``units``,
+``types``. Voxel sizes that are no whole numbers, which it does not know, may stand in
+``resolution``, and offsets in ``translation``.
 """
 
 from __future__ import annotations
@@ -13,45 +14,70 @@ from fractions import Fraction
 from typing import Any
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.geometry.box import Index
-from snakemake_blocks.storage.multiscales import Level, whole_voxels
-from snakemake_blocks.tasks.units import conversion, exact, plain, rounded, unit_name, whole_unit
+from snakemake_blocks.storage.multiscales import Level
+from snakemake_blocks.tasks.units import exact, plain
 
-__all__ = ["Place"]
+__all__ = ["Place", "PlacedAxis"]
 
-# Sums of coordinates up to this stay exact everywhere, floats included; as in pipeline.yaml.
-_LARGEST = 2**53
-# Sizes of blocks are multiples of voxel sizes: a unit in which these are longer helps nobody.
-_LONGEST = 10**5
 # What messages and metadata write as a float.
 _PRINTABLE = int(sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedAxis:
+    """One stored axis.
+
+    Parameters
+    ----------
+    name : str
+        Empty where none is given.
+    is_measured : bool
+        Whether it has a place in the world: blocks are cut along it in any case, while channels
+        and, in OME-Zarr, time are cut only where a pipeline names a size for them, and counted.
+    offset, voxel_size : Fraction
+        As stored; 0 and 1 for what is counted.
+    unit : str
+        As stored, empty where none is given.
+    """
+
+    name: str
+    is_measured: bool
+    offset: Fraction = Fraction(0)
+    voxel_size: Fraction = Fraction(1)
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
-    """Offset and voxel size per spatial axis as they are stored, and the units they are in.
+    """The axes of an array, as stored.
 
     Parameters
     ----------
     path : str
         The array, for messages.
-    offset, voxel_size : tuple of Fraction
-        Per spatial axis; these come last in the array.
-    units : tuple of str
-        Per spatial axis, as stored, empty where none is given.
-    in_voxels : tuple of (tuple of int, tuple of int), optional
-        Voxel size and offset counted in voxels, of the finest level where there are levels.
+    axes : tuple of PlacedAxis
+        All of them.
     """
 
     path: str
-    offset: tuple[Fraction, ...]
-    voxel_size: tuple[Fraction, ...]
-    units: tuple[str, ...]
-    in_voxels: tuple[Index, Index] = ((), ())
+    axes: tuple[PlacedAxis, ...]
 
     @classmethod
-    def from_attributes(cls, attributes: Mapping[str, Any], ndim: int, path: str) -> Place:
+    def from_attributes(
+        cls, attributes: Mapping[str, Any], ndim: int, path: str, *, names: Sequence[str] = ()
+    ) -> Place:
         """Return the place of an array by its own attributes.
+
+        Parameters
+        ----------
+        attributes : mapping
+            As stored.
+        ndim : int
+            Stored axes.
+        path : str
+            The array, for messages.
+        names : sequence of str
+            What the axes are called elsewhere, empty where they are not.
 
         Raises
         ------
@@ -59,16 +85,25 @@ class Place:
             If they do not fit together, or an axis behind a spatial one is not spatial.
         """
         count = _count_spatial(_spatial_axes(attributes, ndim, path), ndim, path)
+        offset = _numbers(attributes, ("offset", "translation"), count, 0, path)
+        sizes = _numbers(attributes, ("voxel_size", "resolution"), count, 1, path)
+        units = ("" if u is None else str(u) for u in _units(attributes, count))
+        called = attributes.get("axis_names") or names
+        called = [str(n or "").removesuffix("^") for n in called] if len(called) == ndim else []
+        called = called or [""] * ndim
+        lead = ndim - count
+        measured = zip(called[lead:], offset, sizes, units, strict=True)
         return cls(
             path,
-            _numbers(attributes, ("offset",), count, 0, path),
-            _numbers(attributes, ("voxel_size", "resolution"), count, 1, path),
-            tuple("" if u is None else str(u) for u in _units(attributes, count)),
+            (
+                *(PlacedAxis(name, is_measured=False) for name in called[:lead]),
+                *(PlacedAxis(name, True, o, v, u) for name, o, v, u in measured),
+            ),
         )
 
     @classmethod
     def from_level(cls, level: Level, ndim: int, path: str) -> Place:
-        """Return the place of an array of an OME-Zarr image; time is a channel there.
+        """Return the place of an array of an OME-Zarr image; time is counted there.
 
         Raises
         ------
@@ -80,86 +115,17 @@ class Place:
                 f"{path}: OME-Zarr metadata name {len(level.types)} axes, the array has {ndim}; "
                 "mend them"
             )
-        spatial = [a for a, kind in enumerate(level.types) if kind == "space"]
-        count = _count_spatial(spatial, ndim, path)
-        sizes, offset = level.in_voxels()
+        _count_spatial([a for a, kind in enumerate(level.types) if kind == "space"], ndim, path)
+        parts = zip(level.names, level.types, level.corner, level.scale, level.units, strict=True)
         return cls(
             path,
-            tuple(map(plain, level.corner[-count:])),
-            tuple(map(plain, level.scale[-count:])),
-            level.units[-count:],
-            (sizes[-count:], offset[-count:]),
+            tuple(
+                PlacedAxis(name, True, plain(corner), plain(scale), unit)
+                if kind == "space"
+                else PlacedAxis(name, is_measured=False)
+                for name, kind, corner, scale, unit in parts
+            ),
         )
-
-    def world(self, key: str, *, unit: str = "") -> Index:
-        """Return ``offset`` or ``voxel_size`` in world units.
-
-        Parameters
-        ----------
-        key : str
-            Which of them.
-        unit : str
-            What a world unit is; without it, the stored numbers are world units.
-
-        Raises
-        ------
-        InputError
-            If they are not whole, or voxels have no extent.
-        """
-        stored: tuple[Fraction, ...] = getattr(self, key)
-        numbers = stored
-        if unit:
-            names = [unit_name(u) or unit for u in self.units]
-            pairs = zip(stored, names, strict=True)
-            numbers = tuple(n * conversion(name, unit) for n, name in pairs)
-        if key == "voxel_size" and any(n <= 0 for n in numbers):
-            raise InputError(f"{self.path}: voxel_size {_decimals(stored)} is not positive")
-        if any(n.denominator != 1 for n in numbers):
-            raise InputError(
-                f"{self.path}: {key} {_decimals(stored)}{self._in_units()} is not whole"
-                f"{f' in {unit}' if unit else ''}; world units are integers, {self._advice(unit)}"
-            )
-        if any(abs(n) > _LARGEST for n in numbers):
-            raise InputError(
-                f"{self.path}: {key} {_decimals(stored)}{self._in_units()} is too large to count "
-                "with; store it in a larger unit"
-            )
-        return tuple(int(n) for n in numbers)
-
-    def _in_units(self) -> str:
-        known = dict.fromkeys(u for u in self.units if u)
-        return f" {', '.join(known)}" if known else ""
-
-    def _advice(self, unit: str) -> str:
-        """Return what to do: a unit if there is a handy one, else to count in voxels."""
-        names = [unit_name(u) for u in self.units]
-        finer = ""
-        if all(names):
-            finer = whole_unit(zip(self.offset + self.voxel_size, names * 2, strict=True))
-        if finer and self._is_handy(finer, names):
-            return f"set unit: {finer} in pipeline.yaml, at the top, and give all sizes in it"
-        sizes = self.in_voxels[0] or (1,) * len(self.voxel_size)
-        pairs = zip(self.offset, self.voxel_size, strict=True)
-        offset = self.in_voxels[1] or tuple(whole_voxels(o, size) for o, size in pairs)
-        rest = " (they come before OME-Zarr metadata)" if self.in_voxels[0] else ""
-        if any(self.units) and not self.in_voxels[0]:
-            rest = ", and take its attribute units away"
-        rest += ", take unit out of pipeline.yaml" if unit else ""
-        return (
-            f"count in voxels: store the attributes voxel_size: {list(sizes)} and offset: "
-            f"{list(offset)} in this array{rest}, and give all sizes in voxels"
-        )
-
-    def _is_handy(self, unit: str, names: Sequence[str]) -> bool:
-        pairs = zip(self.voxel_size, names, strict=True)
-        if any(size * conversion(name, unit) > _LONGEST for size, name in pairs):
-            return False
-        pairs = zip(self.offset, names, strict=True)
-        return all(abs(offset) * conversion(name, unit) <= _LARGEST for offset, name in pairs)
-
-
-def _decimals(numbers: Sequence[Fraction]) -> str:
-    return "[" + ", ".join(f"{rounded(n, digits=17):.17g}" for n in numbers) + "]"
 
 
 def _count_spatial(spatial: Sequence[int], ndim: int, path: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -30,6 +30,8 @@ class Making:
     ----------
     voxel_size, offset : tuple of Fraction
         Where it lies, exactly, in its units; per tiled axis.
+    counted : tuple of bool
+        Which tiled axes have no place in the world, such as time.
     names : tuple of str
         Of all stored axes, empty where not known.
     inner : tuple of int
@@ -40,6 +42,7 @@ class Making:
 
     voxel_size: tuple[Fraction, ...] = ()
     offset: tuple[Fraction, ...] = ()
+    counted: tuple[bool, ...] = ()
     names: tuple[str, ...] = ()
     inner: Index = ()
     compressor: str = ""
@@ -131,6 +134,12 @@ class ArrayInfo:
         seen = self.stored(Box((0,) * self.ndim, (1,) * self.ndim)).size
         return int(np.dtype(self.dtype).itemsize) * seen
 
+    @property
+    def steps(self) -> Index:
+        """World units between voxels, 1 along axes that the array does not have."""
+        pairs = zip(self.places, self.voxel_size, strict=True)
+        return tuple(1 if place < 0 else size for place, size in pairs)
+
     def tile_chunk(self, axis: int) -> int:
         """Return how many voxels one file holds along a tiled axis."""
         place = self.places[axis]
@@ -160,6 +169,17 @@ class ArrayInfo:
         """Return the shape of the values of voxels as a function gets and returns them."""
         return tuple(
             n for a, n in enumerate(self.stored(voxels).shape) if a not in dict(self.select)
+        )
+
+    def agrees_with(self, other: ArrayInfo) -> bool:
+        """Tell whether both describe one array alike, whatever of it each sees."""
+        mine, theirs = (
+            {p: (a.offset[n], a.voxel_size[n]) for n, p in enumerate(a.places) if p >= 0}
+            for a in (self, other)
+        )
+        stored = ((a.full_shape, a.chunks, a.dtype) for a in (self, other))
+        return len(set(stored)) == 1 and all(
+            mine[axis] == theirs[axis] for axis in mine.keys() & theirs.keys()
         )
 
     def meets(self, other: ArrayInfo) -> bool:
@@ -199,6 +219,37 @@ class ArrayInfo:
         voxels = self.voxels(part).shift([-b for b in self.voxels(whole).begin])
         found = self.slices(voxels)
         return tuple(s for a, s in enumerate(found) if a not in self.hidden)
+
+    def with_counted_as_channels(self) -> ArrayInfo:
+        """Return an array to be created without the cuts along axes that have no place."""
+        if self.making is None or not any(self.making.counted):
+            return self
+        kept = [a for a, counted in enumerate(self.making.counted) if not counted]
+
+        def of(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[a] for a in kept) if values else values
+
+        making = replace(
+            self.making,
+            voxel_size=of(self.making.voxel_size),
+            offset=of(self.making.offset),
+            counted=(),
+        )
+        origin = self.origin and replace(self.origin, making=self.making)
+        places = of(self.places)
+        shape = self.full_shape
+        return replace(
+            self,
+            offset=of(self.offset),
+            voxel_size=of(self.voxel_size),
+            shape=of(self.shape),
+            channels=tuple(n for axis, n in enumerate(shape) if axis not in places),
+            units=of(self.units),
+            axes=places,
+            select=(),
+            origin=origin and replace(origin.with_counted_as_channels(), making=None),
+            making=making,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping, the inverse of :meth:`from_json`.

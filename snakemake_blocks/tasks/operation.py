@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from snakemake_blocks.tasks.forms import (
 from snakemake_blocks.tasks.functions import FunctionRef, is_function_form
 from snakemake_blocks.tasks.keys import Kind, check_keys, default_of, key, not_among
 from snakemake_blocks.tasks.params import param_problems, unsorted_keys
+from snakemake_blocks.tasks.scale import WORLD, Scale, as_recorded
 
 __all__ = ["Call", "Context", "Operation", "Read", "Write"]
 
@@ -71,9 +73,15 @@ class Read:
         """How the array goes on beyond its ends, None if it does not."""
         return self.fill if isinstance(self.fill, Border) else None
 
-    def is_far(self, grid: Grid) -> bool:
-        """Tell whether blocks see voxels, beyond the array's ends, that they do not read."""
+    def is_far(self, grid: Grid, written: ArrayInfo | None = None) -> bool:
+        """Tell whether blocks see voxels of an array that lie outside of their read Rois.
+
+        That is where the array goes on beyond its ends, and where an index is selected on an axis
+        along which blocks of the task that writes it (``written``) are cut.
+        """
         array, border = self.array, self.border
+        if written and set(array.hidden) & set(written.places):
+            return True
         if border is None:
             return False
         seen = grid if self.context is None else grid.with_context(*self.context)
@@ -96,20 +104,19 @@ class Read:
         context = (lower, upper) if "context" in data else None
         return cls(ArrayInfo.from_json(data["array"]), data["fill"], context)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What of it decides what a function sees."""
+    def identity(self, scale: Scale = WORLD) -> dict[str, Any]:
+        """Return what of it decides what a function sees, in a task's own numbers."""
         array, fill = self.array, self.fill
         found: dict[str, Any] = {
             "array": array.path,
             "dtype": array.dtype,
-            "offset": list(array.offset),
-            "voxel_size": list(array.voxel_size),
+            "offset": _of_stored(array, scale.place(array.offset)),
+            "voxel_size": _of_stored(array, scale.length(array.voxel_size)),
             "fill": _as_recorded(fill),
             **array.view,
         }
         if self.context is not None:
-            lower, upper = map(list, self.context)
+            lower, upper = (as_recorded(scale.length(side)) for side in self.context)
             found["context"] = {"lower": lower, "upper": upper}
         return found
 
@@ -153,17 +160,22 @@ class Write:
         """Return what :meth:`to_json` described."""
         return cls(ArrayInfo.from_json(data["array"]))
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What of it decides what is stored."""
+    def identity(self, scale: Scale = WORLD) -> dict[str, Any]:
+        """Return what of it decides what is stored, in a task's own numbers."""
         array = self.array
         return {
             "array": array.path,
             "dtype": array.dtype,
-            "voxel_size": list(array.voxel_size),
+            "voxel_size": _of_stored(array, scale.length(array.voxel_size)),
             "channels": list(array.channels),
             **array.view,
         }
+
+
+def _of_stored(array: ArrayInfo, numbers: Sequence[Fraction]) -> list[int | str]:
+    """Return what an identity holds of the axes that an array has."""
+    pairs = zip(array.places, numbers, strict=True)
+    return as_recorded([number for place, number in pairs if place >= 0])
 
 
 def _of_each(change: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
@@ -309,9 +321,8 @@ class Operation:
         """Whether the worker reads the task's own output for it, and hides what is not earlier."""
         return self.call is Call.ARRAYS and bool(self.own_reads)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What of it decides what a block computes, in the words of pipeline.yaml.
+    def identity(self, scale: Scale = WORLD) -> dict[str, Any]:
+        """Return what of it decides what a block computes, in the words of pipeline.yaml.
 
         A key that came later counts where it is not at its default, so that what was done before
         there was such a key stays done.
@@ -320,8 +331,8 @@ class Operation:
             "call": str(self.call),
             "function": self.function.name,
             "params": dict(self.params),
-            "reads": {name: read.identity for name, read in self.reads.items()},
-            "writes": {name: write.identity for name, write in self.writes.items()},
+            "reads": {name: read.identity(scale) for name, read in self.reads.items()},
+            "writes": {name: write.identity(scale) for name, write in self.writes.items()},
         }
         if order := unsorted_keys(self.params):
             found["order of params"] = order

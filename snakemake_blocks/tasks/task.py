@@ -27,6 +27,7 @@ from snakemake_blocks.tasks.functions import FunctionRef
 from snakemake_blocks.tasks.keys import InvalidKeysError, Problem, not_among
 from snakemake_blocks.tasks.operation import Call, Operation, Read, Write
 from snakemake_blocks.tasks.resources import is_resource_name
+from snakemake_blocks.tasks.scale import WORLD, Scale
 
 __all__ = ["PARAMETERS", "After", "Chunks", "SourceChange", "Task", "TaskError"]
 
@@ -138,6 +139,8 @@ class Task:
         daisy 2's name of ``num_workers``.
     skip_mask : ndarray of bool, optional
         As in daisy 2, one value per block of the grid: True where there is nothing to do.
+    scale : Scale
+        What Rois of blocks are to count, where that is not what these arguments count.
     requires : mapping of str to int
         As in daisy 2, what one worker takes of the budgets that ``run_blockwise(...,
         resources=...)`` gives, e.g. ``{"gpu": 1}``; added to ``resources``.
@@ -187,6 +190,7 @@ class Task:
     chunks: Chunks
     source: SourceChange
     after: Sequence[str | After]
+    scale: Scale
     keys: Mapping[str, Any]
     operation: Operation = field(init=False)
     budget: Budget = field(init=False)
@@ -216,6 +220,7 @@ class Task:
         chunks: Chunks | str = Chunks.COLOR,
         source: SourceChange | str = SourceChange.WARN,
         after: Sequence[str | After] = (),
+        scale: Scale = WORLD,
         keys: Mapping[str, Any] = _NOTHING,
         **more: Any,
     ) -> None:
@@ -389,9 +394,9 @@ def _whole_voxels(extent: Box, arrays: Sequence[ArrayInfo]) -> Box:
     """Return an extent with its end rounded up to whole voxels of arrays in step with its begin."""
     step = (1,) * extent.ndim
     for array in arrays:
-        sides = zip(extent.begin, array.offset, array.voxel_size, strict=False)
+        sides = zip(extent.begin, array.offset, array.steps, strict=False)
         if array.ndim == extent.ndim and all((b - o) % v == 0 for b, o, v in sides):
-            step = tuple(map(math.lcm, step, array.voxel_size))
+            step = tuple(map(math.lcm, step, array.steps))
     pairs = zip(extent.begin, extent.end, step, strict=True)
     return Box(extent.begin, tuple(e + (b - e) % v for b, e, v in pairs))
 
@@ -448,22 +453,29 @@ def _geometry_problems(task: Task) -> list[Problem]:
         grid = task.grid
     except TilingError as error:
         return [("roi", str(error))]
+    if not task.scale.fits(grid):
+        unit = f"voxels of {task.scale.array}" if task.scale.array else "world units"
+        sizes, region = task.scale.sizes(grid.block_size), task.scale.span(grid.extent)
+        text = f"blocks of {sizes} of {region} with their context are no whole {unit}"
+        return [("block_size", f"{text}; use sizes that are")]
     blocks = math.prod(-(-(axis.end - axis.begin) // axis.step) for axis in grid.axes)
     if blocks > _MOST_BLOCKS:
         return [
             (
                 "block_size",
-                f"{_text(grid.block_size)} makes {blocks:.2g} blocks of the region of "
-                f"{_text(task.write_extent.shape)}, more than can be planned ({_MOST_BLOCKS:.0e}); "
-                "give the sizes of blocks in world units (voxels times voxel size)",
+                f"{task.scale.sizes(grid.block_size)} makes {blocks:.2g} blocks of the region of "
+                f"{task.scale.sizes(task.write_extent.shape)}, more than can be planned "
+                f"({_MOST_BLOCKS:.0e}); give the sizes of blocks in world units (voxels times "
+                "voxel size), or as {voxels: ...}",
             )
         ]
     if blocks == 0:
         return [
             (
                 "roi",
-                f"no block of {_text(grid.block_size)} fits into {_text(task.write_extent.shape)}"
-                f" with fit {task.fit}; use a smaller block or fit: shrink",
+                f"no block of {task.scale.sizes(grid.block_size)} fits into "
+                f"{task.scale.sizes(task.write_extent.shape)} with fit {task.fit}; use a smaller "
+                "block or fit: shrink",
             )
         ]
     if task.present is not None and task.present.shape != grid.shape:
@@ -473,7 +485,7 @@ def _geometry_problems(task: Task) -> list[Problem]:
                 f"tells of {_text(task.present.shape)} blocks, the grid has {_text(grid.shape)}",
             )
         )
-    return found + _numbering_problems(grid) + _batch_problems(task, grid)
+    return found + _numbering_problems(task.scale.grid(grid)) + _batch_problems(task, grid)
 
 
 # Numbers of blocks, and of what lies between them, stay below 2**63.
@@ -565,7 +577,7 @@ def _context_problems(task: Task, place: str, read: Read) -> list[Problem]:
     sides = zip(read.context, (task.lower, task.upper), strict=True)
     if all(0 <= mine <= most for own, all_ in sides for mine, most in zip(own, all_, strict=True)):
         return []
-    lower, upper = map(_text, read.context)
+    lower, upper = map(task.scale.sizes, read.context)
     return [(f"{place}.context", f"{lower} below and {upper} above are not in the read Roi")]
 
 
@@ -576,34 +588,49 @@ def _multiple_problems(task: Task, place: str, use: Read | Write) -> list[Proble
     reads = task.operation.reads.values()
     if own is not None or not reads or any(read.context is None for read in reads):
         lower, upper = own or (task.lower, task.upper)
-        sides = zip(lower, upper, array.voxel_size, strict=True)
+        sides = zip(lower, upper, array.steps, strict=True)
         lengths["context" if own is None else f"{place}.context"] = tuple(
             low if low % v else up for low, up, v in sides
         )
     for name, sizes in lengths.items():
-        if any(size % v for size, v in zip(sizes, array.voxel_size, strict=True)):
+        if any(size % v for size, v in zip(sizes, array.steps, strict=True)):
             what = "block size" if name == "block_size" else "context"
             found.append(
                 (
                     name,
-                    f"{what} {_text(sizes)} is not a multiple of the voxel size "
-                    f"{_text(array.voxel_size)} of {array.path} ({place})",
+                    f"{what} {task.scale.sizes(sizes)} is not a multiple of the voxel size "
+                    f"{task.scale.sizes(array.steps)} of {array.path} ({place}); "
+                    f"{_nearest(task, sizes, array.steps)}",
                 )
             )
     begin, end = task.write_extent.begin, task.write_extent.end
     edges = begin if task.fit != Fit.SHRINK else begin + end
     offsets = array.offset if task.fit != Fit.SHRINK else array.offset * 2
-    sizes = array.voxel_size if task.fit != Fit.SHRINK else array.voxel_size * 2
+    sizes = array.steps if task.fit != Fit.SHRINK else array.steps * 2
     if any((e - o) % v for e, o, v in zip(edges, offsets, sizes, strict=True)):
+        offset = task.scale.span(Box(array.offset, array.offset)).partition(" to ")[0]
         found.append(
             (
                 "roi",
-                f"the region to write, {_text(begin)} to {_text(end)}, cuts voxels of {array.path}"
-                f" ({place}) with offset {_text(array.offset)} and voxel size "
-                f"{_text(array.voxel_size)}; make it whole voxels",
+                f"the region to write, {task.scale.span(Box(begin, end))}, cuts voxels of "
+                f"{array.path} ({place}) with offset {offset} and voxel size "
+                f"{task.scale.sizes(array.steps)}; make it whole voxels",
             )
         )
+    lacking = [a for a, p in enumerate(array.places) if p < 0 and isinstance(use, Write)]
+    if any(len(task.grid.axes[a]) > 1 for a in lacking):
+        text = f"{array.path} lacks an axis along which there are several blocks"
+        found.append((place, f"{text}; let one block write all of it there"))
     return found
+
+
+def _nearest(task: Task, sizes: Sequence[int], steps: Sequence[int]) -> str:
+    """Return which multiples are next to sizes that are none."""
+    pairs = list(zip(sizes, steps, strict=True))
+    below = [max(v, n // v * v) for n, v in pairs]
+    above = [-(-n // v) * v for n, v in pairs]
+    near = dict.fromkeys(task.scale.sizes(numbers) for numbers in (below, above))
+    return f"the nearest that are: {' and '.join(near)}"
 
 
 def _text(numbers: Sequence[int]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["conversion", "exact", "plain", "rounded", "stored", "unit_name", "whole_unit"]
+__all__ = ["conversion", "exact", "plain", "rounded", "stored", "unit_name"]
 
 _PREFIXES = {
     "yotta": ("Y", 24), "zetta": ("Z", 21), "exa": ("E", 18), "peta": ("P", 15), "tera": ("T", 12),
@@ -34,8 +33,6 @@ _SYMBOLS = {
 }
 # Three zeros before the noise: by chance one measured number of a thousand has them.
 _NOISELESS = 12
-# Units to advise, the coarsest first.
-_ADVISED = ("meter", "millimeter", "micrometer", "nanometer", "angstrom", "picometer", "femtometer")
 
 
 def unit_name(text: str) -> str:
@@ -73,15 +70,3 @@ def rounded(number: Fraction, *, digits: int = 15) -> Decimal:
 def conversion(unit: str, into: str) -> Fraction:
     """Return how many of the unit ``into`` make one ``unit``; both are full names."""
     return _METRES[unit] / _METRES[into]
-
-
-def whole_unit(lengths: Iterable[tuple[Fraction, str]]) -> str:
-    """Return the coarsest usual unit in which all lengths are whole, empty if there is none.
-
-    Parameters
-    ----------
-    lengths : iterable of (Fraction, str)
-        Numbers with the full names of their units.
-    """
-    metres = [value * _METRES[unit] for value, unit in lengths]
-    return next((u for u in _ADVISED if all((m / _METRES[u]).denominator == 1 for m in metres)), "")

@@ -110,7 +110,7 @@ class Tracker:
         for path, size in self._ledgers(task):
             reader = self._readers.get(path)
             if reader is None:
-                reader = LedgerReader(Path(path), first_block(task.grid))
+                reader = LedgerReader(Path(path), first_block(task.own_grid))
                 self._readers[path] = reader
             if size != reader.offset:
                 for records in reader.chunks():

@@ -23,6 +23,7 @@ from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.borders import inner
 from snakemake_blocks.tasks.dtypes import as_values
 from snakemake_blocks.tasks.operation import Operation, Read
+from snakemake_blocks.tasks.scale import WORLD, Scale
 
 __all__ = ["ArrayCall", "lower_phase_only", "takes"]
 
@@ -44,12 +45,15 @@ class ArrayCall:
         ``f(**arrays, **params)``; a parameter named ``block`` receives the block.
     params : mapping
         What it is given beside arrays.
+    scale : Scale
+        What Rois of blocks count.
     """
 
     operation: Operation
     folder: Path
     function: Callable[..., Any]
     params: Mapping[str, Any]
+    scale: Scale = WORLD
     _own: frozenset[str] = field(init=False, repr=False)
     _takes_block: bool = field(init=False, repr=False)
     _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -69,8 +73,8 @@ class ArrayCall:
         block : Block
             Its read Roi is what the function sees.
         visible : sequence of Box
-            Where the function sees its task's own output, in world units; elsewhere it sees the
-            fill value.
+            Where the function sees its task's own output, as the plan counts; elsewhere it sees
+            the fill value.
 
         Raises
         ------
@@ -78,7 +82,8 @@ class ArrayCall:
             If the function returns something else than the task writes, or what the block reads
             cannot be read or fills the memory.
         """
-        target, whole = Box.from_roi(block.write_roi), Box.from_roi(block.read_roi)
+        rois = (block.write_roi, block.read_roi)
+        target, whole = (self.scale.planned(Box.from_roi(roi)) for roi in rois)
         reads = self.operation.reads
         regions = {name: read.region(target, whole) for name, read in reads.items()}
         inputs = {n: self._input(n, read, regions[n], visible) for n, read in reads.items()}
@@ -103,8 +108,8 @@ class ArrayCall:
             return self._seen(name, read, region, visible)
         except MemoryError:
             raise InputError(
-                f"{read.array.path}: reading {list(region.begin)} to {list(region.end)} takes more "
-                "memory than there is; choose smaller blocks, or less context"
+                f"{read.array.path}: reading {self.scale.span(region)} takes more memory than "
+                "there is; choose smaller blocks, or less context"
             ) from None
 
     def _seen(self, name: str, read: Read, region: Box, visible: Sequence[Box]) -> NDArray[Any]:

@@ -154,7 +154,9 @@ class Work:
         else:
             params = dict(self.task.operation.params)
         if self.task.operation.call is Call.ARRAYS:
-            self._arrays = ArrayCall(self.task.operation, self.folder, function, params)
+            self._arrays = ArrayCall(
+                self.task.operation, self.folder, function, params, self.task.scale
+            )
             self._open_outputs()
             self._call = self._compute_and_store
         elif params:
@@ -263,7 +265,7 @@ class Work:
 
     def _store(self, block: Block, results: Mapping[str, NDArray[Any]]) -> None:
         """Write results, which are shaped as the write Roi."""
-        target = Box.from_roi(block.write_roi)
+        target = self.task.scale.planned(Box.from_roi(block.write_roi))
         for name, write in self.task.operation.writes.items():
             self.guard()
             cut = write_region(self._outputs[name], write.array, target, results[name])

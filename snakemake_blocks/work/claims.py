@@ -221,7 +221,7 @@ class _Claimer:
         Many workers that are started together so give a block one budget of attempts, and not
         one each; workers that are started later, after a repair, give it a new one.
         """
-        path, first = self._ledger(job), first_block(job.task.grid)
+        path, first = self._ledger(job), first_block(job.task.own_grid)
         tried = read_records(path, first, start=self._sizes.get(path, 0))
         return 2 if (tried["event"] == Event.STARTED).any() else 1
 

@@ -35,7 +35,7 @@ class ContextReport:
     Parameters
     ----------
     context : tuple of int
-        The context that was asked about, world units per axis (the larger side).
+        The context that was asked about, in the task's own numbers, per axis (the larger side).
     reference : tuple of int
         The larger context that it was compared with.
     difference : float
@@ -88,7 +88,7 @@ def check_context(
     name : str
         A task with ``call: arrays``.
     context : sequence of int, optional
-        World units per axis, in place of the declared one.
+        The task's own numbers per axis, in place of the declared one.
     samples : int
         Blocks to look at, spread over the region.
     tolerance : float
@@ -107,8 +107,13 @@ def check_context(
         raise InputError(
             f"task {name}: check-context needs call: arrays, it has call: {task.operation.call}"
         )
+    one = task.scale.one or (1,) * task.grid.ndim
     declared = tuple(map(max, task.grid.lower, task.grid.upper))
-    asked = tuple(context) if context is not None else declared
+    asked = declared
+    if context is not None:
+        asked = tuple(c * n for c, n in zip(context, one, strict=False)) + tuple(
+            context[len(one) :]
+        )
     if len(asked) != task.grid.ndim:
         raise InputError(f"{len(asked)} contexts for {task.grid.ndim} axes; give one per axis")
     if samples < 1 or not 0 <= tolerance < math.inf:
@@ -116,11 +121,23 @@ def check_context(
             f"{samples} samples, tolerance {tolerance}: look at one block or more, "
             "with a tolerance from 0 on"
         )
-    step = _steps(task)
+    step = tuple(map(math.lcm, _steps(task), one))
     if any(c % s for c, s in zip(asked, step, strict=True)):
-        raise InputError(f"context {asked} is not a multiple of the voxel size {step}")
+        sizes = (task.scale.sizes(numbers) for numbers in (asked, step))
+        raise InputError("context {} is not a multiple of the voxel size {}".format(*sizes))
     with Work(task, folder, RunPaths(folder).functions, stores=False) as work:
-        return _compare(_Sampler(work, _samples(task, samples)), asked, step, tolerance)
+        found = _compare(_Sampler(work, _samples(task, samples)), asked, step, tolerance)
+    return replace(
+        found,
+        context=_divided(found.context, one),
+        reference=_divided(found.reference, one),
+        enough=found.enough and _divided(found.enough, one),
+    )
+
+
+def _divided(numbers: Index, one: Index) -> Index:
+    """Return lengths of the plan in a task's own numbers, of which they are multiples."""
+    return tuple(n // v for n, v in zip(numbers, one, strict=True))
 
 
 def _compare(sampler: _Sampler, asked: Index, step: Index, tolerance: float) -> ContextReport:
@@ -165,7 +182,7 @@ def _smallest_on(sampler: _Sampler, reference: Index, axis: int, step: int, limi
 def _steps(task: PlannedTask) -> Index:
     """Return the least common multiple of the voxel sizes of all arrays, per axis."""
     arrays = (*task.operation.inputs, *task.operation.outputs)
-    return tuple(math.lcm(*sizes) for sizes in zip(*(a.voxel_size for a in arrays), strict=True))
+    return tuple(math.lcm(*sizes) for sizes in zip(*(a.steps for a in arrays), strict=True))
 
 
 def _samples(task: PlannedTask, count: int) -> list[Index]:
@@ -241,7 +258,7 @@ class _Sampler:
         for end in self._ends:
             region = region.intersect(end)
         block = task.block(index)
-        block.read_roi = region.to_roi()
+        block.read_roi = task.scale.own(region).to_roi()
         return self._work.compute(block, visible=())
 
 

@@ -332,7 +332,7 @@ class _Run:
         """Return a new appender to the job's ledger."""
         task = self.job.task
         path = self.paths.ledger(task.slug, self.job.index)
-        return Ledger(path, first_block(task.grid), source_mark(task.source))
+        return Ledger(path, first_block(task.own_grid), source_mark(task.source))
 
 
 def _run(run: _Run) -> JobResult:

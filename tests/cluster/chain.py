@@ -184,7 +184,7 @@ class Chain:
             (tuple(int(k) for k in record["index"]), int(record["stamp"]))
             for job in planned.jobs.jobs
             for record in read_records(
-                RunPaths(root).ledger(planned.slug, job), first_block(planned.grid)
+                RunPaths(root).ledger(planned.slug, job), first_block(planned.own_grid)
             )
             if record["event"] == event
         ]

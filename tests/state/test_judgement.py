@@ -48,7 +48,7 @@ class Writer:
         }
         job = self.task.job_of(index)
         path = Judge(self.plan, self.root)._path(self.task, job)
-        ledger = Ledger(path, first_block(self.task.grid))
+        ledger = Ledger(path, first_block(self.task.own_grid))
         ledger.append(event, index, **facts)
         ledger.close()
         return stamp

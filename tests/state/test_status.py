@@ -157,7 +157,7 @@ class TestStates:
 class TestBlocksInHand:
     def started(self, plan: Plan, index: tuple[int, ...]) -> None:
         task = plan.tasks["up"]
-        ledger = Ledger(RunPaths(ROOT).ledger("up", index), first_block(task.grid))
+        ledger = Ledger(RunPaths(ROOT).ledger("up", index), first_block(task.own_grid))
         box = Box(index, tuple(k + 1 for k in index))
         fingerprint = int(block_fingerprints(task, box).ravel()[0])
         ledger.append(Event.STARTED, index, fingerprint=fingerprint, attempt=1)

@@ -75,7 +75,7 @@ class TestTracker:
         tracker = Tracker(scene.in_place, scene.root)
         scene.run("up", (1,))
         job = scene.job("up", (0,))
-        ledger = Ledger(scene.ledger("up"), first_block(job.task.grid))
+        ledger = Ledger(scene.ledger("up"), first_block(job.task.own_grid))
         for event in (Event.STARTED, Event.EMPTY):
             ledger.append(event, (0,), fingerprint=job.task.fingerprint, stamp=3)
         ledger.close()

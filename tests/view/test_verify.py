@@ -120,7 +120,7 @@ class TestLost:
         task = Plan.load(ROOT).tasks["double"]
         path = RunPaths(ROOT).ledger("double", (0, 0))
         whole = read_records(path, (0, 0))
-        assert first_block(task.grid) == (0, 0)
+        assert first_block(task.own_grid) == (0, 0)
         for k in range(1, len(whole), 2):
             write_records(path, np.delete(whole, k))
             text = "\n".join(verify().missing)

@@ -92,7 +92,7 @@ class Hosts:
     def events(self) -> list[Event]:
         root = self.project.folder / "blocks"
         task = Plan.load(root).tasks["compute"]
-        records = read_records(RunPaths(root).ledger(task.slug, (0,)), first_block(task.grid))
+        records = read_records(RunPaths(root).ledger(task.slug, (0,)), first_block(task.own_grid))
         return [Event(int(e)) for e in records["event"]]
 
     def values(self) -> set[int]:
