@@ -14,18 +14,19 @@ import yaml
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Index
-from snakemake_blocks.storage.arrays import describe
+from snakemake_blocks.storage.arrays import stored_array
+from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.system.files import write_atomically
 from snakemake_blocks.system.quoting import comment
 from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.units import unit_name
+from snakemake_blocks.tasks.units import conversion, unit_name
 
 __all__ = ["init_pipeline"]
 
 # About so much of an array is one block, if its chunks allow.
 _BLOCK_BYTES = 16 << 20
-# Units to try where voxels are no whole numbers of what arrays are in.
-_UNITS = ("nanometer", "angstrom", "picometer")
+# What an axis of time is called; it has no place, and a block is one point of it.
+_TIME = ("t", "time")
 _FUNCTIONS = '''"""What the tasks of pipeline.yaml call."""
 
 
@@ -77,26 +78,21 @@ def _seen_from(folder: Path, path: str) -> str:
     return path if os.path.isabs(path) else os.path.relpath(path, folder)
 
 
-def _described(paths: Sequence[str], folder: Path) -> tuple[list[ArrayInfo], str]:
-    """Return the arrays, and the unit of length in which all of their voxels are whole numbers.
+def _described(paths: Sequence[str], folder: Path) -> tuple[list[StoredArray], str]:
+    """Return the arrays, and the finest of the units of length that they name, if there are more.
 
-    Where the arrays' own numbers are whole and of one unit, there is no need of one.
+    Sizes are given in voxels, so it is of no matter whether these are whole numbers of it.
     """
-    problems = []
-    for unit in ("", *_UNITS):
-        try:
-            found = [_array(path, folder, unit) for path in paths]
-        except InputError as error:
-            problems.append(error)
-            continue
-        named = {unit_name(text) for array in found for text in array.units} - {""}
-        if unit or len(named) <= 1:
-            return found, unit
-    raise problems[0]
+    found = [_array(path, folder, "") for path in paths]
+    named = {unit_name(axis.unit) for array in found for axis in array.place.axes} - {""}
+    if len(named) <= 1:
+        return found, ""
+    unit = min(named, key=lambda name: conversion(name, "meter"))
+    return [_array(path, folder, unit) for path in paths], unit
 
 
-def _array(path: str, folder: Path, unit: str) -> ArrayInfo:
-    found = describe(path, folder, unit=unit)
+def _array(path: str, folder: Path, unit: str) -> StoredArray:
+    found = stored_array(path, folder, unit=unit)
     if found is None:
         raise InputError(f"{path}: there is no array")
     return found
@@ -120,18 +116,26 @@ def _result(path: str) -> str:
     return f"{head}_processed{suffix}{dot}{rest}" if dot else f"{path}_processed"
 
 
-def _block(arrays: Sequence[ArrayInfo]) -> Index:
+def _seen(arrays: Sequence[StoredArray]) -> list[ArrayInfo]:
+    """Return the arrays as a task sees them that cuts the first one, along time as well."""
+    lattice = Lattice.of([array.measured for array in arrays])
+    axes = arrays[0].task_axes(_TIME)
+    return [array.info(lattice, axes, named=_TIME) for array in arrays]
+
+
+def _block(arrays: Sequence[ArrayInfo], is_time: Sequence[bool]) -> Index:
     """Return voxels of a block of the first array: about so many as make a call worth its while.
 
-    They are whole chunks, as far as the array has more than one, and whole voxels of all arrays.
+    They are whole chunks, as far as the array has more than one, and whole voxels of all arrays,
+    and one point in time.
     """
     array = arrays[0]
-    sizes = zip(*(a.voxel_size for a in arrays if a.ndim == array.ndim), strict=True)
-    units = [math.lcm(*size) // size[0] for size in sizes]
-    chunks = zip(map(array.tile_chunk, range(array.ndim)), array.shape, units, strict=True)
-    block = [math.lcm(min(chunk, n), unit) for chunk, n, unit in chunks]
+    units = [math.lcm(*size) // size[0] for size in zip(*(a.steps for a in arrays), strict=True)]
+    chunks = zip(map(array.tile_chunk, range(array.ndim)), array.shape, units, is_time, strict=True)
+    block = [1 if time else math.lcm(min(chunk, n), unit) for chunk, n, unit, time in chunks]
     while math.prod(block) * array.itemsize < _BLOCK_BYTES:
-        growing = [a for a, (b, n) in enumerate(zip(block, array.shape, strict=True)) if b < n]
+        sides = enumerate(zip(block, array.shape, is_time, strict=True))
+        growing = [a for a, (b, n, time) in sides if b < n and not time]
         if not growing:
             break
         block[min(growing, key=lambda a: block[a])] *= 2
@@ -144,25 +148,26 @@ def _flow(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _about(array: ArrayInfo) -> str:
+def _about(array: StoredArray) -> str:
     """Return in one line what is known of an array."""
-    channels = f", {' x '.join(map(str, array.channels))} channels" if array.channels else ""
-    unit = next((u for u in array.units if u), "world units")
-    sides = " x ".join(map(str, array.shape))
-    return (
-        f"{array.path}: {array.dtype}{channels}, {sides} voxels of "
-        f"{' x '.join(map(str, array.voxel_size))} {unit}"
-    )
+    sides = [
+        f"{n} {axis.name}".rstrip() for n, axis in zip(array.shape, array.place.axes, strict=True)
+    ]
+    measured = [axis for axis in array.place.axes if axis.is_measured]
+    sizes = " x ".join(f"{float(array.world(axis).voxel_size):.6g}" for axis in measured)
+    unit = array.unit or next((axis.unit for axis in measured if axis.unit), "world units")
+    return f"{array.path}: {array.dtype}, {' x '.join(sides)} voxels of {sizes} {unit}"
 
 
-def _text(arrays: dict[str, ArrayInfo], unit: str) -> str:
+def _text(arrays: dict[str, StoredArray], unit: str) -> str:
     """Return the text of the pipeline."""
     first = next(iter(arrays.values()))
-    channels = {"channels": list(first.channels)} if first.channels else {}
+    seen, axes = _seen(list(arrays.values())), first.task_axes(_TIME)
+    channels = {"channels": list(seen[0].channels)} if seen[0].channels else {}
     write = {"array": _result(first.path), "dtype": first.dtype, **channels}
     lines = [
         *(f"# {comment(_about(array))}" for array in arrays.values()),
-        *([f"unit: {unit}    # a world unit: all voxels are whole numbers of it"] if unit else []),
+        *([f"unit: {unit}    # a world unit: arrays are converted to it"] if unit else []),
         "tasks:",
         "  process:",
         "    function: functions:process    # `process` of functions.py, beside this file",
@@ -172,14 +177,17 @@ def _text(arrays: dict[str, ArrayInfo], unit: str) -> str:
     for name, array in arrays.items():
         read = {"array": array.path, "fill": "reflect"}
         lines.append(f"      {name}: {_flow(read)}")
-    block = _flow(list(_block(list(arrays.values()))))
+    block = _block(seen, [not axis.is_measured for axis in axes])
+    names = [axis.name for axis in axes]
+    by_name = all(names) and len(set(names)) == len(names)
+    sizes = _flow(dict(zip(names, block, strict=True)) if by_name else list(block))
     return "\n".join(
         [
             *lines,
             "    writes:                        # made when it is not there",
             f"      processed: {_flow(write)}",
             f"    roi: {_flow(first.path)}",
-            f"    block_size: {{voxels: {block}}}    # whole chunks: what one call writes",
+            f"    block_size: {{voxels: {sizes}}}    # whole chunks: what one call writes",
             "    context: {voxels: 0}           # how far beyond the block the function has to see",
             "    fit: shrink                    # the last blocks end with the array",
             "",

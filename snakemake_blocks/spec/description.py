@@ -303,8 +303,9 @@ class _TaskDescriber:
         if isinstance(roi, str):
             if ruler is None:
                 return None
+            counted = self._counted(ruler, lattice, "roi")
             axes = ruler.task_axes(named)
-            return Measures(axes, lattice, self._counted(ruler, lattice, "roi"), self._say)
+            return None if counted is None else Measures(axes, lattice, counted, self._say)
         place = roi.voxels if isinstance(roi, VoxelRoiModel) else roi
         ndim = len(place.offset)
         if ndim != len(place.shape):
@@ -314,7 +315,8 @@ class _TaskDescriber:
         if ruler is not None:
             axes = ruler.task_axes(named)
             if ndim in (len(axes), sum(axis.is_measured for axis in axes)):
-                return Measures(axes, lattice, self._counted(ruler, lattice, "reads"), self._say)
+                counted = self._counted(ruler, lattice, "reads")
+                return None if counted is None else Measures(axes, lattice, counted, self._say)
         axes = (TaskAxis(""),) * ndim
         if ruler is None:
             return Measures(axes, lattice, None, self._say)

@@ -107,7 +107,15 @@ class Measures:
             return Fraction(number)
         return self._steps(axis).world(number)
 
-    def sizes(self, value: Sizes, key: str, rest: Sequence[int], *, only: bool = False) -> Index:
+    def sizes(
+        self,
+        value: Sizes,
+        key: str,
+        rest: Sequence[int],
+        *,
+        only: bool = False,
+        parts: bool = False,
+    ) -> Index:
         """Return sizes as the plan counts them, one per axis; of wrong ones a problem is noted.
 
         Parameters
@@ -120,6 +128,8 @@ class Measures:
             What counts for axes that are not named, as the plan counts.
         only : bool
             Whether ``value`` are voxels of the ruler.
+        parts : bool
+            Whether parts of its voxels will do, where voxels are counted.
 
         Returns
         -------
@@ -127,7 +137,7 @@ class Measures:
             Empty if there is something wrong.
         """
         if isinstance(value, VoxelSizesModel):
-            return self.sizes(value.voxels, key, rest, only=True)
+            return self.sizes(value.voxels, key, rest, only=True, parts=parts)
         given = self._per_axis(value, key)
         if given is None or (only and self._voxels(key) is None):
             return ()
@@ -135,7 +145,8 @@ class Measures:
             Fraction(rest[a]) if n is None else self._length(a, n, only=only)
             for a, n in enumerate(given)
         ]
-        if any(n.denominator != 1 for n in found):
+        one = self.scale.one if self.scale.one and not parts else (1,) * self.ndim
+        if any((n / v).denominator != 1 for n, v in zip(found, one, strict=True)):
             self.say(key, self._advice(given, found))
             return ()
         return tuple(map(int, found))
@@ -176,7 +187,8 @@ class Measures:
             if wrong:
                 known = ", ".join(filter(None, names))
                 hint = f"known are {known}" if known else "its array names none; give a list"
-                self.say(key, f"there is no axis {wrong[0]} to cut; {hint}")
+                sides = ", or give lower and upper" if "context" in key else ""
+                self.say(key, f"there is no axis {wrong[0]} to cut; {hint}{sides}")
                 return None
             return [value.get(name) for name in names]
         if len(value) == sum(measured) < self.ndim:  # counted axes can be left out

@@ -138,7 +138,7 @@ class Outputs:
             self._differs(f"{key}.channels", array, channels, write.channels)
         ones = (1,) * self.measures.ndim
         if write.voxel_size is not None:
-            wanted = self.measures.sizes(write.voxel_size, f"{key}.voxel_size", ones)
+            wanted = self.measures.sizes(write.voxel_size, f"{key}.voxel_size", ones, parts=True)
             if wanted and wanted != array.steps:
                 sizes = (self._sizes(numbers) for numbers in (array.steps, wanted))
                 self._differs(f"{key}.voxel_size", array, *sizes)
@@ -165,7 +165,7 @@ class Outputs:
         ruler = measures.ruler
         voxel = ruler.voxel_size if ruler is not None else ones
         if write.voxel_size is not None:
-            voxel = measures.sizes(write.voxel_size, f"{key}.voxel_size", ones)
+            voxel = measures.sizes(write.voxel_size, f"{key}.voxel_size", ones, parts=True)
         if not voxel or not self.block_size:
             return None
         none = (0,) * self.roi.ndim

@@ -51,8 +51,10 @@ class WorldAxis:
 
     @property
     def is_whole(self) -> bool:
-        """Whether both are whole numbers."""
-        return self.offset.denominator == 1 and self.voxel_size.denominator == 1
+        """Whether both are whole numbers that can be counted with."""
+        return all(
+            n.denominator == 1 and abs(n) <= _LARGEST for n in (self.offset, self.voxel_size)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -521,7 +521,7 @@ def _batch_problems(task: Task, grid: Grid) -> list[Problem]:
 
 
 def _array_problems(task: Task) -> list[Problem]:
-    found = []
+    found, misplaced = [], False
     written = task.operation.outputs
     for kind in ("reads", "writes"):
         for name, use in getattr(task.operation, kind).items():
@@ -540,8 +540,10 @@ def _array_problems(task: Task) -> list[Problem]:
                 )
                 continue
             outside = _context_problems(task, place, use) if isinstance(use, Read) else []
-            found += outside or _multiple_problems(task, place, use)
+            misplaced |= bool(outside)
+            found += outside or _cut_problems(task, place, use)
             found += _fill_problems(place, use, written) if isinstance(use, Read) else []
+    found += [] if misplaced else _multiple_problems(task)
     if task.mask is not None and task.mask.ndim != task.total_roi.dims:
         found.append(
             (
@@ -581,28 +583,53 @@ def _context_problems(task: Task, place: str, read: Read) -> list[Problem]:
     return [(f"{place}.context", f"{lower} below and {upper} above are not in the read Roi")]
 
 
-def _multiple_problems(task: Task, place: str, use: Read | Write) -> list[Problem]:
-    """Blocks and contexts have to be whole voxels of every array."""
-    found, array, lengths = [], use.array, {"block_size": tuple(task.write_roi.shape)}
-    own = use.context if isinstance(use, Read) else None
-    reads = task.operation.reads.values()
-    if own is not None or not reads or any(read.context is None for read in reads):
-        lower, upper = own or (task.lower, task.upper)
-        sides = zip(lower, upper, array.steps, strict=True)
-        lengths["context" if own is None else f"{place}.context"] = tuple(
-            low if low % v else up for low, up, v in sides
+def _multiple_problems(task: Task) -> list[Problem]:
+    """Blocks and contexts have to be whole voxels of every array that they are read or written."""
+    operation, ndim = task.operation, task.total_roi.dims
+    reads = {f"reads.{n}": r for n, r in operation.reads.items() if r.array.ndim == ndim}
+    writes = {f"writes.{n}": w.array for n, w in operation.writes.items() if w.array.ndim == ndim}
+    arrays = {**{place: read.array for place, read in reads.items()}, **writes}
+    found = _no_multiple(task, "block_size", [tuple(task.write_roi.shape)], arrays)
+    own = {place: read for place, read in reads.items() if read.context is not None}
+    if not reads or len(own) < len(reads):
+        shared = {place: array for place, array in arrays.items() if place not in own}
+        found += _no_multiple(task, "context", [task.lower, task.upper], shared)
+    for place, read in own.items():
+        found += _no_multiple(task, f"{place}.context", read.context or (), {place: read.array})
+    return found
+
+
+def _no_multiple(
+    task: Task, key: str, sides: Iterable[Sequence[int]], arrays: Mapping[str, ArrayInfo]
+) -> list[Problem]:
+    """Return the first side that is no multiple of the voxels of all arrays, and what is next."""
+    for sizes in sides:
+        wrong = {
+            place: array
+            for place, array in arrays.items()
+            if any(n % v for n, v in zip(sizes, array.steps, strict=True))
+        }
+        if not wrong:
+            continue
+        voxels = " and ".join(
+            f"{task.scale.sizes(array.steps)} of {array.path} ({place})"
+            for place, array in wrong.items()
         )
-    for name, sizes in lengths.items():
-        if any(size % v for size, v in zip(sizes, array.steps, strict=True)):
-            what = "block size" if name == "block_size" else "context"
-            found.append(
-                (
-                    name,
-                    f"{what} {task.scale.sizes(sizes)} is not a multiple of the voxel size "
-                    f"{task.scale.sizes(array.steps)} of {array.path} ({place}); "
-                    f"{_nearest(task, sizes, array.steps)}",
-                )
-            )
+        step = [math.lcm(*along) for along in zip(*(a.steps for a in arrays.values()), strict=True)]
+        least = 1 if key == "block_size" else 0
+        pairs = list(zip(sizes, step, strict=True))
+        below = [max(least, n // v) * v for n, v in pairs]
+        above = [-(-n // v) * v for n, v in pairs]
+        near = " or ".join(dict.fromkeys(map(task.scale.sizes, (below, above))))
+        what = "block size" if key == "block_size" else "context"
+        text = f"{what} {task.scale.sizes(sizes)} is not a multiple of the voxel size {voxels}"
+        return [(key, f"{text}; use {near}")]
+    return []
+
+
+def _cut_problems(task: Task, place: str, use: Read | Write) -> list[Problem]:
+    """The region to write ends between voxels of every array."""
+    found, array = [], use.array
     begin, end = task.write_extent.begin, task.write_extent.end
     edges = begin if task.fit != Fit.SHRINK else begin + end
     offsets = array.offset if task.fit != Fit.SHRINK else array.offset * 2
@@ -622,15 +649,6 @@ def _multiple_problems(task: Task, place: str, use: Read | Write) -> list[Proble
         text = f"{array.path} lacks an axis along which there are several blocks"
         found.append((place, f"{text}; let one block write all of it there"))
     return found
-
-
-def _nearest(task: Task, sizes: Sequence[int], steps: Sequence[int]) -> str:
-    """Return which multiples are next to sizes that are none."""
-    pairs = list(zip(sizes, steps, strict=True))
-    below = [max(v, n // v * v) for n, v in pairs]
-    above = [-(-n // v) * v for n, v in pairs]
-    near = dict.fromkeys(task.scale.sizes(numbers) for numbers in (below, above))
-    return f"the nearest that are: {' and '.join(near)}"
 
 
 def _text(numbers: Sequence[int]) -> str:

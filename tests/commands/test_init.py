@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from project import Project
 
 from snakemake_blocks import load_pipeline
@@ -61,12 +62,25 @@ def test_arrays_in_several_units(project: Project) -> None:
     assert check_pipeline(project.pipeline)[1].holds
 
 
-def test_several_units_of_which_the_finest_is_none_of_theirs(project: Project) -> None:
+def test_several_units_in_which_nothing_is_whole(project: Project) -> None:
     project.array("s.zarr/nm", np.zeros((20, 30)), voxel_size=[0.5, 0.5], units=["nm", "nm"])
     project.array("s.zarr/um", np.zeros((2, 3)), voxel_size=[0.005, 0.005], units=["um", "um"])
     init_pipeline(["s.zarr/nm", "s.zarr/um"], project.pipeline)
-    assert "unit: angstrom" in project.pipeline.read_text()
+    assert "unit: nanometer" in project.pipeline.read_text()
     assert check_pipeline(project.pipeline)[1].holds
+
+
+def test_a_movie_is_cut_at_every_point_in_time(project: Project) -> None:
+    values = np.random.default_rng(1).integers(0, 99, (5, 2, 40, 30), np.uint16)
+    project.array("m.zarr/raw", values, chunks=(1, 1, 8, 8), resolution=[1 / 3, 1 / 3])
+    attributes = {"axis_names": list("tcyx"), "types": ["channel"] * 2 + ["space"] * 2}
+    zarr.open_array(project.folder / "m.zarr/raw", mode="r+").attrs.update(attributes)
+    init_pipeline(["m.zarr/raw"], project.pipeline)
+    assert "block_size: {voxels: {t: 1, y: " in project.pipeline.read_text()
+    (task,) = load_pipeline(project.pipeline).tasks
+    assert task.grid.shape[0] == 5
+    run(project)
+    np.testing.assert_array_equal(project.read("m_processed.zarr/raw"), values)
 
 
 def test_a_word_of_python_is_no_argument(project: Project) -> None:

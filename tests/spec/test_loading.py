@@ -60,7 +60,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project.array("s.zarr/raw", flat, offset=[0, 0], voxel_size=[1, 1])
     project.array("s.zarr/raw3", np.ones((8, 8, 8), np.uint8), voxel_size=[1, 1, 1])
     project.array("s.zarr/coarse", np.ones((16, 32), np.uint8), voxel_size=[4, 2])
-    project.array("s.zarr/fraction", flat, voxel_size=[0.5, 2])
+    project.array("s.zarr/fraction", flat, voxel_size=[0.29898804047838085, 2])
     project.array("s.zarr/zero", flat, voxel_size=[0, 2])
     project.array("s.zarr/last", np.ones((8, 8, 3)), axis_names=["y", "x", "c^"])
     project.array("s.zarr/out16", np.ones((64, 64), np.uint16), voxel_size=[1, 1])
@@ -96,7 +96,7 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a foreign key": (
         {"reads": {"raw": {"array": "s.zarr/raw", "colour": 0}}},
-        "reads.raw.colour: is not a known key; known are array, fill, context",
+        "reads.raw.colour: is not a known key; known are array, fill, context, select",
     ),
     "no roi": ({"roi": MISSING}, "roi: is missing"),
     "no function": ({"function": MISSING}, "function: is missing"),
@@ -115,7 +115,8 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "voxels on one side": (
         {"context": {"voxels": {"lover": 2}}},
-        "context.voxels.lover: is not a known key; did you mean lower?",
+        "context: there is no axis lover to cut; its array names none; give a list, or give lower "
+        "and upper",
     ),
     "a truth for a size": (
         {"block_size": [True, 16]},
@@ -142,8 +143,8 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     "a truth for a context": ({"context": True}, "context: must be a whole number, got true"),
     "text for a context": (
         {"context": "wide"},
-        "context: must be a whole number, or a list with one per axis, or {lower: ..., upper: "
-        '...}, or {voxels: ...}, got "wide"',
+        "context: must be a whole number, a list with one per axis, or sizes by the names of axes, "
+        'or {lower: ..., upper: ...}, or {voxels: ...}, got "wide"',
     ),
     "an unknown fit": ({"fit": "srink"}, 'fit: must be valid, overhang or shrink, got "srink"'),
     "an unknown call": ({"call": "array"}, 'call: must be block, arrays or worker, got "array"'),
@@ -299,9 +300,9 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a fractional voxel size": (
         {"reads": {"raw": "s.zarr/fraction"}},
-        "reads.raw: s.zarr/fraction: voxel_size [0.5, 2] is not whole; world units are integers, "
-        "count in voxels: store the attributes voxel_size: [1, 1] and offset: [0, 0] in this "
-        "array, and give all sizes in voxels",
+        "reads.raw: s.zarr/fraction: voxel_size [0.29898804047838085, 2] is no simple fraction of "
+        "the voxels of the other arrays of its tasks; store it on the same raster, or use it in a "
+        "pipeline of its own",
     ),
     "no voxel size": (
         {"reads": {"raw": "s.zarr/zero"}},
@@ -328,7 +329,7 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
             "context": 0,
         },
         "block_size: block size (18, 16) is not a multiple of the voxel size (4, 2) of "
-        "s.zarr/coarse (reads.raw)",
+        "s.zarr/coarse (reads.raw); use (16, 16) or (20, 16)",
     ),
     "an unknown type": (
         {"writes": {"out": {"array": "s.zarr/out", "dtype": "unit8"}}},
@@ -350,8 +351,8 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too small an output on disk": (
         {"writes": {"out": {"array": "s.zarr/half", "dtype": "uint8"}}},
-        "writes.out: s.zarr/half covers [0, 0] to [32, 64], less than the roi, [0, 0] to "
-        "[64, 64]; write to another array or delete this one",
+        "writes.out: s.zarr/half covers (0, 0) to (32, 64), less than the roi, (0, 0) to "
+        "(64, 64); write to another array or delete this one",
     ),
     "an array in an array": (
         {"writes": {"out": {"array": "s.zarr/raw/out", "dtype": "uint8"}}},
@@ -523,8 +524,8 @@ class TestAllAtOnce:
         reader["writes"] = {"out": {"array": "s.zarr/out2", "dtype": "uint8"}}
         stored.write(("a", {**SMOOTH, "block_size": "16"}), ("b", reader))
         assert refused(stored.pipeline) == [
-            "pipeline.yaml: tasks.a.block_size: must be a whole number, or a list with one per "
-            'axis, or {voxels: ...}, got "16"'
+            "pipeline.yaml: tasks.a.block_size: must be a whole number, a list with one per "
+            'axis, or sizes by the names of axes, or {voxels: ...}, got "16"'
         ]
 
     def test_one_array_that_is_missing_is_named_once(self, stored: Project) -> None:
@@ -720,9 +721,23 @@ class TestUnit:
         assert (array.voxel_size, array.units) == ((500, 2000), ("nanometer", "nanometer"))
         assert array.chunks == (16, 16)
 
-    def test_without_it_fractions_are_refused_with_the_unit_to_set(self, measured: Project) -> None:
-        with pytest.raises(SpecError, match="set unit: nanometer in pipeline"):
-            load_pipeline(measured.write(self.task()))
+    def test_without_it_the_arrays_own_numbers_are_world_units(self, measured: Project) -> None:
+        (found,) = load_pipeline(measured.write(self.task(context=[2, 4]))).tasks
+        assert found.scale.array == "s.zarr/um"
+        grid = found.scale.grid(found.grid)
+        assert (grid.block_size, grid.lower, grid.extent) == (
+            (32, 8),
+            (4, 2),
+            Box((0, 0), (64, 64)),
+        )
+
+    def test_world_units_that_cut_voxels_name_the_voxels_to_write(self, measured: Project) -> None:
+        with pytest.raises(SpecError) as caught:
+            load_pipeline(measured.write(self.task(context=[2, 3])))
+        assert str(caught.value) == (
+            "pipeline.yaml: tasks.smooth.context: [2, 3] world units are no whole voxels of "
+            "s.zarr/um, but (4, 1.5); use {voxels: [4, 1]} or {voxels: [4, 2]}"
+        )
 
     def test_an_array_without_units_is_taken_to_be_in_it(self, measured: Project) -> None:
         task = self.task(reads={"raw": "s.zarr/coarse"}, roi="s.zarr/coarse", context=0)

@@ -91,7 +91,7 @@ WRONG: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     ),
     "output of another shape": (
         {"smooth": {**SMOOTH, "writes": writes("half")}},
-        r"tasks\.smooth\.writes\.out: s\.zarr/half covers \[0, 0\] to \[32, 64\], less than the "
+        r"tasks\.smooth\.writes\.out: s\.zarr/half covers \(0, 0\) to \(32, 64\), less than the "
         r"roi",
     ),
     "context beyond the array": (

@@ -86,17 +86,14 @@ class TestLevel:
         assert (array.offset, array.voxel_size) == ((1500, -650), (300, 325))
         assert array.units == ("nanometer", "nanometer")
 
-    def test_fractions_are_refused_without_a_unit_that_makes_them_whole(
+    def test_fractions_are_counted_in_voxels_but_for_a_unit_that_makes_them_whole(
         self, project: Project, version: str
     ) -> None:
         stored(project, version, "s.zarr/0", (4, 6))
         store(project, version, image({"0": {"scale": [0.2, 0.1625]}}, "yx"))
-        advice = (
-            r"is not whole.*; world units are integers, set unit: angstrom in pipeline\.yaml, at"
-        )
-        for unit in ("", "micrometer", "nanometer"):
-            with pytest.raises(InputError, match=advice):
-                describe("s.zarr/0", project.folder, unit=unit)
+        for unit in ("", "micrometer"):
+            assert described(project, "s.zarr/0", unit).voxel_size == (1, 1)
+        assert described(project, "s.zarr/0", "nanometer").voxel_size == (200, 1)
         assert described(project, "s.zarr/0", "angstrom").voxel_size == (2000, 1625)
 
     @pytest.mark.parametrize("scale", [[0, 1], [1, -2]])

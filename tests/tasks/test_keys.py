@@ -124,10 +124,10 @@ class TestInAPlan:
 class TestIdentity:
     def test_checks_and_set_up_do_not_decide_what_is_computed(self) -> None:
         checked = make_task(check_function=FUNCTION, init_callback_fn=FUNCTION)
-        assert checked.operation.identity == make_task().operation.identity
+        assert checked.operation.identity() == make_task().operation.identity()
 
     def test_all_else_does(self) -> None:
-        base = Operation(FunctionRef("m:f")).identity
+        base = Operation(FunctionRef("m:f")).identity()
         for change in (
             {"function": FunctionRef("m:g")},
             {"call": Call.WORKER},
@@ -136,11 +136,11 @@ class TestIdentity:
             {"reads": {"raw": Read(array())}},
             {"writes": {"raw": Write(array())}},
         ):
-            assert Operation(**{"function": FunctionRef("m:f"), **change}).identity != base
+            assert Operation(**{"function": FunctionRef("m:f"), **change}).identity() != base
 
     def test_that_of_the_plan_before_there_were_keys(self) -> None:
         """Of such a plan no word may change: what was done under it stays done."""
-        assert FULL.identity == {
+        assert FULL.identity() == {
             "call": "arrays",
             "function": "m:f",
             "params": {"sigma": 2.5, "steps": [1, {"b": None}]},

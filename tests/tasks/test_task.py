@@ -294,12 +294,24 @@ class TestRefusals:
             (
                 {"writes": {"out": Write(array(voxel_size=(4,)))}},
                 "write_roi: block size (6) is not a multiple of the voxel size (4) of "
-                "sample.zarr/raw (writes.out)",
+                "sample.zarr/raw (writes.out); use (4) or (8)",
+            ),
+            (
+                {
+                    "reads": {"raw": Read(array(voxel_size=(4,)))},
+                    "writes": {
+                        "a": Write(array(path="a")),
+                        "b": Write(array(path="b", voxel_size=(5,))),
+                    },
+                    "read_roi": roi(4, 6),
+                },
+                "write_roi: block size (6) is not a multiple of the voxel size (4) of "
+                "sample.zarr/raw (reads.raw) and (5) of b (writes.b); use (20)",
             ),
             (
                 {"reads": {"raw": Read(array(voxel_size=(3,), offset=(1,)))}},
                 "read_roi: context (4) is not a multiple of the voxel size (3) of "
-                "sample.zarr/raw (reads.raw)",
+                "sample.zarr/raw (reads.raw); use (3) or (6)",
             ),
             (
                 {"reads": {"raw": Read(array(voxel_size=(2,), offset=(1,)))}},
@@ -325,7 +337,7 @@ class TestRefusals:
         )
         assert found == [
             "read_roi: context (2) is not a multiple of the voxel size (3) of sample.zarr/raw "
-            "(writes.out)"
+            "(writes.out); use (0) or (3)"
         ]
 
     def test_only_shrink_minds_the_end_of_the_region(self) -> None:

@@ -7,7 +7,7 @@ import strategies  # noqa: F401 - sets the Hypothesis profile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_blocks.tasks.units import conversion, exact, unit_name, whole_unit
+from snakemake_blocks.tasks.units import conversion, exact, unit_name
 
 
 @pytest.mark.parametrize(
@@ -60,17 +60,3 @@ def test_noise_of_floats_is_no_digit(number: float, text: str) -> None:
 )  # fmt: skip
 def test_more_digits_than_noise_leaves_are_kept(text: str) -> None:
     assert exact(float(text) if "." in text else int(text)) == Fraction(text)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "unit"),
-    [
-        ([("0.325", "micrometer"), ("0", "micrometer")], "nanometer"),
-        ([("0.1625", "micrometer")], "angstrom"),
-        ([("0.16253", "micrometer")], "picometer"),
-        ([("2", "millimeter"), ("40", "micrometer")], "micrometer"),
-        ([("1/3", "meter")], ""),
-    ],
-)
-def test_the_coarsest_unit_that_makes_all_whole(lengths: list[tuple[str, str]], unit: str) -> None:
-    assert whole_unit([(Fraction(value), name) for value, name in lengths]) == unit
