@@ -1,39 +1,30 @@
 """Daisy in an environment of its own, as a process that answers questions.
 
-The questions and answers are those of ``driver.py``. Environments are made once per version and
-kept in the folder named by the variable ``BLOCKS_PEERS``, or else in pytest's cache.
+The questions and answers are those of ``driver.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import importlib.util
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
+from peers import PeerUnavailableError, installed, peers_folder
 
 Json = dict[str, Any]
 
 HERE = Path(__file__).parent
 REQUIREMENTS = {"1.2.3": HERE / "requirements-1.txt", "2.0.0": HERE / "requirements-2.txt"}
-INSTALL_SECONDS = 300
 GRACE_SECONDS = 60.0
 """How much longer than a question's own time-out to wait for the driver itself."""
-
-
-class PeerUnavailableError(Exception):
-    """Daisy cannot be installed or started here."""
 
 
 class DaisyProcess:
@@ -125,34 +116,6 @@ class DaisyProcess:
         )
 
 
-def installed(version: str, folder: Path) -> Path:
-    """Return the interpreter of an environment with that daisy, made if it is not there.
-
-    Processes that ask at the same time wait for the first. An environment is made anew when its
-    pins or the Python that runs this change.
-
-    Raises
-    ------
-    PeerUnavailableError
-        If it cannot be made; the message holds the installer's last line.
-    """
-    requirements = REQUIREMENTS[version]
-    folder.mkdir(parents=True, exist_ok=True)
-    home = folder / f"daisy-{version}"
-    python = home / "bin" / "python"
-    content = f"# {sys.version}\n{requirements.read_text()}"
-    complete = home / "complete"  # written last
-    with open(folder / f"daisy-{version}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if complete.is_file() and complete.read_text() == content:
-            return python
-        shutil.rmtree(home, ignore_errors=True)
-        for command in _commands(home, python, requirements):
-            _run(command)
-        complete.write_text(content)
-    return python
-
-
 def daisy_process(version: str, cache: pytest.Cache | None = None) -> DaisyProcess:
     """Return daisy as a process, or skip the test that asks.
 
@@ -163,46 +126,8 @@ def daisy_process(version: str, cache: pytest.Cache | None = None) -> DaisyProce
     cache : pytest.Cache, optional
         Where environments are kept if ``BLOCKS_PEERS`` is not set.
     """
-    named = os.environ.get("BLOCKS_PEERS")
-    if named:
-        folder = Path(named)
-    elif cache is not None:
-        folder = Path(cache.mkdir("blocks-peers"))
-    else:
-        pytest.skip("no place to install daisy: set BLOCKS_PEERS or leave pytest its cache")
+    folder = peers_folder(cache)
     try:
-        return DaisyProcess(installed(version, folder))
+        return DaisyProcess(installed(f"daisy-{version}", REQUIREMENTS[version], folder))
     except PeerUnavailableError as error:
         pytest.skip(f"daisy {version} is not available: {error}")
-
-
-def _commands(home: Path, python: Path, requirements: Path) -> list[list[str]]:
-    """Return how to make an environment, with uv where there is one."""
-    uv = [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else ["uv"]
-    if len(uv) > 1 or shutil.which("uv"):
-        return [
-            [*uv, "venv", "--quiet", "--python", sys.executable, str(home)],
-            [*uv, "pip", "install", "--quiet", "--python", str(python), "-r", str(requirements)],
-        ]
-    return [
-        [sys.executable, "-m", "venv", str(home)],
-        [str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)],
-    ]
-
-
-def _run(command: list[str]) -> None:
-    try:
-        subprocess.run(
-            command,
-            check=True,
-            timeout=INSTALL_SECONDS,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    except subprocess.CalledProcessError as error:
-        said = error.stdout.strip().splitlines()[-1:] or ["no message"]
-        raise PeerUnavailableError(f"{' '.join(command[:4])} ...: {said[0]}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise PeerUnavailableError(str(error)) from error
