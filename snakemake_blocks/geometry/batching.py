@@ -35,6 +35,7 @@ def batch_shape(
     has_setup: bool,
     max_workers: int | None,
     target: Target,
+    group: Sequence[int] = (),
 ) -> Index:
     """Return the blocks per job along each axis.
 
@@ -52,7 +53,21 @@ def batch_shape(
         Processes of the task over all jobs.
     target : Target
         Where the jobs will run.
+    group : sequence of int
+        Blocks per axis that are stored together: jobs are made of whole boxes of them, unless
+        their shape is given. A job has one such box at least.
     """
+    if any(g > 1 for g in group) and isinstance(blocks_per_job, str | int):
+        most = blocks_per_job
+        boxes = batch_shape(
+            grid.coarsen(group),
+            max(1, most // math.prod(group)) if isinstance(most, int) else most,
+            reach=[-(-r // g) for r, g in zip(reach, group, strict=True)],
+            has_setup=has_setup,
+            max_workers=max_workers,
+            target=target,
+        )
+        return tuple(min(b * g, n) for b, g, n in zip(boxes, group, grid.shape, strict=True))
     if isinstance(blocks_per_job, str):
         if has_setup:
             most = max_workers or _SETUP_JOBS[target]

@@ -76,6 +76,10 @@ class PlannedTask:
         Short hash of the function's source, empty if it cannot be read.
     source_change : SourceChange
         Whether results of another source count.
+    group : tuple of int
+        Blocks per axis that are stored together, in one shard: one worker does all of a box of
+        them that a job has to do, and none of them runs elsewhere meanwhile. Empty where every
+        block is stored by itself.
     scale : Scale
         What the task's own numbers are: those of records, of Rois and of what people read.
     fit, mask, batching : str
@@ -95,6 +99,7 @@ class PlannedTask:
     identity: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     source_change: SourceChange = SourceChange.WARN
+    group: Index = ()
     scale: Scale = WORLD
     fit: str = "valid"
     mask: str = ""
@@ -131,6 +136,11 @@ class PlannedTask:
     def num_phases(self) -> int:
         """Groups of jobs that run one after the other."""
         return len(self.phases)
+
+    @property
+    def stored_grid(self) -> Grid:
+        """The grid of what is stored together: boxes of blocks, or blocks."""
+        return self.grid.coarsen(self.group) if self.group else self.grid
 
     @cached_property
     def block_phases(self) -> Phases:
@@ -462,6 +472,7 @@ def _task_to_json(plan: Plan, task: PlannedTask) -> dict[str, Any]:
         "fit": task.fit,
         "mask": task.mask,
         "batching": task.batching,
+        **({"group": list(task.group)} if task.group else {}),
         **({"scale": scale} if (scale := task.scale.to_json()) else {}),
     }
 
@@ -490,6 +501,7 @@ def _task_from_json(paths: RunPaths, data: Mapping[str, Any]) -> PlannedTask:
         whole=frozenset(data.get("whole", ())),
         fingerprint=int(data["fingerprint"], 16),
         identity=data["identity"],
+        group=tuple(data.get("group", ())),
         scale=Scale.from_json(data.get("scale", {})),
     )
 

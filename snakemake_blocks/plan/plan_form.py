@@ -58,6 +58,8 @@ def _task_problem(task: Any, known: set[str]) -> str | None:
     for key in ("batch", "reach", "job_reach"):
         if len(task[key]) != ndim:
             return key
+    if len(task.get("group", task["axes"])) != ndim:
+        return "group"
     if not _fits(task.get("scale", {}), task["axes"]):
         return "scale"
     for kind in ("reads", "writes"):
@@ -117,6 +119,7 @@ _NEWER: Mapping[str, Check] = {
     **{name: check for name, check in _KEYS.items() if name not in _FIRST},
     "source_change": lambda value: value in list(SourceChange),
     "whole": list_of(is_text),
+    "group": list_of(whole(1)),
     "scale": lambda value: isinstance(value, dict),
 }
 _PLAN: Mapping[str, Check] = {

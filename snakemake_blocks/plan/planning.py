@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,8 +90,8 @@ def _plan_task(
     grid, operation = task.grid, task.operation
     batching = f"{task.blocks_per_job} for {target}" if task.blocks_per_job == "auto" else "set"
     keep = old is not None and old.batching == batching != "set" and old.grid.ndim == grid.ndim
-    sharing = _sharing(task, grid)
-    reach = tuple(map(max, _conflict_reach(task, grid), sharing))
+    group = _group(task, grid)
+    reach = tuple(map(max, _conflict_reach(task, grid), _sharing(task, grid.coarsen(group))))
     batch = (old.jobs.batch if old and keep else None) or batch_shape(
         grid,
         task.blocks_per_job,
@@ -98,7 +99,11 @@ def _plan_task(
         has_setup=facts.has_setup or operation.call is Call.WORKER,
         max_workers=task.budget.max_workers,
         target=target,
+        group=group,
     )
+    if any(b % g and b < n for b, g, n in zip(batch, group, grid.shape, strict=True)):
+        group = (1,) * grid.ndim  # jobs share what is stored together: blocks have an order then
+        reach = tuple(map(max, reach, _sharing(task, grid)))
     jobs = JobGrid(grid, batch, task.present)
     job_reach = tuple(map(max, _conflict_reach(task, jobs.jobs), _sharing(task, jobs.jobs)))
     present = jobs.job_presence()
@@ -115,6 +120,7 @@ def _plan_task(
         else colour(present, job_reach),
         upstream=names,
         whole=task.whole | _seen_from_afar(task, upstream),
+        group=group if any(g > 1 for g in group) else (),
         scale=task.scale,
         operation=operation.with_functions(_pickled) if pickling else operation,
         budget=task.budget,
@@ -151,6 +157,29 @@ def _conflict_reach(task: Task, grid: Grid) -> Index:
     if not task.read_write_conflict:
         return (0,) * grid.ndim
     return context_reach(task.operation.conflict_grid(grid))
+
+
+def _group(task: Task, grid: Grid) -> Index:
+    """Return the blocks per axis that are stored together, where shards are asked for.
+
+    They are whole boxes of blocks that have no order among them.
+    """
+    none = (1,) * grid.ndim
+    arrays = [write.array for write in task.operation.writes.values() if write.shards]
+    if not arrays or any(_conflict_reach(task, grid)) or task.chunks is Chunks.REFUSE:
+        return none
+    group = tuple(
+        math.lcm(*(_blocks_per_chunk(array, a, axis) for array in arrays))
+        for a, axis in enumerate(grid.axes)
+    )
+    return none if any(_sharing(task, grid.coarsen(group))) else group
+
+
+def _blocks_per_chunk(array: ArrayInfo, a: int, axis: Axis) -> int:
+    """Return how many blocks a chunk, or shard, of an array is long, if these are whole ones."""
+    chunk = array.tile_chunk(a) * array.voxel_size[a]
+    is_whole = chunk % axis.step == 0 and (axis.begin - array.offset[a]) % chunk == 0
+    return chunk // axis.step if is_whole else 1
 
 
 def _sharing(task: Task, grid: Grid) -> Index:

@@ -62,8 +62,10 @@ def check_order(s: Subject) -> bool:
                 return False
         needed = _conflicts(s, grid)
         if s.declared.chunks is Chunks.COLOR:
+            # Blocks that are stored together are done one after the other, by one worker.
+            stored = task.stored_grid if grid is task.grid else grid
             for array in task.operation.outputs:
-                needed = tuple(map(max, needed, sharing_of(grid, array)))
+                needed = tuple(map(max, needed, sharing_of(stored, array)))
         if _exceeds(needed, phases):
             s.refuse(
                 "conflict",
@@ -71,6 +73,9 @@ def check_order(s: Subject) -> bool:
                 f"{as_text(phases.reach)}; {DEFECT}",
             )
             return False
+    if not _holds_groups(task):
+        s.refuse("writes", f"jobs share what is stored together; {DEFECT}")
+        return False
     if not is_proper(task.block_phases) or not _is_present(task):
         s.refuse("conflict", f"phases do not fit the blocks; {DEFECT}")
         return False
@@ -122,6 +127,14 @@ def _exceeds(needed: Index, phases: Phases) -> bool:
     return any(x > r for x, r in zip(needed, phases.reach, strict=True))
 
 
+def _holds_groups(task: PlannedTask) -> bool:
+    """Tell whether blocks that are stored together are in one job, and in one phase of it."""
+    if not task.group:
+        return True
+    sides = zip(task.jobs.batch, task.group, task.grid.shape, strict=True)
+    return not any(task.reach) and all(b % g == 0 or b >= n for b, g, n in sides)
+
+
 def _is_present(task: PlannedTask) -> bool:
     """Tell whether exactly the jobs with work have a phase."""
     present, table = task.jobs.job_presence(), task.phases.table
@@ -132,7 +145,7 @@ def _is_present(task: PlannedTask) -> bool:
 
 def check_chunks(s: Subject, *, ordered: bool) -> None:
     """Prove that blocks of a task that may run together write no common chunk."""
-    task, grid = s.task, s.task.grid
+    task, grid = s.task, s.task.stored_grid
     guilty = [a for a in task.operation.outputs if any(sharing_of(grid, a))]
     names = ", ".join(a.path for a in task.operation.outputs)
     if not names:
@@ -140,6 +153,12 @@ def check_chunks(s: Subject, *, ordered: bool) -> None:
             "writes",
             "none are declared, so it is not proved that blocks write no common storage chunk; "
             "declare them",
+        )
+    elif not guilty and task.group:
+        boxes = " x ".join(map(str, task.group))
+        s.prove(
+            f"boxes of {boxes} blocks are stored together, each by one worker, and no two of them "
+            f"write a common chunk or shard of {names}"
         )
     elif not guilty:
         s.prove(f"no two blocks write a common chunk or shard of {names}")

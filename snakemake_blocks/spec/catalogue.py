@@ -13,7 +13,7 @@ from snakemake_blocks.storage.arrays import stored_array
 from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.system.location import Names
 
-__all__ = ["Catalogue", "paths_of"]
+__all__ = ["Catalogue", "paths_of", "read_paths"]
 
 
 @dataclass(slots=True)
@@ -153,10 +153,15 @@ class Catalogue:
 
 def paths_of(model: TaskModel) -> list[str]:
     """Return all arrays that a form names, the one whose voxels are counted first."""
-    reads = [r if isinstance(r, str) else r.array for r in model.reads.values()]
+    reads = read_paths(model)
     roi = [model.roi] if isinstance(model.roi, str) else []
     mask = [model.mask] if model.mask is not None else []
     return [*roi, *reads, *(write.array for write in model.writes.values()), *mask]
+
+
+def read_paths(model: TaskModel) -> list[str]:
+    """Return the arrays that a form reads."""
+    return [r if isinstance(r, str) else r.array for r in model.reads.values()]
 
 
 def _names_in(model: TaskModel) -> Iterable[str]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
-from snakemake_blocks.geometry.tiling import Fit, Grid
-from snakemake_blocks.spec.catalogue import Catalogue
+from snakemake_blocks.geometry.tiling import Fit
+from snakemake_blocks.spec.catalogue import Catalogue, read_paths
 from snakemake_blocks.spec.measures import Measures
+from snakemake_blocks.spec.new_array import NewArray
 from snakemake_blocks.spec.schema import TaskModel, WriteModel
-from snakemake_blocks.storage.arrays import chunk_shape, obstacle_to
+from snakemake_blocks.storage.arrays import obstacle_to
 from snakemake_blocks.storage.lattice import StoredArray
-from snakemake_blocks.storage.spatial import Place, PlacedAxis
-from snakemake_blocks.tasks.array_info import ArrayInfo, Making
+from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.dtypes import number_type
 from snakemake_blocks.tasks.operation import Write
 
@@ -89,7 +86,7 @@ class Outputs:
             if info is not None and any(info.meets(w.array) for w in found.values()):
                 self._say(key, f"{info.path} is written under another name already")
             elif info is not None:
-                found[name] = Write(info)
+                found[name] = Write(info, shards=write.shards is not None)
         return found
 
     def _info(self, stored: StoredArray, write: WriteModel, key: str) -> ArrayInfo | None:
@@ -124,7 +121,21 @@ class Outputs:
         if obstacle:
             self._say(key, obstacle)
             return None
-        made = self._to_be_made(write, dtype, key, like)
+        if not self.block_size:
+            return None
+        made = NewArray(
+            write=write,
+            key=key,
+            model=self.model,
+            measures=self.measures,
+            unit=self.arrays.unit,
+            where=self.arrays.folder / path,
+            roi=self.roi,
+            block_size=self.block_size,
+            like=like,
+            named=self.arrays.named_axes,
+            is_read=path in map(self.arrays.plain, read_paths(self.model)),
+        ).stored(path, dtype)
         if made is not None:
             self.arrays.declare(made)
         return made
@@ -157,83 +168,3 @@ class Outputs:
     def _differs(self, key: str, array: ArrayInfo, there: Any, wanted: Any) -> None:
         text = f"{array.path} has {there}, not {wanted}; write to another array or delete this one"
         self._say(key, text)
-
-    def _to_be_made(
-        self, write: WriteModel, dtype: str, key: str, like: StoredArray | None
-    ) -> StoredArray | None:
-        measures, ones = self.measures, (1,) * self.measures.ndim
-        ruler = measures.ruler
-        voxel = ruler.voxel_size if ruler is not None else ones
-        if write.voxel_size is not None:
-            voxel = measures.sizes(write.voxel_size, f"{key}.voxel_size", ones, parts=True)
-        if not voxel or not self.block_size:
-            return None
-        none = (0,) * self.roi.ndim
-        grid = Grid.from_write_extent(
-            self.roi, block_size=self.block_size, lower=none, upper=none, fit=self.model.fit
-        )
-        extent = self.roi.union(grid.extent)
-        begin = tuple(  # what is counted begins with 0 in every array
-            b if axis.is_measured else 0
-            for b, axis in zip(extent.begin, measures.axes, strict=True)
-        )
-        extent = Box(begin, extent.end)
-        shape = tuple(-(-s // v) for s, v in zip(extent.shape, voxel, strict=True))
-        itemsize = int(np.dtype(dtype).itemsize) * math.prod(write.channels)
-        block = [max(1, w // v) for w, v in zip(self.block_size, voxel, strict=True)]
-        chunk = chunk_shape(block, itemsize=itemsize)
-        channels = [PlacedAxis(n, is_measured=False) for n in self._channel_names(write, like)]
-        axes = self._axes(like, extent, voxel)
-        order = [a for a, axis in enumerate(measures.axes) if not axis.is_measured]
-        lead = len(order)  # counted axes come before channels, as in OME-Zarr
-        order += [a for a, axis in enumerate(measures.axes) if axis.is_measured]
-
-        def laid_out(tiled: Sequence[Any], others: Sequence[Any]) -> tuple[Any, ...]:
-            found = [tiled[a] for a in order]
-            return (*found[:lead], *others, *found[lead:])
-
-        stored = laid_out(axes, channels)
-        return StoredArray(
-            place=Place(self.arrays.plain(write.array), stored),
-            shape=laid_out(shape, write.channels),
-            chunks=laid_out(chunk, write.channels),
-            dtype=dtype,
-            unit=self.arrays.unit,
-            exists=False,
-            origin=like if like is None or like.exists else like.origin,
-            making=Making(
-                voxel_size=tuple(axis.voxel_size for axis in axes),
-                offset=tuple(axis.offset for axis in axes),
-                counted=tuple(not axis.is_measured for axis in axes),
-                names=tuple(axis.name for axis in stored),
-            ),
-        )
-
-    def _axes(self, like: StoredArray | None, extent: Box, voxel: Index) -> list[PlacedAxis]:
-        """Return the tiled axes of an array to be made, in world units."""
-        measures, found = self.measures, []
-        ruler = measures.ruler
-        for a, axis in enumerate(measures.axes):
-            begin, end = extent.begin[a], extent.begin[a] + voxel[a]
-            offset, after = measures.world(a, begin), measures.world(a, end)
-            unit = self.arrays.unit
-            if like is not None and ruler is not None and not unit:
-                unit = like.place.axes[ruler.places[a]].unit
-            known = axis.is_measured
-            found.append(
-                PlacedAxis(axis.name, True, offset, after - offset, unit)
-                if known
-                else PlacedAxis(axis.name, is_measured=False)
-            )
-        return found
-
-    def _channel_names(self, write: WriteModel, like: StoredArray | None) -> list[str]:
-        """Return what the channels are called: as in the image that they come from, if as many."""
-        count, tiled = len(write.channels), {axis.name for axis in self.measures.axes}
-        hidden = set(like.tiled(self.arrays.named_axes)) if like is not None else set()
-        axes = like.place.axes if like is not None else ()
-        names = [axis.name for n, axis in enumerate(axes) if n not in hidden]
-        if len(names) == count and all(names):
-            return names
-        one = "c" not in tiled
-        return ["c"] if count == 1 and one else [""] * count

@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from snakemake_blocks.geometry.tiling import Fit
+from snakemake_blocks.tasks.array_info import Compressor
 from snakemake_blocks.tasks.borders import Border
 from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.tasks.resources import is_resource_name
@@ -210,6 +211,13 @@ BlockSize = Annotated[
     _one_of(_size_kind, f"{_SIZES}, or {{voxels: ...}}"),
 ]
 Select = dict[AxisName, Natural]
+Layout = Annotated[
+    Annotated[Positive, Tag("<number>")]
+    | Annotated[list[Positive], Tag("<list>")]
+    | Annotated[dict[AxisName, Positive], Tag("<names>")]
+    | Annotated[Literal["auto"], Tag("<word>")],
+    _one_of(_size_kind, f"must be auto, or {_SIZES.removeprefix('must be ')}"),
+]
 
 
 class ReadModel(_Model):
@@ -236,6 +244,14 @@ class WriteModel(_Model):
         description="In world units, or voxels of the roi's array; default: that of this array.",
     )
     select: Select = Field({}, description="One index of an axis, by its name; others stay.")
+    chunks: Layout = Field("auto", description="Voxels of a chunk: per axis, by names, or auto.")
+    shards: Layout | None = Field(
+        None,
+        description="Voxels of a shard, or auto: whole blocks, or boxes of them; default: none.",
+    )
+    compressor: Compressor = Field(
+        Compressor.AUTO, description="How chunks are compressed; auto: as others in the store."
+    )
 
 
 class RoiModel(_Model):
@@ -451,7 +467,7 @@ def _must_be(entry: Any, context: Mapping[str, Any], key: str) -> str:
     if kind in ("too_short", "string_too_short"):
         return "must not be empty"
     if kind == "literal_error":
-        return _BLOCKS
+        return _BLOCKS if key == "blocks_per_job" else f"must be auto, or {_SIZES[8:]}"
     if kind == "enum":
         return "must be " + str(context["expected"]).replace("'", "")
     if kind == "finite_number":

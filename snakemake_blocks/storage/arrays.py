@@ -35,11 +35,15 @@ __all__ = [
     "block_presence",
     "chunk_shape",
     "describe",
+    "files_of",
     "obstacle_to",
     "open_array",
     "read_region",
+    "read_stored",
     "stored_array",
+    "voxels_of_file",
     "write_region",
+    "write_stored",
 ]
 
 # Chunks of new arrays stay below this, so that one is read and written in milliseconds.
@@ -273,7 +277,7 @@ def _all_stored(data: Any, read: Read, region: Box) -> NDArray[Any]:
     wanted = array.voxels(region)
     inside = wanted.intersect(Box.from_shape(array.shape))
     if inside == wanted:
-        return _stored_values(data, array, array.stored(inside))
+        return read_stored(data, array, array.stored(inside))
     if read.fill is None:
         raise InputError(
             f"{array.path}: read {list(region.begin)} to {list(region.end)} reaches outside of "
@@ -284,7 +288,7 @@ def _all_stored(data: Any, read: Read, region: Box) -> NDArray[Any]:
     out = np.full(array.stored(wanted).shape, read.value, dtype=array.dtype)
     if inside:
         place = inside.shift([-b for b in wanted.begin])
-        out[array.slices(place)] = _stored_values(data, array, array.stored(inside))
+        out[array.slices(place)] = read_stored(data, array, array.stored(inside))
     return out
 
 
@@ -300,7 +304,7 @@ def _continued(data: Any, array: ArrayInfo, wanted: Box, border: Border) -> NDAr
         first = tuple(int(k[begin]) for k, (begin, _) in pairs)
         last = tuple(int(k[end - 1]) + 1 for k, (_, end) in pairs)
         begin, end = zip(*part, strict=True)
-        here = _stored_values(data, array, array.stored(Box(first, last)))
+        here = read_stored(data, array, array.stored(Box(first, last)))
         out[array.slices(Box(begin, end))] = here
     for axis, place in zip(array.places, places, strict=True):
         out = out.take(place.ravel(), axis) if axis >= 0 else out
@@ -313,7 +317,7 @@ def _runs(numbers: NDArray[np.int64]) -> list[tuple[int, int]]:
     return list(itertools.pairwise(cuts))
 
 
-def _stored_values(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
+def read_stored(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
     """Return what is stored in some voxels, of all axes, or say which chunk cannot be read."""
     _check_chunks(data, array, voxels)
     try:
@@ -343,7 +347,7 @@ def _check_chunks(data: Any, array: ArrayInfo, voxels: Box) -> None:
     """
     root = Path(data.store.root)
     most = _most_of_chunk(array, data.dtype.itemsize)
-    for chunk in _chunks(array, voxels):
+    for chunk in files_of(array, voxels):
         _check_chunk(root / data.metadata.encode_chunk_key(chunk), most)
 
 
@@ -359,8 +363,8 @@ def _most_of_chunk(array: ArrayInfo, itemsize: int) -> int:
 
 def _unreadable(data: Any, array: ArrayInfo, voxels: Box) -> str:
     """Return the first chunk (or shard) in some voxels whose reading fails, by its key."""
-    for chunk in _chunks(array, voxels):
-        part = _voxels_of(array, chunk).intersect(voxels)
+    for chunk in files_of(array, voxels):
+        part = voxels_of_file(array, chunk).intersect(voxels)
         try:
             _check_ends(data, array, part)
             data[part.slices]
@@ -379,8 +383,8 @@ def _check_ends(data: Any, array: ArrayInfo, voxels: Box, *, is_kept: bool = Tru
     if codec is None or not type(codec).__name__.startswith("Blosc"):
         return
     root = os.path.join(data.store.root, data.path)
-    for chunk in _chunks(array, voxels):
-        inside = _voxels_of(array, chunk).intersect(Box.from_shape(array.full_shape))
+    for chunk in files_of(array, voxels):
+        inside = voxels_of_file(array, chunk).intersect(Box.from_shape(array.full_shape))
         if not is_kept and voxels.covers(inside):
             continue
         try:
@@ -393,13 +397,13 @@ def _check_ends(data: Any, array: ArrayInfo, voxels: Box, *, is_kept: bool = Tru
             raise ValueError(f"it ends after {size} of {stated} bytes")
 
 
-def _voxels_of(array: ArrayInfo, chunk: Index) -> Box:
+def voxels_of_file(array: ArrayInfo, chunk: Index) -> Box:
     """Return the voxels of a chunk (or shard), all axes."""
     begin = tuple(k * c for k, c in zip(chunk, array.chunks, strict=True))
     return Box(begin, tuple(b + c for b, c in zip(begin, array.chunks, strict=True)))
 
 
-def _chunks(array: ArrayInfo, voxels: Box) -> Box:
+def files_of(array: ArrayInfo, voxels: Box) -> Box:
     """Return the indices of the chunks (or shards) that some voxels, of all axes, lie in."""
     low = (b // c for b, c in zip(voxels.begin, array.chunks, strict=True))
     high = (-(-e // c) for e, c in zip(voxels.end, array.chunks, strict=True))
@@ -425,20 +429,31 @@ def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any])
     inside = wanted.intersect(Box.from_shape(array.shape))
     if inside:
         place = inside.shift([-b for b in wanted.begin])
-        here = array.stored(inside)
-        _check_chunks(data, array, here)
-        try:
-            _check_ends(data, array, here, is_kept=False)
-            data[here.slices] = np.expand_dims(found, array.hidden)[array.slices(place)]
-        except (MemoryError, OSError):
-            raise
-        except Exception as error:  # what damaged chunks raise is anybody's guess
-            raise InputError(
-                f"{array.path}: {_unreadable(data, array, here)} holds more "
-                f"than is written now, and cannot be read ({_words(error)}); "
-                "remove it, then `snakemake-blocks run` makes its blocks anew"
-            ) from error
+        values = np.expand_dims(found, array.hidden)[array.slices(place)]
+        write_stored(data, array, array.stored(inside), values)
     return cut
+
+
+def write_stored(data: Any, array: ArrayInfo, here: Box, values: NDArray[Any]) -> None:
+    """Write voxels, all stored axes; they are of the array's type, and lie in it.
+
+    Raises
+    ------
+    InputError
+        If a chunk of which they are a part cannot be read.
+    """
+    _check_chunks(data, array, here)
+    try:
+        _check_ends(data, array, here, is_kept=False)
+        data[here.slices] = values
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # what damaged chunks raise is anybody's guess
+        raise InputError(
+            f"{array.path}: {_unreadable(data, array, here)} holds more "
+            f"than is written now, and cannot be read ({_words(error)}); "
+            "remove it, then `snakemake-blocks run` makes its blocks anew"
+        ) from error
 
 
 def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool_]:
@@ -470,7 +485,7 @@ def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool
         begin = tuple(i * c for i, c in zip(index, cell, strict=True))
         end = tuple(b + c for b, c in zip(begin, cell, strict=True))
         part = Box(begin, end).intersect(near)
-        _mark(present, mask, grid, part, _stored_values(data, mask, part) if index in stored else 1)
+        _mark(present, mask, grid, part, read_stored(data, mask, part) if index in stored else 1)
     return present
 
 

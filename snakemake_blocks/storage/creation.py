@@ -24,7 +24,7 @@ from snakemake_blocks.storage.groups import Group, arrays_in, enter, groups_arou
 from snakemake_blocks.storage.image_groups import unlisted_levels
 from snakemake_blocks.storage.images import axis_names, is_ome, list_level
 from snakemake_blocks.system.location import dangling_link, make_target
-from snakemake_blocks.tasks.array_info import ArrayInfo, Making
+from snakemake_blocks.tasks.array_info import ArrayInfo, Compressor, Making
 
 __all__ = ["create", "create_all"]
 
@@ -71,6 +71,7 @@ def create(array: ArrayInfo, folder: Path) -> None:
     import zarr
 
     array = array.with_counted_as_channels()
+    making = array.making or Making()
     obstacle = obstacle_to(array.path, folder)
     if obstacle:
         raise InputError(obstacle)
@@ -90,11 +91,12 @@ def create(array: ArrayInfo, folder: Path) -> None:
     zarr.create_array(
         str(temporary),
         shape=array.full_shape,
-        chunks=array.chunks,
+        chunks=making.inner or array.chunks,
+        shards=array.chunks if making.inner else None,
         dtype=np.dtype(array.dtype),
         attributes=_attributes(array, names, zarr_format=ways.zarr_format),
         dimension_names=names if ways.zarr_format == 3 else None,
-        **ways.arguments(len(array.full_shape)),
+        **ways.arguments(len(array.full_shape), making.compressor),
     )
     list_level(array, folder, groups)
     enter(groups, where, temporary)
@@ -162,20 +164,38 @@ class _Ways:
         keys = {"name": encoding.name, "separator": encoding.separator}
         return cls(3, keys, compressors, any(map(_reverses, node.filters)))
 
-    def arguments(self, ndim: int) -> dict[str, Any]:
+    def arguments(self, ndim: int, compressor: Compressor) -> dict[str, Any]:
         """Return what zarr.create_array has to be told."""
         from zarr.codecs import TransposeCodec
 
         found: dict[str, Any] = {"zarr_format": self.zarr_format, "fill_value": self.fill}
         if self.keys:
             found["chunk_key_encoding"] = dict(self.keys)
-        if self.compressors is not None:
+        if compressor is not Compressor.AUTO:
+            found["compressors"] = _codec(compressor, self.zarr_format)
+        elif self.compressors is not None:
             found["compressors"] = self.compressors or None
         if self.is_reversed and self.zarr_format == 2:
             found["order"] = "F"
         elif self.is_reversed:
             found["filters"] = [TransposeCodec(order=tuple(reversed(range(ndim))))]
         return found
+
+
+def _codec(compressor: Compressor, zarr_format: int) -> Any:
+    """Return what zarr calls a compression of this name, at its usual level."""
+    from zarr import codecs
+
+    if compressor is Compressor.NONE:
+        return None
+    if zarr_format == 2:
+        return {"id": str(compressor)}
+    kinds = {
+        Compressor.BLOSC: codecs.BloscCodec,
+        Compressor.GZIP: codecs.GzipCodec,
+        Compressor.ZSTD: codecs.ZstdCodec,
+    }
+    return kinds[compressor]()
 
 
 def _lossless(codecs: Sequence[Any]) -> tuple[Any, ...] | None:

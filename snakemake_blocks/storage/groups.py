@@ -16,7 +16,15 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.storage.metadata import check_metadata, is_array, read_metadata
 from snakemake_blocks.system.files import write_atomically
 
-__all__ = ["Group", "arrays_in", "attributes_of", "enter", "groups_around", "groups_in"]
+__all__ = [
+    "Group",
+    "arrays_in",
+    "attributes_of",
+    "enter",
+    "format_at",
+    "groups_around",
+    "groups_in",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,12 @@ def groups_around(path: Path) -> tuple[Group, ...]:
     inside = above[: top + 1]
     zarr_format = next(filter(None, map(_format_of, inside)), None) or _format_inside(above[top])
     return tuple(Group(where, zarr_format) for where in reversed(inside))
+
+
+def format_at(path: Path) -> int:
+    """Return the Zarr format that an array made there will have."""
+    groups = groups_around(path)
+    return groups[-1].zarr_format if groups else 3
 
 
 def _format_of(folder: Path) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -17,9 +18,20 @@ import numpy as np
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.tasks.forms import LARGEST, Check, is_text, list_of, unfit_key, whole
 
-__all__ = ["ArrayInfo", "Making", "is_array_form"]
+__all__ = ["ArrayInfo", "Compressor", "Making", "is_array_form"]
 
 T = TypeVar("T")
+
+
+class Compressor(StrEnum):
+    """How the chunks of a new array are compressed."""
+
+    AUTO = "auto"
+    """As others in the store are, else as zarr does by itself."""
+    NONE = "none"
+    BLOSC = "blosc"
+    GZIP = "gzip"
+    ZSTD = "zstd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +48,8 @@ class Making:
         Of all stored axes, empty where not known.
     inner : tuple of int
         Voxels per chunk inside of a shard, all stored axes; empty without shards.
-    compressor : str
-        Name of the compression; empty for that of the store.
+    compressor : Compressor
+        How chunks are compressed.
     """
 
     voxel_size: tuple[Fraction, ...] = ()
@@ -45,7 +57,7 @@ class Making:
     counted: tuple[bool, ...] = ()
     names: tuple[str, ...] = ()
     inner: Index = ()
-    compressor: str = ""
+    compressor: Compressor = Compressor.AUTO
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from snakemake_blocks.geometry.tiling import Grid
 from snakemake_blocks.tasks.array_info import ArrayInfo, is_array_form
 from snakemake_blocks.tasks.borders import Border, stays_within
 from snakemake_blocks.tasks.forms import (
-    fitting,
     is_number,
     list_of,
     mapping_of,
@@ -147,18 +146,27 @@ def _is_read(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """An array that a task writes."""
+    """An array that a task writes.
+
+    Parameters
+    ----------
+    array : ArrayInfo
+        The array.
+    shards : bool
+        Whether blocks that lie in one shard (or chunk) are to be stored together.
+    """
 
     array: ArrayInfo
+    shards: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
-        return {"array": self.array.to_json()}
+        return {"array": self.array.to_json(), **({"shards": True} if self.shards else {})}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Write:
         """Return what :meth:`to_json` described."""
-        return cls(ArrayInfo.from_json(data["array"]))
+        return cls(ArrayInfo.from_json(data["array"]), data.get("shards", False))
 
     def identity(self, scale: Scale = WORLD) -> dict[str, Any]:
         """Return what of it decides what is stored, in a task's own numbers."""
@@ -201,7 +209,11 @@ _READS = Kind(
     from_json=_of_each(Read.from_json),
 )
 _WRITES = Kind(
-    mapping_of(fitting({"array": is_array_form})),
+    mapping_of(
+        lambda value: (
+            unfit_key(value, {"array": is_array_form}, {"shards": lambda v: v is True}) is None
+        )
+    ),
     to_json=_of_each(Write.to_json),
     from_json=_of_each(Write.from_json),
 )

@@ -70,6 +70,17 @@ def items_of(batch: Batch) -> list[Item]:
     return list(map(Item, *columns.values()))
 
 
+def _groups_of(task: PlannedTask, members: Box) -> NDArray[np.int64]:
+    """Return a number per block of a box, the same for those that are stored together."""
+    if not task.group:
+        return np.zeros(members.size, np.int64)
+    boxes = task.stored_grid.shape
+    along = [
+        np.arange(b, e) // g for b, e, g in zip(members.begin, members.end, task.group, strict=True)
+    ]
+    return np.ravel_multi_index(np.meshgrid(*along, indexing="ij"), boxes).ravel()
+
+
 @dataclass(slots=True)
 class BlockQueue:
     """The blocks of one job that have no counting record.
@@ -77,6 +88,9 @@ class BlockQueue:
     Blocks are handed out phase by phase: the next phase begins when the last one has ended. A
     failed block goes to the back of its phase as long as its budget lasts; then it is failed for
     good, and the blocks that conflict with it in later phases are orphaned.
+
+    Blocks that are stored together go to one worker together, and no other one gets any of them
+    before that worker asks for more or is gone.
 
     Parameters
     ----------
@@ -106,6 +120,9 @@ class BlockQueue:
     _out: int = field(default=0, init=False)
     _attempts: NDArray[np.int32] = field(init=False, repr=False)
     _phases: NDArray[np.int32] = field(init=False, repr=False)
+    # Which box of blocks that are stored together each block is in, and who has such a box.
+    _groups: NDArray[np.int64] = field(init=False, repr=False)
+    _taken: dict[int, int] = field(default_factory=dict, init=False, repr=False)
     # Blocks that come after a failed or orphaned one in conflict with them.
     _blocked: NDArray[np.bool_] = field(init=False, repr=False)
 
@@ -116,11 +133,12 @@ class BlockQueue:
             self.task.block_phases.all(self.members), self.members.shape
         ).astype(np.int32)
         self._blocked = np.zeros(self.members.shape, bool)
+        self._groups = _groups_of(self.task, self.members)
         todo = judgement.todo
         spent = todo & (judgement.attempts >= self.budget)
         numbers = np.flatnonzero(todo & ~spent)
         of = self._phases.ravel()[numbers]
-        self._order = numbers[np.argsort(of, kind="stable")]
+        self._order = numbers[np.lexsort((self._groups[numbers], of))]
         ends = np.searchsorted(np.sort(of), np.arange(int(of.max(initial=-1)) + 1), side="right")
         self._ends = [int(e) for e in ends] or [0]
         for number in np.flatnonzero(spent):
@@ -143,30 +161,41 @@ class BlockQueue:
         Parameters
         ----------
         most : int
-            How many at most.
+            How many at most, but for blocks that are stored together.
         worker : int
             Who asks; a block that failed there goes to another worker.
         alone : bool
             There is no other worker.
         """
         self._advance()
+        self.release(worker)
         numbers = self._fresh(most)
         for _ in range(len(self._again)):
             if len(numbers) >= most:
                 break
             number, last = self._again.popleft()
-            if last == worker and not alone:
+            if (last == worker and not alone) or self._is_taken(number, worker):
                 self._again.append((number, last))
             else:
                 numbers.append(number)
         self._out += len(numbers)
+        if self.task.group:
+            self._taken.update((int(g), worker) for g in self._groups[numbers])
         return self._batch(numbers)
+
+    def release(self, worker: int) -> None:
+        """Let others have blocks that are stored with those that a worker had."""
+        if worker in self._taken.values():
+            self._taken = {g: has for g, has in self._taken.items() if has != worker}
+
+    def _is_taken(self, number: int, worker: int) -> bool:
+        return self._taken.get(int(self._groups[number]), worker) != worker
 
     def _fresh(self, most: int) -> list[int]:
         """Return up to ``most`` blocks of the phase that were not handed out yet."""
         found: list[int] = []
         while not found and self._next < self._ends[self._phase]:
-            end = min(self._next + most, self._ends[self._phase])
+            end = self._end_of_group(min(self._next + most, self._ends[self._phase]))
             numbers = self._order[self._next : end]
             self._next = end
             if not self.failed:
@@ -177,6 +206,14 @@ class BlockQueue:
                 self._block_later(number)
             found = numbers[~blocked].tolist()
         return found
+
+    def _end_of_group(self, end: int) -> int:
+        """Return where the blocks end that are stored with the one before ``end``."""
+        if not self.task.group:
+            return end
+        last = self._ends[self._phase]
+        rest = self._groups[self._order[end - 1 : last]]
+        return end - 1 + int(np.searchsorted(rest, rest[0], side="right"))
 
     def succeeded(self, count: int) -> None:
         """Note that blocks are done."""

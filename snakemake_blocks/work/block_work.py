@@ -25,6 +25,7 @@ from snakemake_blocks.state.failures import BlockFailedError
 from snakemake_blocks.state.ledger import Measurement
 from snakemake_blocks.state.notes import note_once
 from snakemake_blocks.storage.arrays import open_array, write_region
+from snakemake_blocks.storage.held import Held, write_held
 from snakemake_blocks.storage.presence import Stored
 from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load
 from snakemake_blocks.tasks.operation import Call
@@ -113,6 +114,7 @@ class Work:
     notes: Path | None = None
     absent: int = field(default=0, init=False)
     """Which chunks the last block has left out."""
+    _held: dict[str, Held] | None = field(default=None, init=False, repr=False)
     _call: Callable[..., Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
     _after: Callable[..., Any] | None = field(init=False, repr=False)
@@ -208,7 +210,7 @@ class Work:
         """Ask the check before the block; false without one."""
         if self._before is None or not _refuse_unrun(self._before(block)):
             return False
-        self._settle(block)
+        self.absent = self.settle(block)
         return True
 
     def process(self, block: Block) -> None:
@@ -229,14 +231,42 @@ class Work:
         if self._after is not None and not _refuse_unrun(self._after(block)):
             name = self.task.operation.check_after.name if self.task.operation.check_after else ""
             raise BlockFailedError(f"the check {name} after the block says that it is not done")
-        self._settle(block)
+        if not self.holds:
+            self.absent = self.settle(block)
         block.status = BlockStatus.SUCCESS
 
-    def _settle(self, block: Block) -> None:
-        """Wait until what a block wrote is on disk, and note what it left out."""
+    def settle(self, block: Block) -> int:
+        """Wait until what a block wrote is on disk, and return which chunks it left out."""
         # Not by its Rois: a tiny block would pay for making them, and a function may change them.
-        if self.task.operation.writes:
-            self.absent = self._stored.settle(self.task.grid.write(block.index))
+        if not self.task.operation.writes:
+            return 0
+        return self._stored.settle(self.task.grid.write(block.index))
+
+    def hold(self) -> None:
+        """Let results of blocks that are stored together wait for :meth:`store_held`.
+
+        That is where nobody looks at a result before: the check after a block would.
+        """
+        if self.task.group and self._arrays is not None and self._after is None:
+            self._held = {}
+
+    @property
+    def holds(self) -> bool:
+        """Whether results wait."""
+        return self._held is not None
+
+    def store_held(self) -> None:
+        """Store the results that wait, each box of blocks at once.
+
+        Raises
+        ------
+        InputError
+            As :func:`.write_region`.
+        """
+        held, self._held = self._held, {}
+        for name, waiting in (held or {}).items():
+            self.guard()
+            write_held(self._outputs[name], waiting)
 
     def compute(self, block: Block, visible: Sequence[Box]) -> dict[str, NDArray[Any]]:
         """Return what the function of a ``call: arrays`` task makes of a block; store nothing.
@@ -268,7 +298,11 @@ class Work:
         target = self.task.scale.planned(Box.from_roi(block.write_roi))
         for name, write in self.task.operation.writes.items():
             self.guard()
-            cut = write_region(self._outputs[name], write.array, target, results[name])
+            if self._held is not None:
+                waiting = self._held.setdefault(name, Held(write.array))
+                cut = waiting.add(target, results[name])
+            else:
+                cut = write_region(self._outputs[name], write.array, target, results[name])
             if cut and name not in self._noted:
                 self._noted.add(name)
                 self._note_fractions(name, cut, block)

@@ -276,6 +276,7 @@ class Supervisor:
             print(f"worker {worker.number} {how}", flush=True)
         how = how or how_it_ended(code)
         settled = self._settle(worker, how, blame=blame)
+        self.queue.release(worker.number)
         if not (settled or worker.retiring or worker.was_fenced):
             self._note_barren(worker, code, how)
 
@@ -301,6 +302,7 @@ class Supervisor:
         if not len(worker.batch):
             return False
         events = self._events_of(worker)
+        running = next(reversed(events), None)
         done, never_begun = 0, []
         for position, row in enumerate(worker.batch):
             event = events.get(int(row["number"]))
@@ -311,7 +313,9 @@ class Supervisor:
             elif position in worker.settled:
                 continue
             elif event is Event.STARTED:
-                self._end_attempt(worker, row, how, blame=blame)
+                # Of blocks that wait to be stored together, the one that was running is to blame.
+                is_running = int(row["number"]) == running
+                self._end_attempt(worker, row, how, blame=blame and is_running)
             elif event is Event.RELEASED:
                 self.queue.give_back([int(row["number"])])
             else:
@@ -321,16 +325,18 @@ class Supervisor:
         return bool(events)
 
     def _events_of(self, worker: WorkerProcess) -> dict[int, Event]:
-        """Return the last event that a worker recorded for each block of its batch."""
+        """Return the last event that a worker recorded for each block of its batch, in order."""
         ledger = self.context.ledger
         numbers = {tuple(row["index"].tolist()): int(row["number"]) for row in worker.batch}
         records = read_records(ledger.path, ledger.first, start=worker.ledger_end)
         records = records[records["event"] != Event.EMPTY]
-        return {
-            numbers[index]: Event(int(record["event"]))
-            for record in records[records["pid"] == worker.pid]
-            if (index := tuple(record["index"].tolist())) in numbers
-        }
+        found: dict[int, Event] = {}
+        for record in records[records["pid"] == worker.pid]:
+            number = numbers.get(tuple(record["index"].tolist()))
+            if number is not None:
+                found.pop(number, None)  # in the order of the last events
+                found[number] = Event(int(record["event"]))
+        return found
 
     def _end_attempt(self, worker: WorkerProcess, row: np.void, how: str, *, blame: bool) -> None:
         """Record how the attempt ended that was running when its worker was."""

@@ -27,7 +27,7 @@ from snakemake_blocks.errors import LedgerError
 from snakemake_blocks.geometry.block import Block
 from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.state.failures import append_failure, failure_of
-from snakemake_blocks.state.ledger import Event, Ledger
+from snakemake_blocks.state.ledger import Event, Ledger, Measurement
 from snakemake_blocks.system.locks import Lock
 from snakemake_blocks.system.processes import MARK
 from snakemake_blocks.system.streams import flush, print_to
@@ -173,6 +173,7 @@ def work_blocks(context: WorkerContext, inbox: Connection) -> NoReturn:
         _leave_for_setup(context, inbox, error)
     feed = _WorkerFeed(context, inbox, signals, supervisor)
     context.work.guard = feed.confirm
+    context.work.hold()
     status = 0
     try:
         if context.task.operation.call is Call.WORKER:
@@ -277,6 +278,8 @@ class _WorkerFeed:
         self._current: tuple[Item, Block] | None = None
         self._check_at = 0.0
         self._ended = False
+        # Blocks whose results wait to be stored with those of others, and what they cost.
+        self._held: list[tuple[Item, Block, Measurement]] = []
         self._failures_in_a_row = 0
         self._stamps = _stamps()
         self._surroundings = Surroundings()
@@ -327,6 +330,10 @@ class _WorkerFeed:
         item, block = self._current
         if error is None:
             self._failures_in_a_row = 0
+            if self._context.work.holds:
+                self._held.append((item, block, self._meter.end()))
+                self._end_item(done=False)
+                return
             self._record(Event.DONE, item)
             self._end_item(done=True)
             return
@@ -345,6 +352,34 @@ class _WorkerFeed:
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= _MANY_FAILURES:
             del self._batch[self._position :]  # the supervisor shall see whether to go on
+        self._send(
+            Report(self._take_done(), failed=position, cause=failure.cause, begun=self._position)
+        )
+
+    def _store_held(self) -> None:
+        """Store the results that wait, and record their blocks; if that fails, none is done."""
+        held, self._held = self._held, []
+        if not held:
+            return
+        work = self._context.work
+        try:
+            work.store_held()
+            absent = [work.settle(block) for _, block, _ in held]
+        except BaseException as error:
+            for item, block, cost in held:
+                self._fail_held(item, block, cost, error)
+            return
+        for (item, _, cost), gone in zip(held, absent, strict=True):
+            self._append_result(Event.DONE, item, cost, gone)
+        self._done += len(held)
+
+    def _fail_held(self, item: Item, block: Block, cost: Measurement, error: BaseException) -> None:
+        block.status = block.status.FAILED
+        failure = failure_of(error, item.index, item.attempt, self._context.log)
+        sys.stderr.write(f"block {item.index}, attempt {item.attempt}:\n{failure.trace}\n")
+        append_failure(self._context.failures, failure)
+        self._append(Event.FAILED, item, time.monotonic(), cost=cost)
+        position = next(n for n, other in enumerate(self._batch) if other is item)
         self._send(
             Report(self._take_done(), failed=position, cause=failure.cause, begun=self._position)
         )
@@ -371,10 +406,16 @@ class _WorkerFeed:
 
     def _record(self, event: Event, item: Item) -> None:
         cost = self._meter.end()
-        result = event is Event.DONE or event is Event.SKIPPED
-        stamp = next(self._stamps) if result else 0
-        if result and self._context.work.absent:
-            self._append(Event.EMPTY, item, time.monotonic(), stamp=self._context.work.absent)
+        if event is Event.DONE or event is Event.SKIPPED:
+            self._append_result(event, item, cost, self._context.work.absent)
+        else:
+            self._append(event, item, time.monotonic(), stamp=0, cost=cost)
+
+    def _append_result(self, event: Event, item: Item, cost: Measurement, absent: int) -> None:
+        """Append that a block is done, and before that which chunks it left out."""
+        stamp = next(self._stamps)
+        if absent:
+            self._append(Event.EMPTY, item, time.monotonic(), stamp=absent)
         self._append(event, item, time.monotonic(), stamp=stamp, cost=cost)
 
     def _append(self, event: Event, item: Item, now: float, **more: object) -> None:
@@ -420,6 +461,7 @@ class _WorkerFeed:
 
     def _next_batch(self) -> None:
         """Report the batch and receive the next one, if there is one."""
+        self._store_held()
         self._send(Report(self._take_done(), batch_ended=True, begun=self._position))
         while (data := self._receive()).startswith(ORDER):
             self._context.follow(data)
