@@ -174,10 +174,52 @@ MUTATIONS = (
     ),
     Mutation(
         "plan/planning",
-        "reach = tuple(map(max, _conflict_reach(task, grid), sharing))",
+        "reach = tuple(map(max, _conflict_reach(task, grid), _sharing(task, grid.coarsen(group))))",
         "reach = _conflict_reach(task, grid)",
         "plan/test_planning.py::TestSharedChunks",
         "blocks of a job that share a chunk run at once",
+    ),
+    Mutation(
+        "plan/planning",
+        "return none if any(_sharing(task, grid.coarsen(group))) else group",
+        "return group",
+        "plan/test_planning.py::TestGroups",
+        "boxes of blocks that share a shard are taken for apart",
+    ),
+    Mutation(
+        "work/block_queue",
+        "if (last == worker and not alone) or self._is_taken(number, worker):",
+        "if last == worker and not alone:",
+        "work/test_block_queue.py::TestStoredTogether",
+        "two workers write one shard at the same time",
+    ),
+    Mutation(
+        "storage/held",
+        "if sum(box.size for box, _ in parts) == whole.size:",
+        "if True:",
+        "end_to_end/test_shards.py::test_a_failed_block_costs_the_others_of_its_shard_nothing",
+        "what a shard holds of earlier runs is lost",
+    ),
+    Mutation(
+        "storage/lattice",
+        "return near if abs(ratio - near) <= noise else ratio",
+        "return near",
+        "storage/test_lattice.py",
+        "measured sizes are rounded to simple fractions",
+    ),
+    Mutation(
+        "plan/planning",
+        "own = task.scale.grid(grid)",
+        "own = grid",
+        "storage/test_spatial.py::test_what_is_done_stays_done_when_another_array_joins",
+        "what is done is stale when another array joins",
+    ),
+    Mutation(
+        "tasks/array_info",
+        "begin[channel_axes.index(axis)] = index",
+        "begin[channel_axes.index(axis)] = 0",
+        "storage/test_arrays.py::TestAxes",
+        "all channels up to the selected one are read",
     ),
 )
 

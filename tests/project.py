@@ -109,16 +109,22 @@ class Project:
 
     def records(self, task: str, event: Event = Event.DONE) -> dict[tuple[int, ...], Any]:
         """Return the last record of an event for every block of a task that has one."""
+        return {
+            tuple(int(k) for k in record["index"]): record
+            for record in self.all_records(task)
+            if record["event"] == event
+        }
+
+    def all_records(self, task: str) -> list[Any]:
+        """Return the records of a task, job after job."""
         root = self.folder / "blocks"
         planned = Plan.load(root).tasks[task]
-        found = {}
-        for job in planned.jobs.jobs:
-            for record in read_records(
-                RunPaths(root).ledger(planned.slug, job), first_block(planned.own_grid)
-            ):
-                if record["event"] == event:
-                    found[tuple(int(k) for k in record["index"])] = record
-        return found
+        first = first_block(planned.own_grid)
+        return [
+            record
+            for job in planned.jobs.jobs
+            for record in read_records(RunPaths(root).ledger(planned.slug, job), first)
+        ]
 
     def files(self) -> set[Path]:
         """Return all files and folders, to see what a command wrote."""

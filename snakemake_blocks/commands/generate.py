@@ -7,10 +7,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from snakemake_blocks.commands.room_check import room_findings
 from snakemake_blocks.engine.snakefile import (
     MADE_BY,
     conda_environment,
@@ -183,7 +184,18 @@ def check_pipeline(
     """
     pipeline = to_pipeline(description)
     plan = make_plan(pipeline, target=target, pickling=pickling)
-    return plan, check_plan(plan, pipeline.tasks)
+    return plan, _proof_of(plan, pipeline)
+
+
+def _proof_of(plan: Plan, pipeline: Pipeline) -> Proof:
+    """Return what is proved of a plan, and whether what it makes has room where it goes."""
+    proof = check_plan(plan, pipeline.tasks)
+    violations, warnings = room_findings(plan, pipeline.folder, pipeline.run_directory)
+    return replace(
+        proof,
+        violations=(*proof.violations, *violations),
+        warnings=(*proof.warnings, *warnings),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +244,7 @@ class Draft:
             _refuse_other_pipeline(old, pipeline)
         before = None if options.rebatch else old
         plan = make_plan(pipeline, target=options.target, before=before)
-        violations = check_plan(plan, pipeline.tasks).violations
+        violations = _proof_of(plan, pipeline).violations
         if violations:
             raise SpecError([f"{pipeline.name}: {violation}" for violation in violations])
         layout = explicit_snakefile if options.explicit else snakefile

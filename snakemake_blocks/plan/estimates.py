@@ -7,13 +7,34 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
+from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.operation import Call
 
-__all__ = ["Estimate", "estimate_plan"]
+__all__ = ["Estimate", "Output", "estimate_plan", "files_of", "outputs_of"]
 
 # Masked or small tasks: at most so many jobs, spread over the grid, are asked for their inputs.
 _ASKED_JOBS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a task stores in an array.
+
+    Parameters
+    ----------
+    path : str
+        The array.
+    files : int
+        Chunks, or shards, that its blocks write; masked ones counted as well.
+    bytes : int
+        Their values, before compression.
+    """
+
+    path: str
+    files: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +54,8 @@ class Estimate:
         Files that running the task makes in the run directory.
     cpu_hours : float or None
         Work left over all blocks, None until block times are known.
+    outputs : tuple of Output
+        What it stores.
     """
 
     inputs: int
@@ -40,6 +63,7 @@ class Estimate:
     memory: int
     files: int
     cpu_hours: float | None
+    outputs: tuple[Output, ...] = ()
 
 
 def estimate_plan(plan: Plan, seconds: Mapping[str, float] | None = None) -> dict[str, Estimate]:
@@ -61,11 +85,29 @@ def estimate_plan(plan: Plan, seconds: Mapping[str, float] | None = None) -> dic
             inputs=_most_inputs(plan, task),
             path=path[name],
             memory=_memory(task),
-            # A job has a sentinel, a ledger and a log.
-            files=3 * task.num_jobs + 2 * (sum(task.aggregates.levels) + 1),
+            files=files_of(task),
+            outputs=outputs_of(task),
             cpu_hours=None if known is None else known * task.num_blocks / 3600,
         )
     return found
+
+
+def files_of(task: PlannedTask) -> int:
+    """Return about how many files a task makes in the run directory."""
+    # A job has a sentinel, a ledger and a log.
+    return 3 * task.num_jobs + 2 * (sum(task.aggregates.levels) + 1)
+
+
+def outputs_of(task: PlannedTask) -> tuple[Output, ...]:
+    """Return what a task stores in each of its arrays."""
+    return tuple(_output(array, task) for array in task.operation.outputs)
+
+
+def _output(array: ArrayInfo, task: PlannedTask) -> Output:
+    voxels = array.voxels(task.grid.extent).intersect(Box.from_shape(array.shape))
+    if not voxels:
+        return Output(array.path, 0, 0)
+    return Output(array.path, array.files(array.stored(voxels)).size, array.itemsize * voxels.size)
 
 
 def _most_inputs(plan: Plan, task: PlannedTask) -> int:
@@ -84,8 +126,11 @@ def _most_inputs(plan: Plan, task: PlannedTask) -> int:
 def _memory(task: PlannedTask) -> int:
     if task.operation.call is not Call.ARRAYS:
         return 0
-    middle = tuple(n // 2 for n in task.grid.shape)
+    middle = tuple((n - 1) // 2 for n in task.grid.shape)
     write, whole = task.grid.write(middle), task.grid.read(middle)
     held = [(array, whole) for array in task.operation.outputs]
+    if task.group:  # what waits to be stored together, by itself and put together
+        box = task.stored_grid.write((0,) * task.grid.ndim)
+        held += [(array, box) for array in task.operation.outputs] * 2
     held += [(read.array, read.region(write, whole)) for read in task.operation.reads.values()]
     return task.budget.workers * sum(a.itemsize * a.voxels(box).size for a, box in held)

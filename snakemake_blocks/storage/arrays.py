@@ -35,7 +35,6 @@ __all__ = [
     "block_presence",
     "chunk_shape",
     "describe",
-    "files_of",
     "obstacle_to",
     "open_array",
     "read_region",
@@ -347,7 +346,7 @@ def _check_chunks(data: Any, array: ArrayInfo, voxels: Box) -> None:
     """
     root = Path(data.store.root)
     most = _most_of_chunk(array, data.dtype.itemsize)
-    for chunk in files_of(array, voxels):
+    for chunk in array.files(voxels):
         _check_chunk(root / data.metadata.encode_chunk_key(chunk), most)
 
 
@@ -363,7 +362,7 @@ def _most_of_chunk(array: ArrayInfo, itemsize: int) -> int:
 
 def _unreadable(data: Any, array: ArrayInfo, voxels: Box) -> str:
     """Return the first chunk (or shard) in some voxels whose reading fails, by its key."""
-    for chunk in files_of(array, voxels):
+    for chunk in array.files(voxels):
         part = voxels_of_file(array, chunk).intersect(voxels)
         try:
             _check_ends(data, array, part)
@@ -383,7 +382,7 @@ def _check_ends(data: Any, array: ArrayInfo, voxels: Box, *, is_kept: bool = Tru
     if codec is None or not type(codec).__name__.startswith("Blosc"):
         return
     root = os.path.join(data.store.root, data.path)
-    for chunk in files_of(array, voxels):
+    for chunk in array.files(voxels):
         inside = voxels_of_file(array, chunk).intersect(Box.from_shape(array.full_shape))
         if not is_kept and voxels.covers(inside):
             continue
@@ -401,13 +400,6 @@ def voxels_of_file(array: ArrayInfo, chunk: Index) -> Box:
     """Return the voxels of a chunk (or shard), all axes."""
     begin = tuple(k * c for k, c in zip(chunk, array.chunks, strict=True))
     return Box(begin, tuple(b + c for b, c in zip(begin, array.chunks, strict=True)))
-
-
-def files_of(array: ArrayInfo, voxels: Box) -> Box:
-    """Return the indices of the chunks (or shards) that some voxels, of all axes, lie in."""
-    low = (b // c for b, c in zip(voxels.begin, array.chunks, strict=True))
-    high = (-(-e // c) for e, c in zip(voxels.end, array.chunks, strict=True))
-    return Box(tuple(low), tuple(high))
 
 
 def write_region(data: Any, array: ArrayInfo, region: Box, values: NDArray[Any]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.geometry.box import Box, Index
-from snakemake_blocks.storage.arrays import files_of, read_stored, voxels_of_file, write_stored
+from snakemake_blocks.storage.arrays import read_stored, voxels_of_file, write_stored
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.dtypes import fitted
 
@@ -57,7 +57,7 @@ class Held:
         """Return the parts by the files (first and end, along all axes) that they lie in."""
         found: defaultdict[tuple[Index, Index], list[tuple[Box, NDArray[Any]]]] = defaultdict(list)
         for box, values in self._parts:
-            files = files_of(self.array, box)
+            files = self.array.files(box)
             found[files.begin, files.end].append((box, values))
         return found
 

@@ -106,11 +106,7 @@ def chunks_of(array: ArrayInfo, region: Box) -> Box:
     voxels = array.voxels(region).intersect(Box.from_shape(array.shape))
     if not voxels:
         return Box.from_shape((0,) * len(array.full_shape))
-    stored = array.stored(voxels)
-    return Box(
-        tuple(b // c for b, c in zip(stored.begin, array.chunks, strict=True)),
-        tuple(-(-e // c) for e, c in zip(stored.end, array.chunks, strict=True)),
-    )
+    return array.files(array.stored(voxels))
 
 
 @dataclass(slots=True)

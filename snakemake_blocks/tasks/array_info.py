@@ -177,6 +177,12 @@ class ArrayInfo:
             end[channel_axes.index(axis)] = index + 1
         return Box(self.laid_out(voxels.begin, begin), self.laid_out(voxels.end, end))
 
+    def files(self, stored: Box) -> Box:
+        """Return the indices of the files (chunks, or shards) that hold some voxels, all axes."""
+        sides = zip(stored.begin, stored.end, self.chunks, strict=True)
+        low, high = zip(*((b // c, -(-e // c)) for b, e, c in sides), strict=True)
+        return Box(low, high)
+
     def values_shape(self, voxels: Box) -> Index:
         """Return the shape of the values of voxels as a function gets and returns them."""
         return tuple(

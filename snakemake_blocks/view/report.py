@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.estimates import Estimate
 from snakemake_blocks.plan.job_size import BlockCosts, JobSize
 from snakemake_blocks.plan.paths import index_name
@@ -87,6 +89,9 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
             *([_hours(costs.cpu_hours)] if costs and hours else []),
         )
     console.print(table)
+    for task in plan.tasks.values():
+        line = _sizes_line(task, estimates.get(task.name))
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not estimates:
         return
     text = (
@@ -96,6 +101,45 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
     )
     text += "; CPU h: hours of all blocks, by the block times on record" if hours else ""
     console.print(text, highlight=False, markup=False)
+
+
+def _sizes_line(task: PlannedTask, costs: Estimate | None) -> str:
+    """Return in words how large blocks are, in voxels and world units, and what they store."""
+    grid = task.grid
+    text = f"{comment(task.name)}: blocks of {_both(task, grid.block_size)}"
+    around = tuple(map(max, grid.lower, grid.upper))
+    if any(around):
+        text += f", with a context of {_both(task, around)}"
+    stored = [
+        f"{o.path} ({o.files:,} file{'s' if o.files != 1 else ''}, {_bytes(o.bytes)} before "
+        "compression)"
+        for o in (costs.outputs if costs else ())
+    ]
+    return comment(f"{text}; writes {', '.join(stored)}" if stored else text)
+
+
+def _both(task: PlannedTask, sizes: Index) -> str:
+    """Return sizes of the plan in voxels, and in world units where these are others."""
+    scale, arrays = task.scale, [*task.operation.inputs, *task.operation.outputs]
+    if scale.array:
+        world = [n * size for n, size in zip(scale.length(sizes), scale.size, strict=True)]
+        return f"{_times(scale.length(sizes))} voxels ({_times(world)}{_units(scale.units)})"
+    own = scale.length(sizes)
+    steps = arrays[0].steps if arrays else (1,) * len(sizes)
+    voxels = [Fraction(n, step) for n, step in zip(sizes, steps, strict=True)]
+    units = _units(arrays[0].units) if arrays else ""
+    if voxels == list(own) and not units:
+        return _times(own)
+    return f"{_times(voxels)} voxels ({_times(own)}{units or ' world units'})"
+
+
+def _times(numbers: Sequence[Fraction]) -> str:
+    return " x ".join(f"{float(n):.6g}" if n.denominator > 1 else f"{int(n)}" for n in numbers)
+
+
+def _units(units: Sequence[str]) -> str:
+    known = list(dict.fromkeys(unit for unit in units if unit))
+    return f" {', '.join(known)}" if known else ""
 
 
 def _waits(task: PlannedTask) -> list[str]:

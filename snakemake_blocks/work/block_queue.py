@@ -90,7 +90,7 @@ class BlockQueue:
     good, and the blocks that conflict with it in later phases are orphaned.
 
     Blocks that are stored together go to one worker together, and no other one gets any of them
-    before that worker asks for more or is gone.
+    before the worker is released: at the end of its batch, when all of it is stored, or of itself.
 
     Parameters
     ----------
@@ -168,7 +168,6 @@ class BlockQueue:
             There is no other worker.
         """
         self._advance()
-        self.release(worker)
         numbers = self._fresh(most)
         for _ in range(len(self._again)):
             if len(numbers) >= most:

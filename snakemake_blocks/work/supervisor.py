@@ -213,6 +213,7 @@ class Supervisor:
         elif report.cause:
             worker.cause = report.cause
         if report.batch_ended:
+            self.queue.release(worker.number)
             self.queue.give_back(worker.batch["number"][report.begun :].tolist())
             self._grow(worker)
             worker.batch = worker.batch[:0]

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from declared import array, line, make_task, plan_of, roi, waits
 from funlib.geometry import Roi
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import FUNCTION
 
 from snakemake_blocks.commands.generate import make_plan, to_pipeline
@@ -478,3 +480,92 @@ class TestScale:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 50 * 2**20
+
+
+class TestGroups:
+    """Blocks that are stored together: where there are shards, and they have no order."""
+
+    def plan(self, chunk: int, **more: Any) -> Any:
+        write = Write(array(shape=(60,), chunks=(chunk,)), shards=True)
+        known = {"blocks": 6, "context": 0, "writes": {"out": write}, "call": "arrays"}
+        return plan_of(line(**{**known, **more})).tasks["smooth"]
+
+    @pytest.mark.parametrize(
+        ("chunk", "blocks_per_job", "expected"),
+        [
+            (10, 1, ((), (1,), 1)),
+            (20, 2, ((2,), (2,), 1)),
+            (20, 1, ((2,), (2,), 1)),  # a job has one box at least
+            (20, 5, ((2,), (4,), 1)),
+            (20, "auto", ((2,), (2,), 1)),
+            (20, [3], ((), (3,), 2)),  # a shape that is given stays
+            (100, [6], ((10,), (6,), 1)),
+            (15, 1, ((), (1,), 2)),  # no whole blocks
+            (5, 1, ((), (1,), 1)),  # a block is several shards
+        ],
+    )
+    def test_by_hand(self, chunk: int, blocks_per_job: Any, expected: tuple[Any, ...]) -> None:
+        found = self.plan(chunk, blocks_per_job=blocks_per_job)
+        assert (found.group, found.jobs.batch, found.num_phases) == expected
+
+    def test_blocks_with_an_order_are_stored_by_themselves(self) -> None:
+        out = array(shape=(60,), chunks=(20,))
+        found = self.plan(
+            20, context=4, reads={"own": Read(out, 0)}, writes={"out": Write(out, shards=True)}
+        )
+        assert (found.group, found.num_phases > 1) == ((), True)
+        assert self.plan(20, call="block", context=4).group == ()
+        assert self.plan(20, call="block", context=4, read_write_conflict=False).group == (2,)
+
+    def test_an_array_that_lies_elsewhere_has_none(self) -> None:
+        shifted = array(shape=(60,), offset=(-5,), chunks=(20,))
+        assert self.plan(20, writes={"out": Write(shifted, shards=True)}).group == ()
+
+    def test_of_two_arrays_it_is_whole_for_both(self) -> None:
+        writes = {
+            name: Write(array(path=name, shape=(60,), chunks=(chunk,)), shards=True)
+            for name, chunk in (("a", 20), ("b", 30))
+        }
+        assert self.plan(20, writes=writes).group == (6,)
+
+    def test_without_shards_nothing_changes(self) -> None:
+        out = Write(array(shape=(60,), chunks=(20,)))
+        found = self.plan(20, writes={"out": out}, blocks_per_job=1)
+        assert (found.group, found.jobs.batch, found.num_phases) == ((), (1,), 2)
+
+    @given(
+        st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(1, 9)), min_size=1,
+                 max_size=3),
+        st.one_of(st.integers(1, 40), st.just("auto")),
+    )  # fmt: skip
+    def test_blocks_that_share_a_file_are_in_one_box_of_one_job_or_have_an_order(
+        self, axes: list[tuple[int, int, int]], blocks_per_job: Any
+    ) -> None:
+        """Against every pair of blocks; per axis: blocks, voxels of a block, blocks or voxels."""
+        shape, size, chunk = zip(*axes, strict=True)
+        chunks = tuple(c * s if c % 2 else c for s, c in zip(size, chunk, strict=True))
+        voxels = tuple(n * s for n, s in zip(shape, size, strict=True))
+        none = (0,) * len(axes)
+        out = array(len(axes), shape=voxels, chunks=chunks)
+        block = Roi(none, size)
+        task = make_task(
+            total_roi=Roi(none, voxels), read_roi=block, write_roi=block, call="arrays",
+            writes={"out": Write(out, shards=True)}, blocks_per_job=blocks_per_job,
+        )  # fmt: skip
+        planned = plan_of(task).tasks["smooth"]
+        files = {
+            index: set(out.files(out.stored(out.voxels(planned.grid.write(index)))))
+            for index in planned.grid
+        }
+        for one, other in itertools.combinations(planned.grid, 2):
+            if files[one] & files[other]:
+                job, its = planned.job_of(one), planned.job_of(other)
+                if planned.group:
+                    boxes = [
+                        tuple(k // g for k, g in zip(i, planned.group, strict=True))
+                        for i in (one, other)
+                    ]
+                    assert job == its
+                    assert boxes[0] == boxes[1]
+                else:
+                    assert planned.order(one) != planned.order(other)

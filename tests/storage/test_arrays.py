@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import Blosc
 from project import Project
@@ -31,6 +33,8 @@ from snakemake_blocks.storage.arrays import (
     write_region,
 )
 from snakemake_blocks.storage.creation import create
+from snakemake_blocks.storage.lattice import Lattice, StoredArray, TaskAxis
+from snakemake_blocks.storage.spatial import Place, PlacedAxis
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.borders import Border
 from snakemake_blocks.tasks.operation import Read
@@ -597,3 +601,71 @@ def test_what_is_no_chunk_is_named_and_not_read(
         with pytest.raises(InputError, match=f"{chunk}: is no chunk of this array"):
             access()
     assert read_region(data, Read(array), Box((0, 0), (2, 2))).all()
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[list[str], dict[str, int], list[str]]:
+    """Draw the stored axes of an array, which index of some is selected, and which are cut."""
+    counted = draw(st.permutations(draw(st.sampled_from(["", "t", "c", "tc", "tck"]))))
+    names = [*counted, *"yx"]
+    select = {n: draw(st.integers(0, 2)) for n in counted if draw(st.booleans())}
+    named = [n for n in counted if n == "t" and n not in select and draw(st.booleans())]
+    return names, select, named
+
+
+class TestAxes:
+    """Any axes may be cut, selected, or lacking; the oracle is numpy on all of the array."""
+
+    @settings(deadline=None)
+    @given(layouts(), st.data())
+    def test_what_is_read_and_written(
+        self, layout: tuple[list[str], dict[str, int], list[str]], data: Any
+    ) -> None:
+        names, select, named = layout
+        axes = tuple(PlacedAxis(n, is_measured=n in "yx") for n in names)
+        shape = tuple(3 if n not in "yx" else 5 for n in names)
+        chunks = tuple(data.draw(st.integers(1, 5)) for _ in names)
+        stored = StoredArray(Place("a", axes), shape, chunks, "int16")
+        chosen = [(names.index(n), index) for n, index in select.items()]
+        # The task cuts time, too, where it is named, whether this array has it or not.
+        wanted = (TaskAxis("t", is_measured=False), TaskAxis("y"), TaskAxis("x"))
+        if named or "t" in select or "t" not in names:
+            info = stored.info(Lattice(), wanted, named={"t"}, select=chosen)
+        else:
+            info = stored.info(Lattice(), select=chosen)
+        values = np.arange(math.prod(shape), dtype=np.int16).reshape(shape)
+        with tempfile.TemporaryDirectory() as folder:
+            disk = zarr.create_array(f"{folder}/a", data=values, chunks=chunks)
+            begin = tuple(data.draw(st.integers(-2, 3)) for _ in range(info.ndim))
+            end = tuple(b + data.draw(st.integers(1, 4)) for b in begin)
+            region = Box(begin, end)
+            found = read_region(disk, Read(info, -1), region)
+            expected = np.full((3,) * (len(names) - 2) + (9, 9), -1, np.int16)
+            expected[..., 2:7, 2:7] = values
+            for n, index in sorted(select.items(), key=lambda item: -names.index(item[0])):
+                expected = expected.take(index, names.index(n))
+            left = [n for n in names if n not in select]
+            cut = dict(zip("tyx"[-info.ndim :], zip(begin, end, strict=True), strict=True))
+            for axis, n in enumerate(left):
+                if n in "yx":
+                    low, high = cut[n]
+                    expected = expected.take(range(low + 2, high + 2), axis)
+                elif n == "t" and info.ndim == 3:
+                    low, high = cut[n]
+                    numbers = np.arange(low, high)
+                    taken = expected.take(np.clip(numbers, 0, 2), axis)
+                    outside = (numbers < 0) | (numbers > 2)
+                    taken[(slice(None),) * axis + (outside,)] = -1
+                    expected = taken
+            np.testing.assert_array_equal(found, expected)
+            assert found.shape == info.values_shape(info.voxels(region))
+            write_region(disk, info, region, found + 1000)
+            again = read_region(disk, Read(info, -1), region)
+            np.testing.assert_array_equal(again, np.where(found >= 0, found + 1000, -1))
+            touched = np.asarray(disk[:]) != values
+            inside = info.stored(info.voxels(region).intersect(Box.from_shape(info.shape)))
+            if info.voxels(region).intersect(Box.from_shape(info.shape)):
+                assert touched[inside.slices].all()
+                assert touched.sum() == inside.size
+            else:
+                assert not touched.any()

@@ -115,7 +115,7 @@ class TestMask:
             read.append(part.size)
             return data[tuple(map(slice, part.begin, part.end))]
 
-        monkeypatch.setattr("snakemake_blocks.storage.arrays._stored_values", stored_values)
+        monkeypatch.setattr("snakemake_blocks.storage.arrays.read_stored", stored_values)
         present = block_presence(mask, grid, project.folder)
         assert np.argwhere(present).tolist() == [[3, 3]]
         assert sum(read) <= 256 * 4 * 4

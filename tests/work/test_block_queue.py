@@ -14,6 +14,8 @@ from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.plan import Plan
 from snakemake_blocks.plan.planning import plan_pipeline
 from snakemake_blocks.state.judgement import Judge
+from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.operation import Write
 from snakemake_blocks.tasks.pipeline import Pipeline
 from snakemake_blocks.tasks.task import Task
 from snakemake_blocks.work.block_queue import BlockQueue, Item, items_of
@@ -187,3 +189,38 @@ def test_law(case: object, data: st.DataObject) -> None:
 def test_batches_are_as_large_as_asked(most: int) -> None:
     queue = queue_of(line(shape=(40,)))
     assert len(queue.take(most, 1, alone=True)) == min(most, 40)
+
+
+class TestStoredTogether:
+    """Blocks of one shard go to one worker at a time, together."""
+
+    def queue(self, blocks: int = 6, budget: int = 2) -> BlockQueue:
+        out = ArrayInfo("out.zarr", (0,), (1,), (blocks * SIZE,), (), "uint8", (3 * SIZE,))
+        task = line(shape=(blocks,), call="arrays", writes={"out": Write(out, shards=True)})
+        queue = queue_of(task, budget=budget)
+        assert queue.task.group == (3,)
+        return queue
+
+    def test_all_of_a_box_are_handed_out_at_once(self) -> None:
+        queue = self.queue(8)
+        assert indices(take(queue, 1)) == [(0,), (1,), (2,)]
+        assert indices(take(queue, 4, 2)) == [(3,), (4,), (5,), (6,), (7,)]
+        assert take(queue, 9) == []
+
+    def test_a_failed_one_waits_for_the_worker_that_has_the_others(self) -> None:
+        queue = self.queue()
+        take(queue, 1, 1, alone=False)
+        queue.attempt_failed(1, 1)
+        assert indices(take(queue, 3, 2, alone=False)) == [(3,), (4,), (5,)]
+        assert take(queue, 3, 3, alone=False) == []
+        queue.succeeded(2)
+        queue.release(1)
+        assert indices(take(queue, 3, 3, alone=False)) == [(1,)]
+
+    def test_those_of_a_worker_that_is_gone_are_free(self) -> None:
+        queue = self.queue(3)
+        items = take(queue, 1, 1, alone=False)
+        queue.give_back([item.number for item in items])
+        assert take(queue, 3, 2, alone=False) == []
+        queue.release(1)
+        assert len(take(queue, 3, 2, alone=False)) == 3
