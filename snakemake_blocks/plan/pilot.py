@@ -31,7 +31,8 @@ def pilot(pipeline: Pipeline, plan: Plan, roi: Box) -> Pipeline:
     plan : Plan
         Its plan, for the order of conflicting blocks.
     roi : Box
-        World units, one interval per axis of every task.
+        In numbers of the first task: world units, or voxels of its array. One interval per axis of
+        every task.
 
     Raises
     ------
@@ -43,7 +44,8 @@ def pilot(pipeline: Pipeline, plan: Plan, roi: Box) -> Pipeline:
             raise InputError(
                 f"--roi has {roi.ndim} axes, task {comment(task.task_id)} has {task.grid.ndim}"
             )
-    wanted = {task.task_id: [task.grid.writing(roi)] for task in pipeline.tasks}
+    world = pipeline.tasks[0].scale.world(roi)
+    wanted = {t.task_id: [t.grid.writing(t.scale.around(world))] for t in pipeline.tasks}
     boxes = _needed(pipeline, plan, wanted)
     if not any(box for found in boxes.values() for box in found):
         raise InputError(f"--roi {roi.begin} to {roi.end} lies outside of what every task writes")

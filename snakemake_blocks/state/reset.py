@@ -184,7 +184,7 @@ def _chosen(task: PlannedTask, judge: Judge, roi: Box | None, *, only_failed: bo
     """Return the blocks to reset: those with anything on record."""
     judgement = judge.judge_all(task)
     chosen = np.zeros(task.grid.shape, bool)
-    box = task.grid.indices if roi is None else task.grid.writing(roi)
+    box = task.grid.indices if roi is None else task.own_grid.writing(roi)
     chosen[box.slices] = True
     if only_failed:
         chosen &= np.isin(judgement.state, (State.FAILED, State.RUNNING))

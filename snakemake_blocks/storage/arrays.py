@@ -279,8 +279,8 @@ def _all_stored(data: Any, read: Read, region: Box) -> NDArray[Any]:
         return read_stored(data, array, array.stored(inside))
     if read.fill is None:
         raise InputError(
-            f"{array.path}: read {list(region.begin)} to {list(region.end)} reaches outside of "
-            f"the array, {list(array.roi.begin)} to {list(array.roi.end)}; declare a fill"
+            f"{array.path}: voxels {list(wanted.begin)} to {list(wanted.end)} are read, it has "
+            f"{list(array.shape)}; declare a fill"
         )
     if read.border is not None:
         return _continued(data, array, wanted, read.border)

@@ -7,6 +7,7 @@ are in the task's own numbers, which stay.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -70,6 +71,29 @@ class Scale:
             for side in (box.begin, box.end)
         )
         return Box(begin, end)
+
+    def world(self, box: Box) -> list[tuple[Fraction, Fraction]]:
+        """Return a box in the task's own numbers in world units, an interval per axis."""
+        pairs = zip(box.begin, box.end, strict=True)
+        if not self.array:
+            return [(Fraction(low), Fraction(high)) for low, high in pairs]
+        sides = zip(pairs, self.start, self.size, strict=True)
+        return [(start + low * size, start + high * size) for (low, high), start, size in sides]
+
+    def around(self, world: Sequence[tuple[Fraction, Fraction]]) -> Box:
+        """Return the smallest box in whole own numbers around a region, as the plan counts it.
+
+        Parameters
+        ----------
+        world : sequence of (Fraction, Fraction)
+            World units, an interval per axis.
+        """
+        own = world
+        if self.array:
+            sides = zip(world, self.start, self.size, strict=True)
+            own = [((low - o) / size, (high - o) / size) for (low, high), o, size in sides]
+        begin, end = zip(*((math.floor(low), math.ceil(high)) for low, high in own), strict=True)
+        return self.planned(Box(begin, end))
 
     def grid(self, grid: Grid) -> Grid:
         """Return a grid of the plan in the task's own numbers."""

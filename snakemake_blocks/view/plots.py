@@ -75,7 +75,7 @@ def draw_tiling(axes: Axes, task: PlannedTask) -> None:
 
     The slice lies in the middle of all axes but the last two; a 1-D tiling is drawn as a row.
     """
-    grid = task.grid
+    grid = task.own_grid
     middle = tuple(n // 2 for n in grid.shape)
     first = tuple(max(0, m - _MOST_BLOCKS // 2) for m in middle)
     blocks = Box(

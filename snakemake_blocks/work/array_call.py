@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.block import Block
-from snakemake_blocks.geometry.box import Box
+from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.storage.arrays import open_array, read_region
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.borders import inner
@@ -149,11 +149,20 @@ class ArrayCall:
         fits = [b for b in regions if values.shape == array.values_shape(array.voxels(b))]
         if fits and (fits[0] in regions[:2] or len(fits) == 1):
             return values[array.slices_in(target, fits[0])]
+        wanted = [array.values_shape(array.voxels(b)) for b in (regions[0], target)]
+        is_usual = not array.axes and not array.select
+        hint = _channels(values.shape, wanted, array.ndim) if is_usual else ""
         raise InputError(
             f"{self.operation.function.name}: {name} has shape {values.shape}; expected "
-            f"{array.values_shape(array.voxels(regions[0]))} (read Roi) or "
-            f"{array.values_shape(array.voxels(target))} (write Roi)"
+            f"{wanted[0]} (read Roi) or {wanted[1]} (write Roi){hint}"
         )
+
+
+def _channels(shape: Index, wanted: Sequence[Index], ndim: int) -> str:
+    """Return what to write if only the channels, before ``ndim`` axes, are others; else nothing."""
+    if all(shape[-ndim:] != other[-ndim:] for other in wanted):
+        return ""
+    return f"; with channels: {list(shape[:-ndim])} in pipeline.yaml it would fit"
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:

@@ -15,7 +15,14 @@ from peers import PeerUnavailableError, installed, peers_folder
 from project import Project
 from scipy import ndimage
 
-from snakemake_blocks.commands.generate import generate
+from snakemake_blocks.commands.generate import generate, make_plan
+from snakemake_blocks.geometry.box import Box
+from snakemake_blocks.plan.paths import RunPaths
+from snakemake_blocks.plan.pilot import pilot
+from snakemake_blocks.plan.plan import Plan
+from snakemake_blocks.spec.loading import load_pipeline
+from snakemake_blocks.state.failures import read_failures
+from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.view.verify import verify_run
 from snakemake_blocks.work.job import work_sentinel
 
@@ -355,3 +362,69 @@ def test_wrong_axes_are_named(
     project.write(("other", other), ("wrong", form))
     done = project.cli("check", "pipeline.yaml")
     assert f"pipeline.yaml: tasks.wrong.{problem}\n" in done.output, done.output
+
+
+@pytest.mark.parametrize(
+    ("declared", "hint"), [([], "[2]"), ([3], "[2]"), ([2, 2], "[2]"), ([2], None)]
+)
+def test_other_channels_than_are_declared_are_named(
+    project: Project, stack: NDArray[Any], declared: list[int], hint: str | None
+) -> None:
+    project.functions("def same(raw):\n    return raw\n")
+    form = {
+        "function": "functions:same",
+        "call": "arrays",
+        "reads": {"raw": "a.ome.zarr/0"},
+        "writes": {"out": {"array": "o.zarr/out", "dtype": "uint16", "channels": declared}},
+        "roi": "a.ome.zarr/0",
+        "block_size": {"voxels": [51, 70, 81]},
+        "retries": 0,
+    }
+    project.write(("same", form))
+    plan, _ = generate(project.pipeline)
+    (job,) = plan.jobs("same")
+    assert work_sentinel(Path(job.sentinel), attempt=1, environment={}) == (hint is not None)
+    paths = RunPaths(project.folder / "blocks")
+    failures = [f.message for f in read_failures(paths.failures("same", job.index))]
+    said = f"; with channels: {hint} in pipeline.yaml it would fit"
+    assert [text.endswith(said) for text in failures] == [True] * (hint is not None)
+
+
+def test_regions_and_contexts_on_the_command_line_are_voxels(
+    project: Project, stack: NDArray[Any]
+) -> None:
+    """A pilot in voxels of the first task's array: the same place in the coarser one."""
+    project.write(
+        level(1, "a.ome.zarr/0", "a.ome.zarr/1"), level(2, "a.ome.zarr/1", "a.ome.zarr/2")
+    )
+    pipeline = load_pipeline(project.pipeline)
+    whole = make_plan(pipeline)
+    some = pilot(pipeline, whole, Box((0, 0, 40), (20, 20, 81)))
+    there = {task.task_id: np.argwhere(task.present).tolist() for task in some.tasks}
+    assert there["level2"] == [[0, 0, 0], [0, 0, 1]]  # voxels 20 to 41 of the coarser array
+    assert [0, 0, 2] in there["level1"]
+    run(project)
+    assert project.cli("reset", "blocks", "level2", "--roi", "0:9,0:9,33:41").exit_code == 0
+    found = Judge(Plan.load(project.folder / "blocks"), project.folder / "blocks")
+    task = found.plan.tasks["level2"]
+    assert np.argwhere(~found.judge_all(task).done).tolist() == [[0, 0, 1]]
+
+
+def test_a_context_is_checked_in_voxels(project: Project, stack: NDArray[Any]) -> None:
+    form = {
+        "function": "functions:denoise",
+        "call": "arrays",
+        "params": {"mode": "mirror"},
+        "reads": {"raw": {"array": "a.ome.zarr/0", "fill": "reflect"}},
+        "writes": {"smooth": {"array": "s.ome.zarr/0", "dtype": "float32", "channels": [2]}},
+        "roi": "a.ome.zarr/0",
+        "block_size": {"voxels": 32},
+        "context": {"voxels": 6},
+        "fit": "shrink",
+    }
+    project.write(("denoise", form))
+    for context, verdict in (("6", "a context of 6 is enough"),
+                             ("3", "a context of 3 is NOT enough")):  # fmt: skip
+        done = project.cli("check-context", "pipeline.yaml", "denoise", "--context", context)
+        assert verdict in " ".join(done.output.split()), done.output
+        assert "the smallest that is enough for them is 6" in " ".join(done.output.split())

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from fuzzing.damage import damaged, is_plain, mistyped, mutated, plain_files
-from fuzzing.projects import MANY, PIPELINE, finished_run, finished_tasks, image, project
+from fuzzing.projects import MANY, MOVIE, PIPELINE, finished_run, finished_tasks, image, project
 from snakemake_blocks.plan.paths import slug
 from snakemake_blocks.plan.plan import Plan
 
@@ -51,15 +51,21 @@ PLAUSIBLE: dict[str, tuple[Any, ...]] = {
         {"offset": [0, 0], "shape": [17, 1]}, {"offset": [0, 0], "shape": [64, 64]},
         {"offset": [0, 0, 0], "shape": [1, 16, 16]}, {"offset": [100, 100], "shape": [8, 8]},
         {"offset": [0, 0], "shape": [10**6, 10**6]}, {"offset": [2**40, 0], "shape": [16, 16]},
-        {"shape": [16, 16]}, {"offset": [0, 0], "shape": [0, 16]},
+        {"shape": [16, 16]}, {"offset": [0, 0], "shape": [0, 16]}, "m.ome.zarr/0", "n.ome.zarr/0",
+        {"voxels": {"offset": [0, 0], "shape": [8, 16]}},
+        {"voxels": {"offset": [1, 0, 0], "shape": [2, 16, 16]}}, {"voxels": {"offset": [0, 0]}},
     ),
     "block_size": (
         [4, 4], [8, 16], [16, 16], [3, 5], [2, 8], [7, 7], [1, 16], [32, 32], [8], [8, 8, 8], 8,
-        [10**6, 10**6], [2**40, 1], [8, 1],
+        [10**6, 10**6], [2**40, 1], [8, 1], {"voxels": 8}, {"voxels": [8, 4]},
+        {"voxels": [1, 8, 8]}, {"voxels": {"t": 2, "x": 8}}, {"y": 8, "x": 8}, {"t": 1}, {"c": 1},
+        {"voxels": {"q": 1}}, {"voxels": {"voxels": 1}}, {"voxels": {}}, {}, {"voxels": 2**50},
     ),
     "context": (
         0, 1, 4, 8, 40, [0, 3], [2, 2], [1], {"lower": 3}, {"upper": [0, 9]}, 10**6, [2**40, 0],
-        {"lower": [1, 2], "upper": [2, 1]}, {"lower": 100, "upper": 0},
+        {"lower": [1, 2], "upper": [2, 1]}, {"lower": 100, "upper": 0}, {"voxels": 1},
+        {"voxels": {"t": 1}}, {"x": 1}, {"voxels": {"lower": {"y": 1}}}, {"voxels": {"upper": 0}},
+        {"lower": {"q": 1}},
     ),
     "fit": ("valid", "overhang", "shrink"),
     "conflict": (True, False),
@@ -95,6 +101,11 @@ PLAUSIBLE: dict[str, tuple[Any, ...]] = {
         {"raw": "s.zarr/out"}, {"raw": {"array": "s.zarr/out", "fill": 0}}, {"raw": "s.zarr/none"},
         {"raw": "s.zarr/raw", "mask": "s.zarr/mask"}, {"raw": "s.zarr"}, {"raw": "/etc/passwd"},
         {"raw": "s.zarr/raw", "out": {"array": "s.zarr/out", "fill": -1}}, {"block": "s.zarr/raw"},
+        {"raw": "m.ome.zarr/0"}, {"raw": {"array": "m.ome.zarr/0", "select": {"c": 1}}},
+        {"raw": {"array": "m.ome.zarr/0", "select": {"c": 1, "t": 2}}},
+        {"raw": {"array": "m.ome.zarr/0", "select": {"c": 7}}},
+        {"raw": {"array": "m.ome.zarr/0", "select": {"x": 3}}},
+        {"raw": {"array": "m.ome.zarr/0", "context": {"voxels": {"x": 1}}, "fill": "wrap"}},
         {"raw": "s.zarr/../s.zarr/raw"}, {"raw": "./s.zarr/raw/"}, {"raw": "s.zarr/raw/c"},
     ),
     "writes": (
@@ -117,6 +128,15 @@ PLAUSIBLE: dict[str, tuple[Any, ...]] = {
         {"out": {"array": "s.zarr/out", "dtype": "uint8", "channels": [0]}},
         {"out": {"array": "s.zarr/out", "dtype": "uint8"},
          "more": {"array": "s.zarr/more", "dtype": "uint8"}},
+        {"out": {"array": "n.zarr/o", "dtype": "uint8", "shards": "auto"}},
+        {"out": {"array": "n.zarr/o", "dtype": "uint8", "shards": 16, "chunks": 4}},
+        {"out": {"array": "n.zarr/o", "dtype": "uint8", "shards": [8, 6]}},
+        {"out": {"array": "n.zarr/o", "dtype": "uint8", "shards": 2**40, "chunks": {"x": 2**40}}},
+        {"out": {"array": "n.zarr/o", "dtype": "uint8", "compressor": "none", "chunks": [1, 1]}},
+        {"out": {"array": "n.zarr/o", "dtype": "uint8", "channels": [2], "select": {"c": 1}}},
+        {"out": {"array": "m.ome.zarr/0", "dtype": "uint8", "select": {"c": 1}}},
+        {"out": {"array": "m.ome.zarr/1", "dtype": "uint8", "voxel_size": {"voxels": 2}}},
+        {"out": {"array": "n.zarr/o", "dtype": "uint8", "voxel_size": {"voxels": {"x": 2}}}},
         {"out": {"array": "s.zarr/out", "dtype": "uint8"},
          "more": {"array": "s.zarr/out", "dtype": "uint8"}},
     ),
@@ -143,8 +163,10 @@ _PARAMS = (
 def _yaml_damage(folder: Path, rng: random.Random) -> str:
     """Damage the text or the tree of the pipeline, or write another that may be right."""
     path, kind, words = folder / "pipeline.yaml", rng.random(), []
+    base = rng.choice((PIPELINE, MOVIE))
+    _dump(base, path)
     if kind < 0.3:
-        tree: Any = PIPELINE
+        tree: Any = base
         for _ in range(rng.choice((1, 1, 2, 3))):
             tree, said = mutated(tree, rng)
             words.append(said)
@@ -160,7 +182,7 @@ def _yaml_damage(folder: Path, rng: random.Random) -> str:
         words.append(f"params {value}")
         path.write_text(text.replace("factor: 2", f"factor: {value}"))
     else:
-        tree = copy.deepcopy(PIPELINE)
+        tree = copy.deepcopy(base)
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
             words.append(_vary(tree, rng))
         _dump(tree, path)

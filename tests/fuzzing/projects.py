@@ -65,6 +65,37 @@ PIPELINE: dict[str, Any] = {
         },
     }
 }
+MOVIE: dict[str, Any] = {
+    "tasks": {
+        "smooth": {
+            "function": "functions:smooth",
+            "call": "arrays",
+            "reads": {"raw": {"array": "m.ome.zarr/0", "select": {"c": 0}, "fill": "reflect"}},
+            "writes": {
+                "out": {
+                    "array": "n.ome.zarr/0",
+                    "dtype": "float32",
+                    "shards": "auto",
+                    "chunks": {"y": 4, "x": 4},
+                    "compressor": "zstd",
+                }
+            },
+            "roi": "m.ome.zarr/0",
+            "block_size": {"voxels": {"t": 1, "y": 8, "x": 8}},
+            "context": {"voxels": {"lower": 2, "upper": {"x": 2}}},
+            "fit": "shrink",
+        },
+        "count": {
+            "function": "functions:count",
+            "params": {"factor": 2},
+            "reads": {"out": {"array": "n.ome.zarr/0", "select": {"t": 0}}},
+            "roi": {"voxels": {"offset": [0, 0], "shape": [16, 16]}},
+            "block_size": {"voxels": 8},
+            "retries": 0,
+        },
+    }
+}
+"""The other pipeline: a movie with measured voxels, in which all newer keys are used."""
 
 
 def project(folder: Path, zarr_format: Literal[2, 3] = 3, tree: Any = None) -> None:
@@ -74,6 +105,20 @@ def project(folder: Path, zarr_format: Literal[2, 3] = 3, tree: Any = None) -> N
         array = group.create_array(name, shape=(16, 16), chunks=(8, 8), dtype="uint8")
         array[...] = value
         array.attrs.update({"voxel_size": [1, 1], "offset": [0, 0]})
+    movie = zarr.open_group(folder / "m.ome.zarr", mode="w", zarr_format=3)
+    frames = movie.create_array("0", shape=(3, 2, 16, 16), chunks=(1, 1, 8, 8), dtype="uint8")
+    frames[...] = 7
+    kinds = {"t": "time", "c": "channel"}
+    scale = {"type": "scale", "scale": [0.5, 1.0, 0.29898804047838085, 6.5 / 60]}
+    movie.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "axes": [{"name": n, "type": kinds.get(n, "space")} for n in "tcyx"],
+                "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
+            }
+        ],
+    }
     (folder / "functions.py").write_text(textwrap.dedent(FUNCTIONS))
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(tree or PIPELINE, sort_keys=False))
 
