@@ -7,15 +7,14 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.spec.catalogue import Catalogue
 from snakemake_blocks.spec.measures import Measures, roi_of
-from snakemake_blocks.spec.outputs import Outputs, selected
-from snakemake_blocks.spec.schema import CheckModel, ReadModel, TaskModel, VoxelRoiModel
+from snakemake_blocks.spec.outputs import Outputs
+from snakemake_blocks.spec.schema import CheckModel, ReadModel, RoiModel, TaskModel, VoxelRoiModel
 from snakemake_blocks.storage.arrays import block_presence
 from snakemake_blocks.storage.lattice import Lattice, StoredArray, TaskAxis
 from snakemake_blocks.tasks.array_info import ArrayInfo
@@ -133,7 +132,7 @@ class _TaskDescriber:
         writes = Outputs(self.name, model, self._arrays, measures, roi, block_size).writes(ruler)
         reads |= self._reads(measures, self._stored_reads(is_own=True))
         context, reads = self._contexts(measures, reads)
-        masked = None if mask is None else self._info(mask, "mask", measures)
+        masked = measures.info(mask, "mask")
         ruled = measures.ruler if isinstance(model.roi, str) else None
         self._check_units(ruled, [*reads.values(), *writes.values()], masked)
         if len(self._arrays.problems) > before:
@@ -260,7 +259,7 @@ class _TaskDescriber:
         for name, array in stored.items():
             model = self.model.reads[name]
             select, fill = ({}, None) if isinstance(model, str) else (model.select, model.fill)
-            info = self._info(array, f"reads.{name}", measures, select)
+            info = measures.info(array, f"reads.{name}", select)
             if info is None:
                 continue
             found[name] = Read(info, fill)
@@ -268,26 +267,6 @@ class _TaskDescriber:
                 path = model if isinstance(model, str) else model.array
                 self._say(f"reads.{name}.fill", f"{info.dtype} of {path} cannot hold {fill}")
         return found
-
-    def _info(
-        self,
-        stored: StoredArray,
-        key: str,
-        measures: Measures,
-        select: Mapping[str, int] = MappingProxyType({}),
-    ) -> ArrayInfo | None:
-        """Return an array as the task sees it; None, and why noted, if it does not fit."""
-        chosen = selected(stored, select, lambda place, text: self._say(f"{key}.{place}", text))
-        try:
-            return stored.info(
-                measures.lattice,
-                measures.axes,
-                named=self._arrays.named_axes,
-                select=chosen,
-            )
-        except InputError as error:
-            self._say(key, str(error))
-            return None
 
     def _ruler(self, reads: Mapping[str, StoredArray]) -> StoredArray | None:
         """Return the array whose voxels are counted: that of the roi, else the first one read."""
@@ -300,28 +279,31 @@ class _TaskDescriber:
         """Return how the task counts, None if its region is that of an array which is not there."""
         roi, named = self.model.roi, self._arrays.named_axes
         lattice = self._arrays.lattice(self.name)
-        if isinstance(roi, str):
-            if ruler is None:
-                return None
-            counted = self._counted(ruler, lattice, "roi")
-            axes = ruler.task_axes(named)
-            return None if counted is None else Measures(axes, lattice, counted, self._say)
-        place = roi.voxels if isinstance(roi, VoxelRoiModel) else roi
-        ndim = len(place.offset)
-        if ndim != len(place.shape):
-            lengths = f"{ndim} axes by offset, {len(place.shape)} by shape"
-            self._say("roi", f"{lengths}; give both an entry per axis")
+        ndim = None if isinstance(roi, str) else self._ndim(roi)
+        if (isinstance(roi, str) and ruler is None) or ndim == 0:
             return None
         if ruler is not None:
             axes = ruler.task_axes(named)
-            if ndim in (len(axes), sum(axis.is_measured for axis in axes)):
-                counted = self._counted(ruler, lattice, "reads")
-                return None if counted is None else Measures(axes, lattice, counted, self._say)
-        axes = (TaskAxis(""),) * ndim
+            if ndim in (None, len(axes), sum(axis.is_measured for axis in axes)):
+                counted = self._counted(ruler, lattice, "reads" if ndim else "roi")
+                if counted is None:
+                    return None
+                return Measures(axes, lattice, counted, self._say, named)
+        axes = (TaskAxis(""),) * (ndim or 0)
+        found = Measures(axes, lattice, None, self._say, named)
         if ruler is None:
-            return Measures(axes, lattice, None, self._say)
-        why = f"{ruler.path} has {len(ruler.task_axes(named))} spatial axes, the roi {ndim}"
-        return Measures(axes, lattice, None, self._say, why)
+            return found
+        spatial = len(ruler.task_axes(named))
+        return replace(found, no_ruler=f"{ruler.path} has {spatial} spatial axes, the roi {ndim}")
+
+    def _ndim(self, roi: RoiModel | VoxelRoiModel) -> int:
+        """Return for how many axes a region is given by numbers; 0, and why noted, if not alike."""
+        place = roi.voxels if isinstance(roi, VoxelRoiModel) else roi
+        if len(place.offset) == len(place.shape):
+            return len(place.offset)
+        lengths = f"{len(place.offset)} axes by offset, {len(place.shape)} by shape"
+        self._say("roi", f"{lengths}; give both an entry per axis")
+        return 0
 
     def _counted(self, ruler: StoredArray, lattice: Lattice, key: str) -> ArrayInfo | None:
         try:

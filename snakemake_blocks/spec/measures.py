@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
@@ -43,6 +44,8 @@ class Measures:
         The array whose voxels are counted, where there is one of these axes.
     say : callable
         Takes the key and the text of what is wrong.
+    named : frozenset of str
+        Counted axes along which blocks are cut all the same.
     no_ruler : str
         Why there is none.
     scale : Scale
@@ -53,6 +56,7 @@ class Measures:
     lattice: Lattice
     ruler: ArrayInfo | None
     say: Say
+    named: frozenset[str] = frozenset()
     no_ruler: str = "there is no array whose voxels could be counted; use world units"
     scale: Scale = WORLD
 
@@ -60,6 +64,43 @@ class Measures:
     def ndim(self) -> int:
         """Number of axes."""
         return len(self.axes)
+
+    def info(
+        self,
+        stored: StoredArray | None,
+        key: str,
+        select: Mapping[str, int] = MappingProxyType({}),
+    ) -> ArrayInfo | None:
+        """Return an array as the task sees it; None, and why noted, if it does not fit.
+
+        Parameters
+        ----------
+        stored : StoredArray, optional
+            The array; of none nothing is said.
+        key : str
+            Where it is named.
+        select : mapping of str to int
+            The one index of some axes that is seen.
+        """
+        if stored is None:
+            return None
+        chosen = []
+        for name, index in select.items():
+            axis = stored.axis_called(name)
+            if axis is None:
+                known = ", ".join(a.name for a in stored.place.axes if a.name)
+                hint = f"known are {known}" if known else "its metadata name none"
+                self.say(f"{key}.select", f"{stored.path} has no axis {name}; {hint}")
+            elif index >= stored.shape[axis]:
+                text = f"{stored.path} has {stored.shape[axis]} of these, from 0 on"
+                self.say(f"{key}.select.{name}", text)
+            else:
+                chosen.append((axis, index))
+        try:
+            return stored.info(self.lattice, self.axes, named=self.named, select=chosen)
+        except InputError as error:
+            self.say(key, str(error))
+            return None
 
     def scale_of(self, stored: StoredArray | None) -> Scale:
         """Return what own numbers are, with that array: world units, where it lies on them.

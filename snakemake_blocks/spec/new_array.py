@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +64,6 @@ class NewArray:
         Likewise.
     like : StoredArray, optional
         The array from which it takes voxel size, axes and units.
-    named : collection of str
-        Counted axes along which blocks are cut all the same.
     is_read : bool
         Whether its task reads it, too.
     """
@@ -79,7 +77,6 @@ class NewArray:
     roi: Box
     block_size: Index
     like: StoredArray | None
-    named: Collection[str]
     is_read: bool
 
     def stored(self, path: str, dtype: str) -> StoredArray | None:
@@ -163,7 +160,7 @@ class NewArray:
         """Return what the channels are called: as in the image that they come from, if as many."""
         count, like = len(self.write.channels), self.like
         if like is not None:
-            tiled = like.tiled(self.named)
+            tiled = like.tiled(self.measures.named)
             names = [axis.name for n, axis in enumerate(like.place.axes) if n not in tiled]
             if len(names) == count and all(names):
                 return names

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Fit
 from snakemake_blocks.spec.catalogue import Catalogue, read_paths
@@ -19,25 +17,7 @@ from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.dtypes import number_type
 from snakemake_blocks.tasks.operation import Write
 
-__all__ = ["Outputs", "selected"]
-
-
-def selected(
-    array: StoredArray, select: Mapping[str, int], say: Callable[[str, str], None]
-) -> tuple[tuple[int, int], ...]:
-    """Return which index of which stored axis is selected; of wrong ones a problem is noted."""
-    found = []
-    for name, index in select.items():
-        axis = array.axis_called(name)
-        if axis is None:
-            known = ", ".join(a.name for a in array.place.axes if a.name)
-            hint = f"known are {known}" if known else "its metadata name none"
-            say("select", f"{array.path} has no axis {name}; {hint}")
-        elif index >= array.shape[axis]:
-            say(f"select.{name}", f"{array.path} has {array.shape[axis]} of these, from 0 on")
-        else:
-            found.append((axis, index))
-    return tuple(found)
+__all__ = ["Outputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +62,14 @@ class Outputs:
         for name, write in self.model.writes.items():
             key = f"writes.{name}"
             stored = self._stored(write, key, like)
-            info = None if stored is None else self._info(stored, write, key)
+            info = self.measures.info(stored, key, write.select)
+            if info is not None and info.exists:
+                self._compare(info, write, key)
             if info is not None and any(info.meets(w.array) for w in found.values()):
                 self._say(key, f"{info.path} is written under another name already")
             elif info is not None:
                 found[name] = Write(info, shards=write.shards is not None)
         return found
-
-    def _info(self, stored: StoredArray, write: WriteModel, key: str) -> ArrayInfo | None:
-        chosen = selected(stored, write.select, lambda at, text: self._say(f"{key}.{at}", text))
-        try:
-            info = stored.info(
-                self.measures.lattice,
-                self.measures.axes,
-                named=self.arrays.named_axes,
-                select=chosen,
-            )
-        except InputError as error:
-            self._say(key, str(error))
-            return None
-        if info.exists:
-            self._compare(info, write, key)
-        return info
 
     def _stored(self, write: WriteModel, key: str, like: StoredArray | None) -> StoredArray | None:
         """Return the array to write: the one that exists, or the one to be made."""
@@ -133,7 +99,6 @@ class Outputs:
             roi=self.roi,
             block_size=self.block_size,
             like=like,
-            named=self.arrays.named_axes,
             is_read=path in map(self.arrays.plain, read_paths(self.model)),
         ).stored(path, dtype)
         if made is not None:
