@@ -118,14 +118,14 @@ class Measures:
                 return Scale(tuple(map(int, zero)), tuple(map(int, one)))
         if stored is None or self.ruler is None:
             raise InputError(self.no_ruler)
-        along = [stored.place.axes[place] for place in self.ruler.places]
+        world = [stored.world(stored.place.axes[place]) for place in self.ruler.places]
         return Scale(
             self.ruler.offset,
             self.ruler.voxel_size,
             self.ruler.path,
-            tuple(axis.offset for axis in along),
-            tuple(axis.voxel_size for axis in along),
-            tuple(axis.unit for axis in along),
+            tuple(axis.offset for axis in world),
+            tuple(axis.voxel_size for axis in world),
+            self.ruler.units,
         )
 
     def _world(self, value: Fraction, *, is_length: bool = True) -> list[Fraction]:

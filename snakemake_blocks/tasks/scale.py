@@ -40,9 +40,9 @@ class Scale:
     array : str
         The array whose voxels are counted, empty for world units.
     start, size : tuple of Fraction
-        The same in the units of that array, for people.
+        The same in world units.
     units : tuple of str
-        These units, empty where not known.
+        What world units are, empty where not known.
     """
 
     zero: Index = ()

@@ -215,47 +215,66 @@ def test_a_stack_gets_levels_and_labels_that_viewers_open(
     assert seen["variables"] == {"c": 1, "z": 7, "y": 9, "x": 11}
 
 
+@pytest.mark.parametrize("fill", MODES)
 def test_a_movie_is_cut_in_time_and_stays_one(
-    project: Project, movie: NDArray[Any], request: pytest.FixtureRequest
+    project: Project, movie: NDArray[Any], request: pytest.FixtureRequest, fill: str
 ) -> None:
     """Each point in time is smoothed by itself; the levels below keep channels and time scale."""
     denoise = {
         "function": "functions:denoise",
         "call": "arrays",
-        "params": {"mode": "mirror"},
-        "reads": {"raw": {"array": "b.ome.zarr/0", "fill": "reflect"}},
+        "params": {"mode": MODES[fill]},
+        "reads": {"raw": {"array": "b.ome.zarr/0", "fill": fill}},
         "writes": {"smooth": {"array": "s.ome.zarr/0", "dtype": "uint16", "channels": [2]}},
         "roi": "b.ome.zarr/0",
         "block_size": {"voxels": {"t": 1, "z": 16, "y": 32, "x": 41}},
         "context": {"voxels": {"z": 6, "y": 6, "x": 6}},
         "fit": "shrink",
     }
+    labels = "s.ome.zarr/labels/nuclei"
+    threshold = {
+        "function": "functions:threshold",
+        "call": "arrays",
+        "reads": {"raw": {"array": "s.ome.zarr/0", "select": {"c": 0}}},
+        "writes": {"labels": {"array": f"{labels}/0", "dtype": "uint8", "channels": [1]}},
+        "roi": "s.ome.zarr/0",
+        "block_size": {"voxels": {"t": 2, "z": 16, "y": 32, "x": 41}},
+        "fit": "shrink",
+    }
     project.write(
         ("denoise", denoise),
         *(level(n + 1, f"s.ome.zarr/{n}", f"s.ome.zarr/{n + 1}") for n in range(3)),
+        ("threshold", threshold),
+        *(
+            level(n + 4, f"{labels}/{n}", f"{labels}/{n + 1}", dtype="uint8", channels=[1])
+            for n in range(3)
+        ),
     )
     plan, _ = generate(project.pipeline)
     assert plan.tasks["denoise"].grid.shape == (5, 2, 2, 1)
     assert plan.tasks["level1"].grid.shape == (1, 1, 2, 2)  # what is not named is one block
     run(project)
     sigma = (0, 0, 2, 2, 2)
-    smooth = ndimage.gaussian_filter(movie.astype(np.float32), sigma, mode="mirror", truncate=3)
+    smooth = ndimage.gaussian_filter(movie.astype(np.float32), sigma, mode=MODES[fill], truncate=3)
     expected = smooth.astype(np.uint16)
     np.testing.assert_array_equal(project.read("s.ome.zarr/0"), expected)
+    mask = (expected[:, :1] > 2000).astype(np.uint8)
     for n in range(1, 4):
-        expected = halved(expected)
+        expected, mask = halved(expected), halved(mask)
         np.testing.assert_array_equal(project.read(f"s.ome.zarr/{n}"), expected)
+        np.testing.assert_array_equal(project.read(f"{labels}/{n}"), mask)
     seen = seen_by_viewers(project.folder / "s.ome.zarr", request, (*VIEWED, "variables"))
     assert seen["variables"] == {"t": 5, "c": 2, "z": 3, "y": 5, "x": 6}
-    (node,) = seen["nodes"]
-    assert seen["validated"] == ["Image"]
+    node, label = seen["nodes"]
+    assert seen["validated"] == ["Image", "ImageLabel", "Labels"]
+    assert label["shapes"] == [[5, 1, *shape[2:]] for shape in node["shapes"]]
     assert (node["axes"], node["channels"]) == (list("tczyx"), ["DAPI", "GFP"])
     assert node["units"] == ["second", "", *["micrometer"] * 3]
     scale = [1 / 3, 6.5 / 60, 6.5 / 60]
     for n, found in enumerate(node["scales"]):
         assert found[:2] == [0.5, 1]
         assert found[2:] == pytest.approx([s * 2**n for s in scale], rel=1e-15)
-    assert seen["layers"][0]["sum"] == expected.sum()
+    assert [layer["sum"] for layer in seen["layers"]] == [expected.sum(), mask.sum()]
 
 
 def test_channels_and_points_in_time_are_selected(project: Project, movie: NDArray[Any]) -> None:
