@@ -139,7 +139,7 @@ class Task:
         daisy 2's name of ``num_workers``.
     skip_mask : ndarray of bool, optional
         As in daisy 2, one value per block of the grid: True where there is nothing to do.
-    scale : Scale
+    scale : optional
         What Rois of blocks are to count, where that is not what these arguments count.
     requires : mapping of str to int
         As in daisy 2, what one worker takes of the budgets that ``run_blockwise(...,
