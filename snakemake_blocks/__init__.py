@@ -37,6 +37,7 @@ __all__ = [
     "TaskState",
     "load_pipeline",
     "make_plan",
+    "read_table",
     "run_blockwise",
 ]
 
@@ -57,6 +58,7 @@ _HOMES = {
     "TaskState": "snakemake_blocks.commands.blockwise",
     "load_pipeline": "snakemake_blocks.spec.loading",
     "make_plan": "snakemake_blocks.commands.generate",
+    "read_table": "snakemake_blocks.state.tables",
     "run_blockwise": "snakemake_blocks.commands.blockwise",
 }
 

@@ -15,6 +15,7 @@ from snakemake_blocks.system.locks import Watch, held, in_hand_of, is_taken
 from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.work.block_work import Work
 from snakemake_blocks.work.job import neighbours
+from snakemake_blocks.work.table_input import TableInput
 
 __all__ = ["find_block", "run_one_block"]
 
@@ -81,6 +82,7 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
             paths.functions.absolute(),
             logs=paths.logs(task.slug).absolute(),
             guard=lambda: mine.confirm(),
+            tables=TableInput.of_task(plan, root, task),
         )
         try:
             work.set_up()

@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Index
 
-__all__ = ["RunPaths", "SentinelName", "find_run_directory", "shard", "slug"]
+__all__ = ["RunPaths", "SentinelName", "find_run_directory", "rows_beside", "shard", "slug"]
 
 # A folder holds at most about this many entries, whatever the number of jobs.
 _FOLDER_ENTRIES = 1000
@@ -145,6 +145,14 @@ class RunPaths:
         """Ledger of a job."""
         return self.root / task_slug / "ledger" / job_name(index)
 
+    def tables(self, task_slug: str, name: str) -> Path:
+        """Folder of a table of a task."""
+        return self.root / task_slug / "tables" / name
+
+    def rows(self, task_slug: str, name: str, index: Sequence[int]) -> Path:
+        """Rows that the blocks of a job gave to a table."""
+        return self.tables(task_slug, name) / job_name(index)
+
     def job_lock(self, task_slug: str, index: Sequence[int]) -> Path:
         """Lock of a job."""
         return self.root / task_slug / "ledger" / f"{job_name(index)}.lock"
@@ -176,6 +184,11 @@ class RunPaths:
     def aggregate(self, task_slug: str, name: str) -> Path:
         """Aggregate of up to 128 jobs or aggregates of the level below, by its name."""
         return self.root / task_slug / f"{name}.json"
+
+
+def rows_beside(ledger: Path, name: str) -> Path:
+    """Return where a job, named by its ledger, keeps what its blocks give to a table."""
+    return ledger.parents[2] / "tables" / name / ledger.parent.name / ledger.name
 
 
 def find_run_directory(path: Path) -> Path:

@@ -216,7 +216,10 @@ class PlannedTask:
     def toward(self, up: PlannedTask) -> JobGrid:
         """Return the blocks with the context with which they read what an upstream task writes."""
         if up.name not in self._toward:
-            grid = self.operation.as_read(self.grid, up.operation.outputs)
+            tables = self.operation.table_reads.values()
+            grid = self.grid  # of a table it is the rows of all blocks that the read Roi meets
+            if all(read.task != up.name for read in tables):
+                grid = self.operation.as_read(self.grid, up.operation.outputs)
             self._toward[up.name] = JobGrid(grid, self.jobs.batch, self.jobs.present)
         return self._toward[up.name]
 

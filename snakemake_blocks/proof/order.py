@@ -148,7 +148,9 @@ def check_chunks(s: Subject, *, ordered: bool) -> None:
     task, grid = s.task, s.task.stored_grid
     guilty = [a for a in task.operation.outputs if any(sharing_of(grid, a))]
     names = ", ".join(a.path for a in task.operation.outputs)
-    if not names:
+    if not names and task.operation.tables and task.operation.call is Call.ARRAYS:
+        s.prove("no block writes an array")
+    elif not names:
         s.warn(
             "writes",
             "none are declared, so it is not proved that blocks write no common storage chunk; "

@@ -149,11 +149,27 @@ def _whole(up: PlannedTask) -> str:
     return f"{{task: {up.name}, whole: true}}"
 
 
+def _prove_tables(s: Subject, up: PlannedTask) -> None:
+    """Say which blocks' rows a block gets; they are all that it waits for."""
+    if up.grid.ndim != s.task.grid.ndim and up.name not in s.task.whole:
+        s.refuse(
+            "reads",
+            f"{up.name} has {up.grid.ndim} axes and this task {s.task.grid.ndim}; read all of its "
+            "table, with whole: true",
+        )
+        return
+    of = "all blocks" if up.name in s.task.whole else "the blocks that its read Roi meets"
+    s.prove(f"every block waits for {of} of {up.name}, whose rows it gets")
+
+
 def check_after(s: Subject) -> None:
     """Prove for upstream tasks without a declared array in common that blocks wait for all."""
     task = s.task
     reach = _reach(task.grid).intersect(s.roi)
     for up in (s.plan.tasks[name] for name in task.upstream):
+        if any(read.task == up.name for read in task.operation.table_reads.values()):
+            _prove_tables(s, up)
+            continue
         if any(array.meets(out) for array in task.operation.inputs for out in up.operation.outputs):
             _check_far_reads(s, up)
             continue

@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.spec.schema import SidesModel, TaskModel, VoxelContextModel, VoxelSizesModel
+from snakemake_blocks.spec.schema import (
+    SidesModel,
+    TableReadModel,
+    TaskModel,
+    VoxelContextModel,
+    VoxelSizesModel,
+)
 from snakemake_blocks.storage.arrays import stored_array
 from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.system.location import Names
 
-__all__ = ["Catalogue", "paths_of", "read_paths"]
+__all__ = ["Catalogue", "paths_of", "read_paths", "tables_read"]
 
 
 @dataclass(slots=True)
@@ -123,7 +129,8 @@ class Catalogue:
         users: dict[str, str] = {}
         for name, model in self.models.items():
             others = [users.setdefault(self.plain(path), name) for path in paths_of(model)]
-            for other in (*others, *(up.task for up in model.waits if up.task in group)):
+            waits = [*(up.task for up in model.waits), *tables_read(model)]
+            for other in (*others, *(up for up in waits if up in group)):
                 group[name] |= group[other]
                 for member in group[name]:
                     group[member] = group[name]
@@ -161,7 +168,14 @@ def paths_of(model: TaskModel) -> list[str]:
 
 def read_paths(model: TaskModel) -> list[str]:
     """Return the arrays that a form reads."""
-    return [r if isinstance(r, str) else r.array for r in model.reads.values()]
+    arrays = (read for read in model.reads.values() if not isinstance(read, TableReadModel))
+    return [read if isinstance(read, str) else read.array for read in arrays]
+
+
+def tables_read(model: TaskModel) -> list[str]:
+    """Return the tasks of which a form reads tables."""
+    reads = (read for read in model.reads.values() if isinstance(read, TableReadModel))
+    return [read.table.partition(".")[0] for read in reads]
 
 
 def _names_in(model: TaskModel) -> Iterable[str]:

@@ -11,16 +11,24 @@ from typing import Any
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box
-from snakemake_blocks.spec.catalogue import Catalogue
+from snakemake_blocks.spec.catalogue import Catalogue, read_paths, tables_read
 from snakemake_blocks.spec.measures import Measures, roi_of
 from snakemake_blocks.spec.outputs import Outputs
-from snakemake_blocks.spec.schema import CheckModel, ReadModel, RoiModel, TaskModel, VoxelRoiModel
+from snakemake_blocks.spec.schema import (
+    CheckModel,
+    ReadModel,
+    RoiModel,
+    TableReadModel,
+    TaskModel,
+    VoxelRoiModel,
+)
 from snakemake_blocks.storage.arrays import block_presence
 from snakemake_blocks.storage.lattice import Lattice, StoredArray, TaskAxis
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.dtypes import holds
 from snakemake_blocks.tasks.operation import Call, Context, Read, Write
 from snakemake_blocks.tasks.sources import call_problems, missing_function
+from snakemake_blocks.tasks.tables import Table, TableRead
 from snakemake_blocks.tasks.task import PARAMETERS, Task, TaskError
 from snakemake_blocks.tasks.units import conversion, unit_name
 
@@ -33,7 +41,18 @@ UNKNOWN_FUNCTION = "unknown:unknown"
 _MOST_MASKED = 10**7
 # Keys of a form that a task gets as what they lead to; others go on as they are.
 _LOOKED_UP = frozenset(
-    {"roi", "block_size", "context", "check", "timeout", "reads", "writes", "mask", "after"}
+    {
+        "roi",
+        "block_size",
+        "context",
+        "check",
+        "timeout",
+        "reads",
+        "writes",
+        "tables",
+        "mask",
+        "after",
+    }
 )
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -79,10 +98,9 @@ class Describer:
             return list(self.models)
 
     def _needs(self, name: str, model: TaskModel) -> list[str]:
-        paths = [r if isinstance(r, str) else r.array for r in model.reads.values()]
-        paths += [model.roi] if isinstance(model.roi, str) else []
+        paths = [*read_paths(model), *([model.roi] if isinstance(model.roi, str) else [])]
         writers = filter(None, map(self.arrays.writer, paths))
-        needs = [*(up.task for up in model.waits), *writers]
+        needs = [*(up.task for up in model.waits), *tables_read(model), *writers]
         return [n for n in needs if n in self.models and n != name]
 
 
@@ -118,7 +136,7 @@ class _TaskDescriber:
         self._check_names()
         self._check_resources()
         self._check_functions()
-        timeout = self._timeout()
+        timeout, table_reads = self._timeout(), self._table_reads()
         stored = self._stored_reads(is_own=False)
         ruler = self._ruler(stored)
         mask = self._mask()
@@ -146,6 +164,8 @@ class _TaskDescriber:
             timeout=timeout,
             reads=reads,
             writes=writes,
+            tables=self._tables(),
+            table_reads=table_reads,
             mask=masked,
             scale=measures.scale,
         )
@@ -183,6 +203,31 @@ class _TaskDescriber:
             self._say("mask", f"{mask.path} is zero wherever this task writes; no block is left")
             return None
         return task.changed(present=present)
+
+    def _tables(self) -> dict[str, Table]:
+        return {
+            name: Table(table.columns, table.parquet or "")
+            for name, table in self.model.tables.items()
+        }
+
+    def _table_reads(self) -> dict[str, TableRead]:
+        """Return the tables that are read; a problem is noted of those that nobody makes."""
+        found = {}
+        for name, read in self.model.reads.items():
+            if not isinstance(read, TableReadModel):
+                continue
+            task, _, table = read.table.partition(".")
+            made = self.all.models[task].tables if task in self.all.models else {}
+            if task == self.name:
+                self._say(f"reads.{name}", "a task cannot read its own table; make another task")
+            elif task not in self.all.names:
+                known = ", ".join(self.all.names)
+                self._say(f"reads.{name}", f"there is no task {task}; known are {known}")
+            elif table not in made and task not in self.all.unsure:
+                known = ", ".join(made) or "none"
+                self._say(f"reads.{name}", f"task {task} has no table {table}; known are {known}")
+            found[name] = TableRead(task, table, read.whole)
+        return found
 
     def _check_after(self) -> None:
         for up in (wait.task for wait in self.model.waits):
@@ -228,8 +273,14 @@ class _TaskDescriber:
             if problem:
                 self._say(key, problem)
             elif key == "function" and self.name not in self.all.unsure:
+                tables = [n for n, r in model.reads.items() if isinstance(r, TableReadModel)]
                 for place, text in call_problems(
-                    name, folder, call=model.call, reads=model.reads, params=model.params
+                    name,
+                    folder,
+                    call=model.call,
+                    reads=[n for n in model.reads if n not in tables],
+                    params=model.params,
+                    tables=tables,
                 ):
                     self._say(place, text)
 
@@ -248,6 +299,8 @@ class _TaskDescriber:
         own = {self._arrays.plain(w.array) for w in self.model.writes.values()}
         found: dict[str, StoredArray] = {}
         for name, read in self.model.reads.items():
+            if isinstance(read, TableReadModel):
+                continue
             path = read if isinstance(read, str) else read.array
             if (self._arrays.plain(path) in own) is is_own:
                 stored = self._arrays.array(path, f"tasks.{self.name}.reads.{name}")
@@ -258,6 +311,7 @@ class _TaskDescriber:
         found = {}
         for name, array in stored.items():
             model = self.model.reads[name]
+            assert not isinstance(model, TableReadModel)  # of that no array is stored
             select, fill = ({}, None) if isinstance(model, str) else (model.select, model.fill)
             info = measures.info(array, f"reads.{name}", select)
             if info is None:

@@ -33,6 +33,8 @@ __all__ = [
     "PipelineModel",
     "ReadModel",
     "SidesModel",
+    "TableModel",
+    "TableReadModel",
     "TaskModel",
     "VoxelContextModel",
     "VoxelRoiModel",
@@ -44,6 +46,7 @@ __all__ = [
 
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 _FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+_TABLE = r"^[A-Za-z][A-Za-z0-9_]*\.[A-Za-z][A-Za-z0-9_]*$"
 _PATH = "must be the path of an array"
 _CALLABLE = "must be a function as module:name"
 _SIZES = "must be a whole number, a list with one per axis, or sizes by the names of axes"
@@ -55,6 +58,12 @@ def _text_kind(value: Any) -> str:
     if isinstance(value, Mapping | BaseModel):
         return "<keys>"
     return "<word>" if isinstance(value, str) else "<other>"
+
+
+def _read_kind(value: Any) -> str:
+    """Tell tables that are read from arrays."""
+    is_table = isinstance(value, TableReadModel) or _has_key(value, "table")
+    return "<table>" if is_table else _text_kind(value)
 
 
 def _number_kind(value: Any) -> str:
@@ -233,6 +242,26 @@ class ReadModel(_Model):
     select: Select = Field({}, description="One index of an axis, by its name; it is not seen.")
 
 
+class TableReadModel(_Model):
+    """A table of another task that is read."""
+
+    table: str = Field(pattern=_TABLE, description="task.table: whose, and which.")
+    whole: Flag = Field(
+        False, description="All rows, for every block; default: of the blocks that it meets."
+    )
+
+
+class TableModel(_Model):
+    """A table that is made: rows that the function returns for a block."""
+
+    columns: dict[ArgumentName, str] = Field(
+        min_length=1, description="Types by name: numpy's, string, or several as float64[3]."
+    )
+    parquet: ArrayPath | None = Field(
+        None, description="Written when the task is done, relative to this file."
+    )
+
+
 class WriteModel(_Model):
     """An array that is written; it is made when it does not exist."""
 
@@ -275,8 +304,10 @@ class CheckModel(_Model):
 
 
 ReadForm = Annotated[
-    Annotated[ArrayPath, Tag("<word>")] | Annotated[ReadModel, Tag("<keys>")],
-    _one_of(_text_kind, f"{_PATH}, or {{array: ..., fill: ..., context: ...}}"),
+    Annotated[ArrayPath, Tag("<word>")]
+    | Annotated[ReadModel, Tag("<keys>")]
+    | Annotated[TableReadModel, Tag("<table>")],
+    _one_of(_read_kind, f"{_PATH}, or {{array: ..., fill: ..., context: ...}}, or {{table: ...}}"),
 ]
 RoiForm = Annotated[
     Annotated[ArrayPath, Tag("<word>")]
@@ -326,6 +357,7 @@ AfterForm = Annotated[
 _INNER: dict[str, type[BaseModel]] = {
     "reads": ReadModel,
     "writes": WriteModel,
+    "tables": TableModel,
     "roi": RoiModel,
     "context": SidesModel,
     "block_size": VoxelSizesModel,
@@ -342,6 +374,7 @@ class TaskModel(_Model):
     params: dict[ArgumentName, Any] = Field({}, description="Keyword arguments of the function.")
     reads: dict[ArgumentName, ReadForm] = Field({}, description="Arrays read, by argument name.")
     writes: dict[ArgumentName, WriteModel] = Field({}, description="Arrays written, by name.")
+    tables: dict[ArgumentName, TableModel] = Field({}, description="Tables made, by name.")
     roi: RoiForm = Field(description="Region to WRITE: an array's, or offset and shape.")
     block_size: BlockSize = Field(description="What one block writes, in world units or voxels.")
     context: Context = Field(
@@ -403,6 +436,7 @@ _MARKS = frozenset(
         "<list>",
         "<number>",
         "<names>",
+        "<table>",
         "<whole>",
         "<voxels>",
         "[key]",
@@ -497,6 +531,8 @@ def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
 
 
 def _misnamed(pattern: str, value: Any) -> str:
+    if pattern == _TABLE:
+        return f"must be the name of a task and of its table, as task.table, got {_shown(value)}"
     if pattern == _FUNCTION:
         return f"{_CALLABLE}, got {_shown(value)}"
     return "a name here has to begin with a letter; only letters, digits and _ may follow"

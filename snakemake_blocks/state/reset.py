@@ -20,6 +20,7 @@ from snakemake_blocks.state.forgetting import forget, latest_first
 from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.moving import changing_state, settle_sentinels
 from snakemake_blocks.state.notes import drop_notes
+from snakemake_blocks.state.tables import lost_rows
 from snakemake_blocks.storage.presence import Loss, losses
 
 __all__ = ["find_missing", "losses_of", "missing_lines", "reset_blocks", "reset_missing"]
@@ -127,7 +128,9 @@ def reset_missing(
 def find_missing(
     judge: Judge, folder: Path, *, name: str = ""
 ) -> dict[str, tuple[int, list[Index]]]:
-    """Return per task how many chunks are gone, and the blocks to be done anew, latest first.
+    """Return per task how much is gone, and the blocks to be done anew, latest first.
+
+    Gone are chunks, and rows of a block in a table.
 
     Parameters
     ----------
@@ -150,10 +153,13 @@ def find_missing(
         if not (RunPaths(judge.root).task(task.slug).exists() and judge.judge_all(task).done.any()):
             continue
         lost = list(losses_of(judge, task, folder))
-        chosen = np.any([loss.blocks for loss in lost], axis=0) if lost else np.zeros(1, bool)
+        rows = list(lost_rows(judge, task).values())
+        blocks = [*(loss.blocks for loss in lost), *rows]
+        chosen = np.any(blocks, axis=0) if blocks else np.zeros(1, bool)
         if chosen.any():
             indices = _with_later(task, judge, chosen)
-            found[task.name] = sum(len(loss.keys) for loss in lost), indices
+            chunks = sum(len(loss.keys) for loss in lost)
+            found[task.name] = chunks + sum(int(of.sum()) for of in rows), indices
     return found
 
 
@@ -161,7 +167,7 @@ def missing_lines(found: Mapping[str, tuple[int, int]]) -> Iterator[str]:
     """Yield a line per task of what :func:`reset_missing` found."""
     for name, (chunks, blocks) in found.items():
         yield (
-            f"{name}: {chunks:,} chunks that done blocks have written are missing; {blocks:,} "
+            f"{name}: {chunks:,} chunks or rows that done blocks made are missing; {blocks:,} "
             "blocks will run again, and what reads them"
         )
 

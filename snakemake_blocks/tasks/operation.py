@@ -26,6 +26,7 @@ from snakemake_blocks.tasks.functions import FunctionRef, is_function_form
 from snakemake_blocks.tasks.keys import Kind, check_keys, default_of, key, not_among
 from snakemake_blocks.tasks.params import param_problems, unsorted_keys
 from snakemake_blocks.tasks.scale import WORLD, Scale, as_recorded
+from snakemake_blocks.tasks.tables import TABLE_READS, TABLES, Table, TableRead
 
 __all__ = ["Call", "Context", "Operation", "Read", "Write"]
 
@@ -237,6 +238,8 @@ class Operation:
         Keyword arguments of ``function``.
     reads, writes : mapping
         Declared arrays by name.
+    tables, table_reads : mapping
+        Tables that it makes, and tables of other tasks that it reads, by name.
 
     Raises
     ------
@@ -252,6 +255,8 @@ class Operation:
     params: Mapping[str, Any] = key(_PARAMS, {})
     reads: Mapping[str, Read] = key(_READS, {})
     writes: Mapping[str, Write] = key(_WRITES, {})
+    tables: Mapping[str, Table] = key(TABLES, {})
+    table_reads: Mapping[str, TableRead] = key(TABLE_READS, {})
 
     def __post_init__(self) -> None:
         check_keys(self)
@@ -346,6 +351,8 @@ class Operation:
             "reads": {name: read.identity(scale) for name, read in self.reads.items()},
             "writes": {name: write.identity(scale) for name, write in self.writes.items()},
         }
+        if self.tables:
+            found["tables"] = {name: dict(table.columns) for name, table in self.tables.items()}
         if order := unsorted_keys(self.params):
             found["order of params"] = order
         for f in fields(self):

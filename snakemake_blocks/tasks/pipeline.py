@@ -68,7 +68,7 @@ class Pipeline:
         if problems:
             raise SpecError(problems)
         upstream = {task.task_id: _upstream_names(task, found) for task in found}
-        problems = list(_mask_problems(found))
+        problems = [*_mask_problems(found), *_table_problems(found)]
         problems += [
             f"task {n}: after: there is no task {up!r}; known are {', '.join(names)}"
             for n in names
@@ -118,6 +118,7 @@ def _upstream_names(task: Task, tasks: Sequence[Task]) -> tuple[str, ...]:
     """Return named upstream tasks and those that write an array which ``task`` reads."""
     names = [up.task_id for up in task.upstream_tasks or ()]
     names += [up.task for up in task.waits]
+    names += [read.task for read in task.operation.table_reads.values()]
     read = {array.path for array in task.operation.inputs}
     for other in tasks:
         if other is not task and read & {array.path for array in other.operation.outputs}:
@@ -135,6 +136,19 @@ def _mask_problems(tasks: Sequence[Task]) -> Iterator[str]:
                 f"{comment(writers[task.mask.path])}, but masks are read before anything runs; "
                 "make it with a pipeline of its own"
             )
+
+
+def _table_problems(tasks: Sequence[Task]) -> Iterator[str]:
+    """Yield which tables are read that nobody makes."""
+    made = {task.task_id: list(task.operation.tables) for task in tasks}
+    for task in tasks:
+        for name, read in task.operation.table_reads.items():
+            if read.task in made and read.table not in made[read.task]:
+                known = ", ".join(made[read.task]) or "none"
+                yield (
+                    f"task {comment(task.task_id)}: reads.{name}: task {comment(read.task)} has no "
+                    f"table {read.table!r}; known are {known}"
+                )
 
 
 def _sorted(names: Sequence[str], upstream: dict[str, tuple[str, ...]]) -> list[str]:

@@ -68,7 +68,13 @@ def missing_function(name: str, folder: Path) -> str:
 
 
 def call_problems(
-    name: str, folder: Path, *, call: Call, reads: Collection[str], params: Collection[str]
+    name: str,
+    folder: Path,
+    *,
+    call: Call,
+    reads: Collection[str],
+    params: Collection[str],
+    tables: Collection[str] = (),
 ) -> list[tuple[str, str]]:
     """Return why a function cannot be called as declared, as (key, explanation).
 
@@ -82,13 +88,13 @@ def call_problems(
         The pipeline's folder.
     call : Call
         How it is called.
-    reads, params : collection of str
-        Names of what it is given.
+    reads, params, tables : collection of str
+        Names of what it is given; ``reads`` are arrays.
     """
     module, _, attribute = name.partition(":")
     source = _Source.of(module, folder)
     node = source.definition(attribute) if source else None
-    given = {f"reads.{n}": n for n in reads} if call is Call.ARRAYS else {}
+    given = {f"reads.{n}": n for n in (*(reads if call is Call.ARRAYS else ()), *tables)}
     given_params = {f"params.{n}": n for n in params}
     first = call is Call.BLOCK
     if first and (argument := _first_argument(node)) in reads:

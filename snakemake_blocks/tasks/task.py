@@ -342,7 +342,9 @@ class Task:
     @property
     def whole(self) -> frozenset[str]:
         """Names of the tasks of which every block waits for all."""
-        return frozenset(up.task for up in self.waits if up.whole)
+        tables = (read for read in self.operation.table_reads.values() if read.whole)
+        waits = (up.task for up in self.waits if up.whole)
+        return frozenset((*waits, *(read.task for read in tables)))
 
 
 _ENUMS: Mapping[str, type[StrEnum]] = {"fit": Fit, "chunks": Chunks, "source": SourceChange}
@@ -551,8 +553,22 @@ def _array_problems(task: Task) -> list[Problem]:
                 f"{task.mask.path} has {task.mask.ndim} axes, the roi has {task.total_roi.dims}",
             )
         )
-    if task.operation.call is Call.ARRAYS and not task.operation.writes:
-        found.append(("writes", "call: arrays needs at least one array to write"))
+    return found + _result_problems(task)
+
+
+def _result_problems(task: Task) -> list[Problem]:
+    """What a function returns has a place, and rows are known of every block that is done."""
+    operation = task.operation
+    found = []
+    if operation.call is Call.ARRAYS and not operation.writes and not operation.tables:
+        found.append(("writes", "call: arrays needs at least one array to write, or a table"))
+    if operation.tables and operation.call is Call.WORKER:
+        found.append(("tables", "call: worker returns nothing; use call: block or arrays"))
+    if operation.tables and operation.check_before is not None:
+        text = "of a block that is found done before it ran no rows are known; give after alone"
+        found.append(("check", text))
+    twice = operation.tables.keys() & operation.writes.keys()
+    found += [(f"tables.{name}", "is the name of an array, too") for name in sorted(twice)]
     return found
 
 

@@ -14,6 +14,7 @@ from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.state.completion import sentinel_of
 from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.reset import losses_of
+from snakemake_blocks.state.tables import lost_rows
 from snakemake_blocks.storage.arrays import open_array
 from snakemake_blocks.system.files import read_file
 
@@ -51,10 +52,13 @@ def verify_run(plan: Plan, root: Path) -> Verification:
         problems = [*_records(judge, task), *_sentinels(judge, task, root)]
         found, chunks = _chunks(judge, task, plan.folder(root))
         problems += found
+        problems += _rows(judge, task)
         missing += problems
         if not problems:
             text = f"{task.name}: {task.num_blocks:,} blocks planned, all with a counting record"
-            proved.append(text + (f"; {chunks:,} chunks exist" if chunks else ""))
+            text += f"; {chunks:,} chunks exist" if chunks else ""
+            names = ", ".join(task.operation.tables)
+            proved.append(text + (f"; rows of all are in {names}" if names else ""))
     return Verification(tuple(missing), tuple(proved))
 
 
@@ -83,6 +87,20 @@ def _sentinels(judge: Judge, task: PlannedTask, root: Path) -> Iterator[str]:
             yield f"{path}: is missing although all blocks of the job are done"
         elif read_file(path) != wanted.to_bytes():
             yield f"{path}: does not agree with the ledger"
+
+
+def _rows(judge: Judge, task: PlannedTask) -> Iterator[str]:
+    """Yield the tables of which rows are lost, and the Parquet files that are not there."""
+    for name, lost in lost_rows(judge, task).items():
+        if lost.any():
+            yield (
+                f"{task.name}: rows of {int(lost.sum()):,} blocks of table {name} are lost; "
+                "`snakemake-blocks run` (or `reset --missing` before it) makes the blocks anew"
+            )
+    done = RunPaths(judge.root).done(task.slug)
+    for table in task.operation.tables.values() if done.exists() else ():
+        if table.parquet and not (judge.plan.folder(judge.root) / table.parquet).exists():
+            yield f"{task.name}: {table.parquet} is missing; remove {done}, then run makes it"
 
 
 def _chunks(judge: Judge, task: PlannedTask, folder: Path) -> tuple[list[str], int]:

@@ -25,7 +25,7 @@ from snakemake_blocks.tasks.dtypes import as_values
 from snakemake_blocks.tasks.operation import Operation, Read
 from snakemake_blocks.tasks.scale import WORLD, Scale
 
-__all__ = ["ArrayCall", "lower_phase_only", "takes"]
+__all__ = ["ArrayCall", "lower_phase_only", "named_results", "takes"]
 
 # Voxels of a read that no memory holds; of even more numpy does not say that memory lacks.
 _MOST = 2**48
@@ -47,6 +47,8 @@ class ArrayCall:
         What it is given beside arrays.
     scale : Scale
         What Rois of blocks count.
+    tables : callable
+        Returns the tables that a block is given, by name.
     """
 
     operation: Operation
@@ -54,6 +56,9 @@ class ArrayCall:
     function: Callable[..., Any]
     params: Mapping[str, Any]
     scale: Scale = WORLD
+    tables: Callable[[Block], Mapping[str, Any]] = lambda block: {}
+    rows: Mapping[str, Any] = field(default_factory=dict, init=False)
+    """What the last block returned for tables, by name."""
     _own: frozenset[str] = field(init=False, repr=False)
     _takes_block: bool = field(init=False, repr=False)
     _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -88,7 +93,9 @@ class ArrayCall:
         regions = {name: read.region(target, whole) for name, read in reads.items()}
         inputs = {n: self._input(n, read, regions[n], visible) for n, read in reads.items()}
         more = {"block": block} if self._takes_block else {}
-        returned = self._named(self.function(**inputs, **more, **self.params))
+        given = {**inputs, **self.tables(block), **more, **self.params}
+        returned = named_results(self.function(**given), self.operation)
+        self.rows = {name: returned[name] for name in self.operation.tables}
         shapes = list(dict.fromkeys((whole, target, *regions.values())))
         return {
             name: self._cropped(
@@ -124,21 +131,6 @@ class ArrayCall:
         data = read_region(self._arrays[name], read, region)
         return lower_phase_only(data, read, region, visible)
 
-    def _named(self, result: Any) -> Mapping[str, Any]:
-        """Return results by the names of the arrays that the task writes."""
-        writes, function = self.operation.writes, self.operation.function.name
-        if not isinstance(result, Mapping):
-            if len(writes) != 1:
-                raise InputError(
-                    f"{function}: writes {', '.join(writes)}; return a dict with these names"
-                )
-            return {next(iter(writes)): result}
-        if result.keys() != writes.keys():
-            raise InputError(
-                f"{function}: returned {sorted(map(str, result))}, writes {sorted(writes)}"
-            )
-        return result
-
     def _cropped(
         self, name: str, values: NDArray[Any], array: ArrayInfo, regions: list[Box], target: Box
     ) -> NDArray[Any]:
@@ -156,6 +148,31 @@ class ArrayCall:
             f"{self.operation.function.name}: {name} has shape {values.shape}; expected "
             f"{wanted[0]} (read Roi) or {wanted[1]} (write Roi){hint}"
         )
+
+
+def named_results(result: Any, operation: Operation) -> Mapping[str, Any]:
+    """Return what a function returned by the names of the arrays and tables that its task makes.
+
+    Raises
+    ------
+    InputError
+        If it returned something else than these.
+    """
+    names, function = [*operation.writes, *operation.tables], operation.function.name
+    if len(names) == 1:
+        is_named = isinstance(result, Mapping) and list(result) == names
+        columns = [list(table.columns) for table in operation.tables.values()]
+        if not is_named or columns == [names]:
+            if isinstance(result, Mapping) and operation.writes:
+                raise InputError(
+                    f"{function}: returned {sorted(map(str, result))}, writes {sorted(names)}"
+                )
+            return {names[0]: result}
+    if not isinstance(result, Mapping):
+        raise InputError(f"{function}: writes {', '.join(names)}; return a dict with these names")
+    if set(result) != set(names):
+        raise InputError(f"{function}: returned {sorted(map(str, result))}, writes {sorted(names)}")
+    return result
 
 
 def _channels(shape: Index, wanted: Sequence[Index], ndim: int) -> str:

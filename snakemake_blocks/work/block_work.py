@@ -24,12 +24,15 @@ from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.state.failures import BlockFailedError
 from snakemake_blocks.state.ledger import Measurement
 from snakemake_blocks.state.notes import note_once
+from snakemake_blocks.state.row_files import Rows
 from snakemake_blocks.storage.arrays import open_array, write_region
 from snakemake_blocks.storage.held import Held, write_held
 from snakemake_blocks.storage.presence import Stored
 from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load
 from snakemake_blocks.tasks.operation import Call
-from snakemake_blocks.work.array_call import ArrayCall
+from snakemake_blocks.work.array_call import ArrayCall, named_results
+from snakemake_blocks.work.rows import rows_of
+from snakemake_blocks.work.table_input import TableInput
 
 __all__ = ["Meter", "Work"]
 
@@ -102,6 +105,8 @@ class Work:
         Called before each store; raises, or does not return, if that is not ours any more.
     notes : Path, optional
         Folder of what is said once per task; without it, once per worker.
+    tables : TableInput, optional
+        Where blocks get the tables that they read.
     """
 
     task: PlannedTask
@@ -112,8 +117,13 @@ class Work:
     worker_id: int = 0
     guard: Callable[[], None] = lambda: None
     notes: Path | None = None
+    tables: TableInput | None = None
     absent: int = field(default=0, init=False)
     """Which chunks the last block has left out."""
+    rows: dict[str, Rows] = field(default_factory=dict, init=False)
+    """What the last block gave to tables, by name."""
+    holds: bool = field(default=False, init=False)
+    """Whether results, and records, wait for :meth:`store_held`."""
     _held: dict[str, Held] | None = field(default=None, init=False, repr=False)
     _call: Callable[..., Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
@@ -157,14 +167,36 @@ class Work:
             params = dict(self.task.operation.params)
         if self.task.operation.call is Call.ARRAYS:
             self._arrays = ArrayCall(
-                self.task.operation, self.folder, function, params, self.task.scale
+                self.task.operation, self.folder, function, params, self.task.scale, self._given
             )
             self._open_outputs()
             self._call = self._compute_and_store
+        elif self.task.operation.tables or self.task.operation.table_reads:
+            self._call = lambda block: self._take(function(block, **self._given(block), **params))
         elif params:
             self._call = lambda block: function(block, **params)
         else:
             self._call = function
+
+    def _given(self, block: Block) -> Mapping[str, Any]:
+        """Return the tables that a block reads."""
+        return {} if self.tables is None else self.tables.of(block.index)
+
+    def _take(self, returned: Any) -> Any:
+        """Take in the rows that a function of ``call: block`` returned."""
+        if not self.task.operation.tables:
+            return returned
+        self._take_rows(named_results(_refuse_unrun(returned), self.task.operation))
+        return None
+
+    def _take_rows(self, returned: Mapping[str, Any]) -> None:
+        operation = self.task.operation
+        for name, table in operation.tables.items():
+            place = f"{operation.function.name}: {name}"
+            self.rows[name], cut = rows_of(returned[name], table, place)
+            if cut and name not in self._noted:
+                self._noted.add(name)
+                self._note(f"fractions.{slug(name)}", f"{place}: {cut}; declare a float type")
 
     def _open_outputs(self) -> None:
         for name, write in self.task.operation.writes.items() if self.stores else ():
@@ -245,15 +277,12 @@ class Work:
     def hold(self) -> None:
         """Let results of blocks that are stored together wait for :meth:`store_held`.
 
-        That is where nobody looks at a result before: the check after a block would.
+        Rows wait in any case. Arrays do where nobody looks at them before: the check after a block
+        would.
         """
         if self.task.group and self._arrays is not None and self._after is None:
             self._held = {}
-
-    @property
-    def holds(self) -> bool:
-        """Whether results wait."""
-        return self._held is not None
+        self.holds = self._held is not None or bool(self.task.operation.tables)
 
     def store_held(self) -> None:
         """Store the results that wait, each box of blocks at once.
@@ -263,8 +292,10 @@ class Work:
         InputError
             As :func:`.write_region`.
         """
+        if self._held is None:
+            return
         held, self._held = self._held, {}
-        for name, waiting in (held or {}).items():
+        for name, waiting in held.items():
             self.guard()
             write_held(self._outputs[name], waiting)
 
@@ -288,6 +319,7 @@ class Work:
         assert self._arrays is not None, "not set up for a task with call: arrays"
         found = self._arrays.results(block, visible)
         _refuse_failed(block)
+        self._take_rows(self._arrays.rows)
         return found
 
     def _compute_and_store(self, block: Block) -> None:
@@ -310,13 +342,15 @@ class Work:
     def _note_fractions(self, name: str, cut: str, block: Block) -> None:
         """Say once per task that an array's type cuts off fractions."""
         array = self.task.operation.writes[name].array
-        note_once(
-            self.notes,
-            f"fractions.{slug(name)}.{self.task.fingerprint:016x}",
+        self._note(
+            f"fractions.{slug(name)}",
             f"{array.path}: {array.dtype} cuts fractions off what the function returns, "
             f"e.g. {cut} in block {index_name(block.index)}; round or scale in the "
             "function, or write a float type",
         )
+
+    def _note(self, name: str, text: str) -> None:
+        note_once(self.notes, f"{name}.{self.task.fingerprint:016x}", text)
 
 
 def _refuse_failed(block: Block) -> None:

@@ -36,6 +36,7 @@ from snakemake_blocks.work.block_work import Work
 from snakemake_blocks.work.script_pipes import remove_pipes
 from snakemake_blocks.work.stop_reasons import StopReasons, deadline_of
 from snakemake_blocks.work.supervisor import Outcome, Supervisor
+from snakemake_blocks.work.table_input import TableInput
 from snakemake_blocks.work.worker import Pulse, WorkerContext
 from snakemake_blocks.work.worker_numbers import slot_folder
 from snakemake_blocks.work.worker_pool import WorkerPool
@@ -411,6 +412,7 @@ def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
                 paths.functions.absolute(),
                 notes=paths.notes(job.task.slug).absolute(),
                 logs=paths.logs(job.task.slug).absolute(),
+                tables=TableInput.of_task(job.plan, run.root, job.task),
             ),
             ledger=ledger,
             lock=run.lock,

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.block import Block, BlockStatus
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.plan import Plan, PlannedTask
@@ -39,9 +40,17 @@ def run_serially(plan: Plan, folder: Path) -> RunStatus:
 
     Raises
     ------
+    InputError
+        If a task has tables.
     Exception
         The first one that a function raises.
     """
+    for task in plan.tasks.values():
+        if task.operation.tables or task.operation.table_reads:
+            raise InputError(
+                f"task {task.name}: tables are kept in a run directory, and there is none with "
+                "multiprocessing=False"
+            )
     states = {name: _states_of(task) for name, task in plan.tasks.items()}
     found = {}
     for name, task in plan.tasks.items():

@@ -7,6 +7,7 @@ when, so that the supervisor can enforce the timeout.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import pickle
@@ -15,19 +16,21 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from snakemake_blocks.errors import LedgerError
 from snakemake_blocks.geometry.block import Block
+from snakemake_blocks.plan.paths import rows_beside
 from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.state.failures import append_failure, failure_of
 from snakemake_blocks.state.ledger import Event, Ledger, Measurement
+from snakemake_blocks.state.row_files import Rows, append_rows, as_batch, entry_dtype
 from snakemake_blocks.system.locks import Lock
 from snakemake_blocks.system.processes import MARK
 from snakemake_blocks.system.streams import flush, print_to
@@ -36,6 +39,7 @@ from snakemake_blocks.work import client
 from snakemake_blocks.work.block_queue import Item, batch_dtype, items_of
 from snakemake_blocks.work.block_work import Meter, Work
 from snakemake_blocks.work.process_state import Surroundings
+from snakemake_blocks.work.rows import number_of_rows
 
 __all__ = [
     "LEDGER_FAILED",
@@ -255,6 +259,15 @@ def _stamps() -> Iterator[int]:
         yield from filter(None, struct.unpack("<128Q", os.urandom(1024)))
 
 
+class _Held(NamedTuple):
+    """A block that is computed, and waits for being stored and recorded."""
+
+    item: Item
+    block: Block
+    cost: Measurement
+    rows: Mapping[str, Rows]
+
+
 class _WorkerFeed:
     """Blocks for one worker, one at a time, each recorded before it begins and after it ends.
 
@@ -279,7 +292,7 @@ class _WorkerFeed:
         self._check_at = 0.0
         self._ended = False
         # Blocks whose results wait to be stored with those of others, and what they cost.
-        self._held: list[tuple[Item, Block, Measurement]] = []
+        self._held: list[_Held] = []
         self._failures_in_a_row = 0
         self._stamps = _stamps()
         self._surroundings = Surroundings()
@@ -331,7 +344,8 @@ class _WorkerFeed:
         if error is None:
             self._failures_in_a_row = 0
             if self._context.work.holds:
-                self._held.append((item, block, self._meter.end()))
+                rows, self._context.work.rows = self._context.work.rows, {}
+                self._held.append(_Held(item, block, self._meter.end(), rows))
                 self._end_item(done=False)
                 return
             self._record(Event.DONE, item)
@@ -362,18 +376,33 @@ class _WorkerFeed:
         if not held:
             return
         work = self._context.work
+        stamps = list(itertools.islice(self._stamps, len(held)))
         try:
             work.store_held()
-            absent = [work.settle(block) for _, block, _ in held]
+            absent = [work.settle(one.block) for one in held]
+            self._store_rows(held, stamps)
         except BaseException as error:
-            for item, block, cost in held:
-                self._fail_held(item, block, cost, error)
+            for one in held:
+                self._fail_held(one, error)
             return
-        for (item, _, cost), gone in zip(held, absent, strict=True):
-            self._append_result(Event.DONE, item, cost, gone)
+        for one, gone, stamp in zip(held, absent, stamps, strict=True):
+            self._append_result(Event.DONE, one.item, one.cost, gone, stamp)
         self._done += len(held)
 
-    def _fail_held(self, item: Item, block: Block, cost: Measurement, error: BaseException) -> None:
+    def _store_rows(self, held: Sequence[_Held], stamps: Sequence[int]) -> None:
+        """Store the rows of blocks, with the stamps that their records will have."""
+        ledger = self._context.ledger
+        for name, table in self._context.task.operation.tables.items():
+            parts = [one.rows[name] for one in held]
+            entries = np.zeros(len(held), entry_dtype(ledger.ndim))
+            entries["index"] = [one.item.index for one in held]
+            entries["index"] += np.asarray(ledger.first, np.int32)
+            entries["rows"] = list(map(number_of_rows, parts))
+            entries["stamp"] = stamps
+            append_rows(rows_beside(ledger.path, name), entries, as_batch(table, parts))
+
+    def _fail_held(self, one: _Held, error: BaseException) -> None:
+        item, block, cost = one.item, one.block, one.cost
         block.status = block.status.FAILED
         failure = failure_of(error, item.index, item.attempt, self._context.log)
         sys.stderr.write(f"block {item.index}, attempt {item.attempt}:\n{failure.trace}\n")
@@ -407,13 +436,14 @@ class _WorkerFeed:
     def _record(self, event: Event, item: Item) -> None:
         cost = self._meter.end()
         if event is Event.DONE or event is Event.SKIPPED:
-            self._append_result(event, item, cost, self._context.work.absent)
+            self._append_result(event, item, cost, self._context.work.absent, next(self._stamps))
         else:
             self._append(event, item, time.monotonic(), stamp=0, cost=cost)
 
-    def _append_result(self, event: Event, item: Item, cost: Measurement, absent: int) -> None:
+    def _append_result(
+        self, event: Event, item: Item, cost: Measurement, absent: int, stamp: int
+    ) -> None:
         """Append that a block is done, and before that which chunks it left out."""
-        stamp = next(self._stamps)
         if absent:
             self._append(Event.EMPTY, item, time.monotonic(), stamp=absent)
         self._append(event, item, time.monotonic(), stamp=stamp, cost=cost)

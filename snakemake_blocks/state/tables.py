@@ -1,0 +1,230 @@
+"""Tables of a run: the rows that count, of all blocks of a task or of some.
+
+Rows of a block lie in the file of the job that did it. Where blocks were moved to other jobs since,
+they lie in a file of another name, which is looked for only then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snakemake_blocks.errors import InputError, LedgerError
+from snakemake_blocks.geometry.box import Box, Index
+from snakemake_blocks.plan.paths import RunPaths, index_name
+from snakemake_blocks.plan.plan import Plan, PlannedTask
+from snakemake_blocks.state.judgement import Judge
+from snakemake_blocks.state.ledger import first_block
+from snakemake_blocks.state.row_files import frames_in, schema_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from funlib.geometry import Roi
+
+__all__ = ["StoredTable", "lost_rows", "read_table", "write_parquet"]
+
+
+class _Part(NamedTuple):
+    """Rows of some blocks that count: numbers in the grid, rows of each, and these."""
+
+    numbers: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    batch: pa.RecordBatch
+
+
+def read_table(
+    run_directory: Path | str, task: str, name: str, *, roi: Roi | None = None
+) -> pa.Table:
+    """Return the rows of a table that count, in the order of their blocks.
+
+    Parameters
+    ----------
+    run_directory : path
+        Of the run; blocks that are not done have no rows yet.
+    task, name : str
+        Whose table, and which.
+    roi : Roi, optional
+        Only rows of blocks that write there, in numbers of the task (world units, or voxels of its
+        array).
+
+    Raises
+    ------
+    InputError
+        If there is no such run, task or table, or the region has other axes.
+    """
+    root = Path(run_directory)
+    plan = Plan.load(root)
+    if task not in plan.tasks:
+        raise InputError(f"there is no task {task!r}; known are {', '.join(plan.tasks)}")
+    planned = plan.tasks[task]
+    if name not in planned.operation.tables:
+        known = ", ".join(planned.operation.tables) or "none"
+        raise InputError(f"task {task} has no table {name!r}; known are {known}")
+    region = planned.grid.indices
+    if roi is not None:
+        box = Box.from_roi(roi)
+        if box.ndim != planned.grid.ndim:
+            raise InputError(f"roi has {box.ndim} axes, task {task} has {planned.grid.ndim}")
+        region = planned.own_grid.writing(box)
+    judge = Judge(plan, root)
+    return StoredTable(root, planned, name).rows(judge.judge(planned, region).stamp, region)
+
+
+@dataclass(slots=True)
+class StoredTable:
+    """A table in a run directory.
+
+    Parameters
+    ----------
+    root : Path
+        The run directory.
+    task : PlannedTask
+        Whose table it is.
+    name : str
+        Which of its tables.
+    """
+
+    root: Path
+    task: PlannedTask
+    name: str
+    _elsewhere: list[Path] | None = field(default=None, init=False, repr=False)
+
+    def rows(self, stamps: NDArray[np.uint64], region: Box) -> pa.Table:
+        """Return the rows of the blocks of a box, in the order of the blocks.
+
+        Parameters
+        ----------
+        stamps : ndarray of uint64
+            Of their counting records, shaped like the box; 0 where none counts.
+        region : Box
+            The blocks.
+        """
+        return self.rows_and_counts(stamps, region)[0]
+
+    def rows_and_counts(
+        self, stamps: NDArray[np.uint64], region: Box
+    ) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Return the same, and how many rows each block has, in their order."""
+        import pyarrow as pa
+
+        parts = list(self._parts(stamps, region))
+        schema = schema_of(self.task.operation.tables[self.name])
+        table = pa.Table.from_batches([part.batch for part in parts], schema)
+        numbers = np.concatenate(
+            [np.repeat(part.numbers, part.rows) for part in parts] or [np.zeros(0, np.int64)]
+        )
+        counts = np.bincount(numbers, minlength=region.size)
+        if np.all(numbers[:-1] <= numbers[1:]):
+            return table, counts
+        return table.take(pa.array(np.argsort(numbers, kind="stable"))), counts
+
+    def found(self, stamps: NDArray[np.uint64], region: Box) -> NDArray[np.bool_]:
+        """Return of which blocks of a box all rows are there, shaped like the box."""
+        there = np.zeros(stamps.size, bool)
+        for part in self._parts(stamps, region):
+            there[part.numbers] = True
+        return there.reshape(stamps.shape)
+
+    def _parts(self, stamps: NDArray[np.uint64], region: Box) -> Iterator[_Part]:
+        """Yield what counts: of the jobs' own files, then of others if something is lacking."""
+        left = stamps.ravel() != 0
+        jobs = self.task.jobs.jobs_of(region)
+        own = [self._path(job) for job in jobs]
+        for paths in (own, self._others):
+            if not left.any():
+                return
+            known = set(own) if paths is not own else set()
+            for path in paths() if callable(paths) else paths:
+                if path not in known:
+                    for part in self._parts_of(path, stamps, region, left):
+                        left[part.numbers] = False
+                        yield part
+
+    def _path(self, job: Index) -> Path:
+        return RunPaths(self.root).rows(self.task.slug, self.name, job)
+
+    def _others(self) -> list[Path]:
+        if self._elsewhere is None:
+            folder = RunPaths(self.root).tables(self.task.slug, self.name)
+            self._elsewhere = sorted(path for path in folder.glob("*/*") if path.is_file())
+        return self._elsewhere
+
+    def _parts_of(
+        self,
+        path: Path,
+        stamps: NDArray[np.uint64],
+        region: Box,
+        left: NDArray[np.bool_],
+    ) -> Iterator[_Part]:
+        """Yield what counts in one file."""
+        import pyarrow as pa
+
+        schema = schema_of(self.task.operation.tables[self.name])
+        wanted, shape = stamps.ravel(), np.asarray(region.shape)
+        with frames_in(path, first_block(self.task.own_grid)) as (data, frames):
+            for frame in frames:
+                place = frame.entries["index"] - np.asarray(region.begin)
+                inside = np.all((place >= 0) & (place < shape), axis=1)
+                numbers = np.zeros(len(place), np.int64)
+                numbers[inside] = np.ravel_multi_index(tuple(place[inside].T), region.shape)
+                counts = inside & (wanted[numbers] == frame.entries["stamp"]) & left[numbers]
+                if not counts.any():
+                    continue
+                batch = frame.batch(data, schema)
+                if batch is None:
+                    continue
+                rows = frame.entries["rows"].astype(np.int64)
+                if not counts.all():
+                    batch = batch.filter(pa.array(np.repeat(counts, rows)))
+                yield _Part(numbers[counts], rows[counts], batch)
+
+
+def write_parquet(plan: Plan, task: PlannedTask, root: Path) -> None:
+    """Write the tables of a task for which a Parquet file is asked for; all its blocks are done.
+
+    Rows are in the order of jobs, then of blocks; a job's are in memory at a time.
+
+    Raises
+    ------
+    LedgerError
+        If rows of a block are lost.
+    """
+    for name, table in task.operation.tables.items():
+        if not table.parquet:
+            continue
+        import pyarrow.parquet
+
+        path = plan.folder(root) / table.parquet
+        path.parent.mkdir(parents=True, exist_ok=True)
+        judge, stored = Judge(plan, root), StoredTable(root, task, name)
+        temporary = path.with_name(f".{path.name}.new")
+        with pyarrow.parquet.ParquetWriter(temporary, schema_of(table)) as writer:
+            for job in task.jobs.jobs:
+                members = task.jobs.members(job)
+                stamps = judge.judge(task, members).stamp
+                if not stored.found(stamps, members)[stamps != 0].all():
+                    raise LedgerError(
+                        f"{path}: rows of table {name} of job {index_name(job)} are lost; "
+                        "`snakemake-blocks run` has its blocks done anew"
+                    )
+                writer.write_table(stored.rows(stamps, members))
+                judge.forget(task, job)
+        os.replace(temporary, path)
+
+
+def lost_rows(judge: Judge, task: PlannedTask) -> dict[str, NDArray[np.bool_]]:
+    """Return per table of a task the done blocks whose rows are not there, or are damaged."""
+    found: dict[str, NDArray[np.bool_]] = {}
+    if not task.operation.tables:
+        return found
+    judgement = judge.judge_all(task)
+    for name in task.operation.tables:
+        there = StoredTable(judge.root, task, name).found(judgement.stamp, task.grid.indices)
+        found[name] = judgement.done & ~there
+    return found

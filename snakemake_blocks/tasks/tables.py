@@ -1,0 +1,163 @@
+"""Tables: rows that blocks return beside arrays, in columns of declared types.
+
+Types are numpy's names of numbers, ``string``, or a number of values as in ``float64[3]``. Nothing
+here imports Arrow, which takes a quarter of a second.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from snakemake_blocks.tasks.dtypes import number_type
+from snakemake_blocks.tasks.forms import Check, fitting, is_text, mapping_of, unfit_key
+from snakemake_blocks.tasks.keys import Kind, Problem
+
+__all__ = ["TABLES", "TABLE_READS", "Column", "Table", "TableRead", "column_of"]
+
+_NAME = re.compile(r"[^\W\d]\w*")
+# Lists of more are arrays, and belong into one.
+_WIDEST = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The type of a column.
+
+    Parameters
+    ----------
+    dtype : str
+        numpy's name of a type of numbers, or ``string``.
+    width : int
+        Values per row; 0 for one that is no list.
+    """
+
+    dtype: str
+    width: int = 0
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it holds text."""
+        return self.dtype == "string"
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{self.width}]" if self.width else self.dtype
+
+
+def column_of(text: str) -> Column | None:
+    """Return the type that a text names, None if it names none that Arrow has as well."""
+    match = re.fullmatch(r"(\w+)(?:\[([0-9]{1,7})\])?", str(text))
+    if match is None:
+        return None
+    name = "string" if match[1] in ("string", "str") else number_type(match[1])
+    width = int(match[2] or 0)
+    known = name == "string" or (name != "" and np.dtype(name).kind in "biuf")
+    if not known or (match[2] and not 1 <= width <= _WIDEST) or (name == "string" and width):
+        return None
+    return Column(name, width)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that a task makes.
+
+    Parameters
+    ----------
+    columns : mapping of str to str
+        Types by name, in the order of the table.
+    parquet : str
+        Where the rows are written as Parquet when the task is done; empty for nowhere.
+    """
+
+    columns: Mapping[str, str]
+    parquet: str = ""
+
+    @property
+    def types(self) -> dict[str, Column]:
+        """The columns' types."""
+        found = {name: column_of(text) for name, text in self.columns.items()}
+        return {name: column for name, column in found.items() if column is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping."""
+        return {
+            "columns": dict(self.columns),
+            **({"parquet": self.parquet} if self.parquet else {}),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Table:
+        """Return what :meth:`to_json` described."""
+        return cls(data["columns"], data.get("parquet", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class TableRead:
+    """A table of another task that a task reads.
+
+    Parameters
+    ----------
+    task, table : str
+        Whose it is, and which.
+    whole : bool
+        Whether every block gets all rows; else those of the blocks that its read Roi meets.
+    """
+
+    task: str
+    table: str
+    whole: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping."""
+        return {"task": self.task, "table": self.table, "whole": self.whole}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TableRead:
+        """Return what :meth:`to_json` described."""
+        return cls(data["task"], data["table"], data["whole"])
+
+
+def _table_problems(tables: Any) -> Iterable[Problem]:
+    """Yield what is wrong with tables that a user gave."""
+    for name, table in tables.items():
+        if not table.columns:
+            yield f"{name}.columns", "must not be empty"
+        for column, text in table.columns.items():
+            if not (isinstance(column, str) and _NAME.fullmatch(column)):
+                yield f"{name}.columns", f"{column!r} cannot be the name of a column"
+            elif column_of(text) is None:
+                known = "write a numpy type such as float64, string, or several as float64[3]"
+                yield f"{name}.columns.{column}", f"{text!r} is no type of a column; {known}"
+
+
+_is_table: Check = lambda value: (  # noqa: E731
+    unfit_key(
+        value,
+        {
+            "columns": lambda c: (
+                mapping_of(is_text)(c) and bool(c) and all(map(column_of, c.values()))
+            )
+        },
+        {"parquet": is_text},
+    )
+    is None
+)
+TABLES = Kind(
+    mapping_of(_is_table),
+    _table_problems,
+    lambda tables: {name: table.to_json() for name, table in tables.items()},
+    lambda data: {name: Table.from_json(table) for name, table in data.items()},
+)
+"""Tables by name."""
+TABLE_READS = Kind(
+    mapping_of(
+        fitting({"task": is_text, "table": is_text, "whole": lambda value: type(value) is bool})
+    ),
+    to_json=lambda reads: {name: read.to_json() for name, read in reads.items()},
+    from_json=lambda data: {name: TableRead.from_json(read) for name, read in data.items()},
+)
+"""Tables that are read, by name."""

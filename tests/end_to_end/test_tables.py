@@ -1,0 +1,325 @@
+"""Tables per block: what counts is what the last done block returned, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from funlib.geometry import Roi
+from numpy.typing import NDArray
+from project import BIN, Project
+
+import snakemake_blocks as sb
+from snakemake_blocks.commands.generate import generate
+from snakemake_blocks.errors import InputError, SpecError
+from snakemake_blocks.plan.plan import Plan
+from snakemake_blocks.view.verify import verify_run
+from snakemake_blocks.work.job import work_sentinel
+
+ROOT = Path("blocks")
+FUNCTIONS = """
+    import os, signal, time
+    from pathlib import Path
+    import numpy as np
+
+    def count(raw, block, modulo=4):
+        values, counts = np.unique(raw % modulo, return_counts=True)
+        return {"block": [block.index] * len(values), "value": values, "count": counts}
+
+    def slow(raw, block, modulo=4):
+        time.sleep(0.02)
+        return count(raw, block)
+
+    def both(raw, block):
+        return {"out": 255 - raw, "counts": count(raw, block)}
+
+    def dies(raw, block):
+        mark = Path("died" + str(block.index))
+        if block.index == (1, 1) and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return count(raw, block)
+
+    def by_block(block):
+        return {"block": [block.index], "value": [0], "count": [block.write_roi.size]}
+
+    def nothing(block):
+        return None
+
+    def near(block, rows):
+        return {"rows": [rows.num_rows], "total": [np.sum(rows["count"].to_numpy())]}
+
+    def total(rows):
+        names = ["value", "count"]
+        table = rows.select(names).group_by("value").aggregate([("count", "sum")])
+        return {"value": table["value"], "count": table["count_sum"]}
+"""
+COLUMNS = {"block": "int32[2]", "value": "uint8", "count": "int64"}
+
+
+@pytest.fixture
+def raw(project: Project) -> NDArray[Any]:
+    project.functions(FUNCTIONS)
+    values = np.random.default_rng(0).integers(0, 255, (60, 48), np.uint8)
+    return project.array("s.zarr/raw", values, chunks=(16, 16))
+
+
+def form(function: str = "count", **more: Any) -> dict[str, Any]:
+    return {
+        "function": f"functions:{function}",
+        "call": "arrays",
+        "reads": {"raw": "s.zarr/raw"},
+        "tables": {"counts": {"columns": COLUMNS}},
+        "roi": "s.zarr/raw",
+        "block_size": 8,
+        "fit": "shrink",
+        "retries": 1,
+        "blocks_per_job": [4, 6],
+        **more,
+    }
+
+
+def near(**more: Any) -> dict[str, Any]:
+    tables = {"sums": {"columns": {"rows": "int64", "total": "int64"}}}
+    reads = {"rows": {"table": "count.counts"}}
+    return form("near", call="block", reads=reads, tables=tables, conflict=False, **more)
+
+
+def total(**more: Any) -> dict[str, Any]:
+    tables = {"all": {"columns": {"value": "uint8", "count": "int64"}, "parquet": "all.parquet"}}
+    reads = {"rows": {"table": "count.counts", "whole": True}}
+    return form("total", reads=reads, tables=tables, block_size=[60, 48], **more)
+
+
+def run(project: Project, *, complete: bool = True) -> Plan:
+    plan, _ = generate(project.pipeline)
+    codes = [
+        work_sentinel(Path(job.sentinel), attempt=1, environment={})
+        for name in plan.tasks
+        for job in plan.jobs(name)
+    ]
+    assert (set(codes) == {0}) is complete
+    if complete:
+        assert verify_run(plan, ROOT).missing == ()
+    return plan
+
+
+def expected(raw: NDArray[Any], *, modulo: int = 4, size: int = 8) -> pa.Table:
+    """Return the table of all blocks, by numpy."""
+    rows: list[tuple[Any, ...]] = []
+    for i, j in np.ndindex(-(-raw.shape[0] // size), -(-raw.shape[1] // size)):
+        part = raw[i * size : (i + 1) * size, j * size : (j + 1) * size]
+        found = zip(*np.unique(part % modulo, return_counts=True), strict=True)
+        rows += [([i, j], int(v), int(n)) for v, n in found]
+    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    types = [pa.list_(pa.int32(), 2), pa.uint8(), pa.int64()]
+    return pa.table(columns, pa.schema(list(zip(COLUMNS, types, strict=True))))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("blocks_per_job", [5, [3, 2], [8, 8]])
+@pytest.mark.parametrize("function", ["count", "both"])
+def test_rows_of_all_blocks_in_their_order(
+    project: Project, raw: NDArray[Any], function: str, blocks_per_job: Any, workers: int
+) -> None:
+    writes = {"out": {"array": "s.zarr/out", "dtype": "uint8"}} if function == "both" else {}
+    more = {"blocks_per_job": blocks_per_job, "workers": workers, "writes": writes}
+    project.write(("count", form(function, **more)))
+    run(project)
+    assert sb.read_table(ROOT, "count", "counts").equals(expected(raw))
+    if function == "both":
+        np.testing.assert_array_equal(project.read("s.zarr/out"), 255 - raw)
+
+
+def test_of_some_blocks(project: Project, raw: NDArray[Any]) -> None:
+    project.write(("count", form()))
+    run(project)
+    found = sb.read_table(ROOT, "count", "counts", roi=Roi((8, 9), (8, 8)))
+    blocks = set(map(tuple, found["block"].to_pylist()))
+    assert blocks == {(1, 1), (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("count", "none"), "task count has no table 'none'; known are counts"),
+        (("none", "counts"), "there is no task 'none'; known are count"),
+        (("count", "counts", Roi((0,), (8,))), "roi has 1 axes, task count has 2"),
+    ],
+)
+def test_what_is_not_there_is_named(
+    project: Project, raw: NDArray[Any], arguments: tuple[Any, ...], problem: str
+) -> None:
+    project.write(("count", form()))
+    run(project)
+    task, name, *roi = arguments
+    with pytest.raises(InputError, match=problem.replace("'", ".")):
+        sb.read_table(ROOT, task, name, roi=roi[0] if roi else None)
+
+
+def test_blocks_by_themselves_and_without_rows(project: Project, raw: NDArray[Any]) -> None:
+    project.write(
+        ("count", form("by_block", call="block", reads={})),
+        ("none", form("nothing", call="block", reads={})),
+    )
+    run(project)
+    found = sb.read_table(ROOT, "count", "counts")
+    assert sum(found["count"].to_pylist()) == raw.size
+    assert sb.read_table(ROOT, "none", "counts").num_rows == 0
+
+
+def test_rows_of_a_block_that_is_done_again_replace_the_old_ones(
+    project: Project, raw: NDArray[Any]
+) -> None:
+    project.write(("count", form()))
+    run(project)
+    project.cli("reset", "blocks", "count", "--roi", "0:8,0:16")
+    left = sb.read_table(ROOT, "count", "counts")
+    assert left.num_rows < expected(raw).num_rows
+    run(project)
+    assert sb.read_table(ROOT, "count", "counts").equals(expected(raw))
+    project.write(("count", form(params={"modulo": 7})))
+    generate(project.pipeline)
+    assert sb.read_table(ROOT, "count", "counts").num_rows == 0
+    run(project)
+    assert sb.read_table(ROOT, "count", "counts").equals(expected(raw, modulo=7))
+
+
+@pytest.mark.parametrize("before", [5, [8, 8]])
+def test_rows_stay_when_blocks_move_to_other_jobs(
+    project: Project, raw: NDArray[Any], before: Any
+) -> None:
+    project.write(("count", form(blocks_per_job=before, roi={"offset": [0, 0], "shape": [32, 48]})))
+    run(project)
+    project.write(("count", form(blocks_per_job=[2, 5])), ("near", near(context=8)))
+    generate(project.pipeline)
+    kept = sb.read_table(ROOT, "count", "counts")
+    assert kept.equals(expected(raw[:32]))
+    before_run = project.records("count").keys()
+    run(project)
+    assert len(before_run) == 24  # those of the smaller region are not done again
+    assert sb.read_table(ROOT, "count", "counts").equals(expected(raw))
+
+
+def test_rows_that_are_lost_are_told_and_made_anew(project: Project, raw: NDArray[Any]) -> None:
+    project.write(("count", form(blocks_per_job=[4, 6])), ("near", near()))
+    plan = run(project)
+    (first, *_) = sorted((ROOT / "count/tables/counts").glob("*/*"))
+    data = bytearray(first.read_bytes())
+    data[len(data) // 2] ^= 1
+    first.write_bytes(data)
+    (line,) = verify_run(plan, ROOT).missing
+    assert line.startswith("count: rows of ")
+    assert "of table counts are lost" in line
+    run(project)  # generate has the blocks done anew, and what reads them
+    assert sb.read_table(ROOT, "count", "counts").equals(expected(raw))
+
+
+def test_a_worker_that_dies_leaves_no_rows_of_what_is_not_recorded(
+    project: Project, raw: NDArray[Any]
+) -> None:
+    project.write(("count", form("dies", blocks_per_job=[8, 8], workers=2)))
+    run(project)
+    assert sb.read_table(ROOT, "count", "counts").equals(expected(raw))
+
+
+def test_jobs_that_are_killed_lose_and_double_nothing(project: Project, raw: NDArray[Any]) -> None:
+    project.write(("count", form("slow", blocks_per_job=[8, 8], workers=2)))
+    plan, _ = generate(project.pipeline)
+    (job,) = plan.jobs("count")
+    for seconds in (0.9, 1.1, 1.3):
+        going = subprocess.Popen(
+            [str(BIN / "snakemake-blocks"), "work", job.sentinel],
+            start_new_session=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(seconds)
+        os.killpg(going.pid, signal.SIGKILL)
+        going.wait()
+        found = sb.read_table(ROOT, "count", "counts").to_pylist()
+        assert all(row in expected(raw).to_pylist() for row in found)
+        assert len(found) == len({(*row["block"], row["value"]) for row in found})
+    run(project)
+    assert sb.read_table(ROOT, "count", "counts").equals(expected(raw))
+
+
+class TestReading:
+    def test_a_block_gets_the_rows_that_its_read_roi_meets(
+        self, project: Project, raw: NDArray[Any]
+    ) -> None:
+        project.write(
+            ("count", form(blocks_per_job=[3, 4])),
+            ("near", near(block_size=[16, 8], context=[0, 8], blocks_per_job=2)),
+        )
+        run(project)
+        found = sb.read_table(ROOT, "near", "sums")["total"].to_pylist()
+        wanted = [
+            raw[i : i + 16, max(0, j - 8) : j + 16].size
+            for i in range(0, 60, 16)
+            for j in range(0, 48, 8)
+        ]
+        assert found == wanted
+
+    def test_all_rows(self, project: Project, raw: NDArray[Any]) -> None:
+        project.write(("count", form()), ("total", total()))
+        plan = run(project)
+        found = sb.read_table(ROOT, "total", "all").to_pylist()
+        values, counts = np.unique(raw % 4, return_counts=True)
+        assert sorted((r["value"], r["count"]) for r in found) == list(
+            zip(values.tolist(), counts.tolist(), strict=True)
+        )
+        for name in plan.tasks:
+            done = ROOT / name / "done.json"
+            assert work_sentinel(done, attempt=1, environment={}) == 0
+        assert pyarrow.parquet.read_table("all.parquet").to_pylist() == found
+        os.remove("all.parquet")
+        (line,) = verify_run(plan, ROOT).missing
+        assert line.startswith("total: all.parquet is missing")
+
+    def test_what_is_read_anew_is_done_anew(self, project: Project, raw: NDArray[Any]) -> None:
+        """Exactly those blocks whose rows, or upstream blocks, are others."""
+        project.write(("count", form()), ("near", near(context=8)), ("total", total()))
+        run(project)
+        stamps = {n: {k: r["stamp"] for k, r in project.records(n).items()} for n in ("near",)}
+        project.cli("reset", "blocks", "count", "--roi", "0:8,0:8")
+        run(project)
+        after = {k: r["stamp"] for k, r in project.records("near").items()}
+        changed = {k for k, stamp in after.items() if stamp != stamps["near"][k]}
+        assert changed == {(0, 0), (0, 1), (1, 0), (1, 1)}
+        assert len([r for r in project.all_records("total") if r["event"] == 2]) == 2
+
+    @pytest.mark.parametrize(
+        ("tasks", "problem"),
+        [
+            ({"near": near()}, "tasks.near.reads.rows: there is no task count; known are near"),
+            ({"count": form(tables={"x": {"columns": {"a": "int8"}}}), "near": near()},
+             "tasks.near.reads.rows: task count has no table counts; known are x"),
+            ({"count": form(reads={"raw": "s.zarr/raw", "rows": {"table": "count.counts"}})},
+             "tasks.count.reads.rows: a task cannot read its own table; make another task"),
+            ({"count": form(tables={"t": {"columns": {"a": "what"}}})},
+             "tasks.count.tables.t.columns.a: 'what' is no type of a column"),
+            ({"count": form(tables={"t": {"columns": {}}})},
+             "tasks.count.tables.t.columns: must not be empty"),
+            ({"count": form(tables={"t": {"colums": {"a": "int8"}}})},
+             "tasks.count.tables.t.colums: is not a known key; did you mean columns?"),
+            ({"count": form(), "near": {**near(), "reads": {"rows": {"table": "counts"}}}},
+             "tasks.near.reads.rows.table: must be the name of a task and of its table, as "
+             "task.table, got \"counts\""),
+            ({"count": form(), "near": {**near(), "reads": {"others": {"table": "count.counts"}}}},
+             "tasks.near.reads.others: functions:near has no argument of this name"),
+        ],
+    )  # fmt: skip
+    def test_what_is_wrong_is_named(
+        self, project: Project, raw: NDArray[Any], tasks: dict[str, Any], problem: str
+    ) -> None:
+        project.write(*tasks.items())
+        with pytest.raises(SpecError) as caught:
+            generate(project.pipeline)
+        assert f"pipeline.yaml: {problem}" in str(caught.value), str(caught.value)
