@@ -11,6 +11,7 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.system.quoting import comment
+from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.tasks.pipeline import Pipeline
 from snakemake_blocks.tasks.task import Task
 
@@ -39,13 +40,14 @@ def pilot(pipeline: Pipeline, plan: Plan, roi: Box) -> Pipeline:
     InputError
         If the region has other axes than a task, or no task writes anything there.
     """
-    for task in pipeline.tasks:
+    blockwise = [t for t in pipeline.tasks if t.operation.call is not Call.ONCE]
+    for task in blockwise:
         if roi.ndim != task.grid.ndim:
             raise InputError(
                 f"--roi has {roi.ndim} axes, task {comment(task.task_id)} has {task.grid.ndim}"
             )
-    world = pipeline.tasks[0].scale.world(roi)
-    wanted = {t.task_id: [t.grid.writing(t.scale.around(world))] for t in pipeline.tasks}
+    world = blockwise[0].scale.world(roi) if blockwise else []
+    wanted = {t.task_id: [t.grid.writing(t.scale.around(world))] for t in blockwise}
     boxes = _needed(pipeline, plan, wanted)
     if not any(box for found in boxes.values() for box in found):
         raise InputError(f"--roi {roi.begin} to {roi.end} lies outside of what every task writes")

@@ -119,7 +119,7 @@ def _plan_task(
         if present is None
         else colour(present, job_reach),
         upstream=names,
-        whole=task.whole | _seen_from_afar(task, upstream),
+        whole=task.whole | _seen_from_afar(task, upstream) | _around_once(task, upstream),
         group=group if any(g > 1 for g in group) else (),
         scale=task.scale,
         operation=operation.with_functions(_pickled) if pickling else operation,
@@ -150,6 +150,13 @@ def _seen_from_afar(task: Task, upstream: Sequence[Task]) -> frozenset[str]:
         for up, array in pairs
         if any(read.array.meets(array) and read.is_far(task.grid, array) for read in reads)
     )
+
+
+def _around_once(task: Task, upstream: Sequence[Task]) -> frozenset[str]:
+    """Return the upstream tasks of which all is waited for, since one of both runs once."""
+    once = Call.ONCE
+    is_once = task.operation.call is once
+    return frozenset(up.task_id for up in upstream if is_once or up.operation.call is once)
 
 
 def _conflict_reach(task: Task, grid: Grid) -> Index:

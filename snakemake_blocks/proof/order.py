@@ -148,7 +148,8 @@ def check_chunks(s: Subject, *, ordered: bool) -> None:
     task, grid = s.task, s.task.stored_grid
     guilty = [a for a in task.operation.outputs if any(sharing_of(grid, a))]
     names = ", ".join(a.path for a in task.operation.outputs)
-    if not names and task.operation.tables and task.operation.call is Call.ARRAYS:
+    declared = (Call.ARRAYS, Call.ONCE)
+    if not names and task.operation.tables and task.operation.call in declared:
         s.prove("no block writes an array")
     elif not names:
         s.warn(

@@ -21,6 +21,9 @@ def check_reading(s: Subject) -> None:
     task = s.task
     for name, read in task.operation.reads.items():
         array, key = read.array, f"reads.{name}"
+        if task.operation.call is Call.ONCE:
+            _check_opened(s, key, array)
+            continue
         grid = task.grid if read.context is None else task.grid.with_context(*read.context)
         if read.fill is None:
             outside = first_gap(task, _reach(grid), [array.roi], grid.reading)
@@ -35,6 +38,16 @@ def check_reading(s: Subject) -> None:
             _check_in_place(s, key, array)
         else:
             _check_read(s, key, read, grid)
+
+
+def _check_opened(s: Subject, key: str, array: ArrayInfo) -> None:
+    """Prove that an array is there when a task opens it that runs once."""
+    writers = [up.name for up in writers_of(s.plan, array)]
+    if not writers and not array.exists:
+        s.refuse(key, f"{array.path} is missing and no task writes it; make it first")
+    else:
+        by = f"written by {', '.join(writers)}, all of it before" if writers else "existing data"
+        s.prove(f"it opens {array.path}, which is {by}")
 
 
 def _reach(grid: Grid) -> Box:

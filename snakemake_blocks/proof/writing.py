@@ -10,6 +10,7 @@ from snakemake_blocks.proof.coverage import first_gap
 from snakemake_blocks.proof.findings import DEFECT, Subject
 from snakemake_blocks.proof.overlaps import as_text
 from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.operation import Call
 
 __all__ = ["check_writing"]
 
@@ -22,6 +23,9 @@ def check_writing(s: Subject) -> None:
         return
     if not all(_tiles(axis) for axis in grid.axes) or not _partitions(task.jobs):
         s.refuse("block_size", f"blocks or jobs miss a part of the roi or overlap; {DEFECT}")
+        return
+    if task.operation.call is Call.ONCE:
+        s.prove("it runs once")
         return
     _warn_of_fit(s)
     before = s.refused

@@ -18,6 +18,7 @@ from snakemake_blocks.spec.schema import (
 from snakemake_blocks.storage.arrays import stored_array
 from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.system.location import Names
+from snakemake_blocks.tasks.operation import Call
 
 __all__ = ["Catalogue", "paths_of", "read_paths", "tables_read"]
 
@@ -126,8 +127,12 @@ class Catalogue:
     def _groups(self) -> list[list[str]]:
         """Return the tasks that have to do with one another, by arrays or because one waits."""
         group = {name: {name} for name in self.models}
+        for once in (name for name, model in self.models.items() if model.call is Call.ONCE):
+            del group[once]
         users: dict[str, str] = {}
         for name, model in self.models.items():
+            if model.call is Call.ONCE:  # it measures nothing
+                continue
             others = [users.setdefault(self.plain(path), name) for path in paths_of(model)]
             waits = [*(up.task for up in model.waits), *tables_read(model)]
             for other in (*others, *(up for up in waits if up in group)):
@@ -135,7 +140,7 @@ class Catalogue:
                 for member in group[name]:
                     group[member] = group[name]
         found: dict[int, list[str]] = {}
-        for name in self.models:
+        for name in group:
             found.setdefault(id(group[name]), []).append(name)
         return list(found.values())
 
@@ -181,6 +186,8 @@ def tables_read(model: TaskModel) -> list[str]:
 def _names_in(model: TaskModel) -> Iterable[str]:
     """Yield the axes that a form names sizes of."""
     for value in (model.block_size, model.context):
+        if value is None:
+            continue
         inner = value.voxels if isinstance(value, VoxelSizesModel | VoxelContextModel) else value
         sides = [inner.lower, inner.upper] if isinstance(inner, SidesModel) else [inner]
         yield from (name for side in sides if isinstance(side, Mapping) for name in side)

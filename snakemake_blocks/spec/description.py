@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from funlib.geometry import Roi
+
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.spec.catalogue import Catalogue, read_paths, tables_read
@@ -52,6 +54,23 @@ _LOOKED_UP = frozenset(
         "tables",
         "mask",
         "after",
+    }
+)
+# Keys of a form that mean nothing where there are no blocks.
+_OF_BLOCKS = frozenset(
+    {
+        "roi",
+        "block_size",
+        "context",
+        "fit",
+        "conflict",
+        "mask",
+        "check",
+        "blocks_per_job",
+        "chunks",
+        "workers",
+        "max_workers",
+        "writes",
     }
 )
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -137,6 +156,13 @@ class _TaskDescriber:
         self._check_resources()
         self._check_functions()
         timeout, table_reads = self._timeout(), self._table_reads()
+        if model.call is Call.ONCE:
+            return self._once(timeout, table_reads, before)
+        if model.roi is None or model.block_size is None:
+            for key in ("roi", "block_size"):
+                if getattr(model, key) is None:
+                    self._say(key, "is missing")
+            return None
         stored = self._stored_reads(is_own=False)
         ruler = self._ruler(stored)
         mask = self._mask()
@@ -170,6 +196,26 @@ class _TaskDescriber:
             scale=measures.scale,
         )
         return task if task is None or masked is None else self._masked(task, masked)
+
+    def _once(
+        self, timeout: float | None, table_reads: Mapping[str, TableRead], before: int
+    ) -> Task | None:
+        """Return a task that runs once: it has one block, of no place."""
+        for key in sorted(self.model.model_fields_set & _OF_BLOCKS):
+            self._say(key, "has no meaning with call: once; remove it")
+        stored = self._stored_reads(is_own=False)
+        if len(self._arrays.problems) > before:
+            return None
+        one = Roi((0,), (1,))
+        return self._task(
+            total_roi=one,
+            read_roi=one,
+            write_roi=one,
+            timeout=timeout,
+            reads={name: Read(array.opened()) for name, array in stored.items()},
+            tables=self._tables(),
+            table_reads={n: replace(read, whole=True) for n, read in table_reads.items()},
+        )
 
     def _task(self, **made: Any) -> Task | None:
         model, check = self.model, self.model.check
@@ -350,8 +396,9 @@ class _TaskDescriber:
         spatial = len(ruler.task_axes(named))
         return replace(found, no_ruler=f"{ruler.path} has {spatial} spatial axes, the roi {ndim}")
 
-    def _ndim(self, roi: RoiModel | VoxelRoiModel) -> int:
+    def _ndim(self, roi: RoiModel | VoxelRoiModel | None) -> int:
         """Return for how many axes a region is given by numbers; 0, and why noted, if not alike."""
+        assert roi is not None  # that was said before
         place = roi.voxels if isinstance(roi, VoxelRoiModel) else roi
         if len(place.offset) == len(place.shape):
             return len(place.offset)
@@ -378,6 +425,7 @@ class _TaskDescriber:
         roi = self.model.roi
         if isinstance(roi, str):
             return measures.ruler.roi if measures.ruler else None
+        assert roi is not None  # that was said before
         return roi_of(measures, roi)
 
     def _mask(self) -> StoredArray | None:

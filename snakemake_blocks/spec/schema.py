@@ -375,8 +375,12 @@ class TaskModel(_Model):
     reads: dict[ArgumentName, ReadForm] = Field({}, description="Arrays read, by argument name.")
     writes: dict[ArgumentName, WriteModel] = Field({}, description="Arrays written, by name.")
     tables: dict[ArgumentName, TableModel] = Field({}, description="Tables made, by name.")
-    roi: RoiForm = Field(description="Region to WRITE: an array's, or offset and shape.")
-    block_size: BlockSize = Field(description="What one block writes, in world units or voxels.")
+    roi: RoiForm | None = Field(
+        None, description="Region to WRITE: an array's, or offset and shape; call: once has none."
+    )
+    block_size: BlockSize | None = Field(
+        None, description="What one block writes, in world units or voxels; call: once has none."
+    )
     context: Context = Field(
         0, description="Read beyond what is written, in world units or voxels."
     )

@@ -275,6 +275,21 @@ class StoredArray:
             making=self.making,
         )
 
+    def opened(self) -> ArrayInfo:
+        """Return the array as a task sees it that runs once: whole, and cut nowhere."""
+        return ArrayInfo(
+            path=self.path,
+            offset=(-_EVERYWHERE,),
+            voxel_size=(2 * _EVERYWHERE,),
+            shape=(1,),
+            channels=self.shape,
+            dtype=self.dtype,
+            chunks=self.chunks,
+            units=("",),
+            axes=(-1,),
+            exists=self.exists,
+        )
+
     def _origin(
         self, lattice: Lattice, axes: Sequence[TaskAxis], named: Iterable[str]
     ) -> ArrayInfo | None:

@@ -41,6 +41,7 @@ class Call(StrEnum):
     BLOCK = "block"
     ARRAYS = "arrays"
     WORKER = "worker"
+    ONCE = "once"
 
 
 @dataclass(frozen=True, slots=True)

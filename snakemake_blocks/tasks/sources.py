@@ -94,7 +94,8 @@ def call_problems(
     module, _, attribute = name.partition(":")
     source = _Source.of(module, folder)
     node = source.definition(attribute) if source else None
-    given = {f"reads.{n}": n for n in (*(reads if call is Call.ARRAYS else ()), *tables)}
+    gets_arrays = call in (Call.ARRAYS, Call.ONCE)
+    given = {f"reads.{n}": n for n in (*(reads if gets_arrays else ()), *tables)}
     given_params = {f"params.{n}": n for n in params}
     first = call is Call.BLOCK
     if first and (argument := _first_argument(node)) in reads:

@@ -342,7 +342,8 @@ class Task:
     @property
     def whole(self) -> frozenset[str]:
         """Names of the tasks of which every block waits for all."""
-        tables = (read for read in self.operation.table_reads.values() if read.whole)
+        is_once = self.operation.call is Call.ONCE
+        tables = (r for r in self.operation.table_reads.values() if r.whole or is_once)
         waits = (up.task for up in self.waits if up.whole)
         return frozenset((*waits, *(read.task for read in tables)))
 
@@ -567,6 +568,8 @@ def _result_problems(task: Task) -> list[Problem]:
     if operation.tables and operation.check_before is not None:
         text = "of a block that is found done before it ran no rows are known; give after alone"
         found.append(("check", text))
+    if operation.call is Call.ONCE and (operation.writes or not operation.tables):
+        found.append(("tables", "call: once makes tables, at least one, and no arrays"))
     twice = operation.tables.keys() & operation.writes.keys()
     found += [(f"tables.{name}", "is the name of an array, too") for name in sorted(twice)]
     return found

@@ -171,6 +171,12 @@ class Work:
             )
             self._open_outputs()
             self._call = self._compute_and_store
+        elif self.task.operation.call is Call.ONCE:
+            reads = self.task.operation.reads.items()
+            opened = {n: open_array(r.array, self.folder, writable=False) for n, r in reads}
+            self._call = lambda block: self._take(
+                function(**opened, **self._given(block), **params)
+            )
         elif self.task.operation.tables or self.task.operation.table_reads:
             self._call = lambda block: self._take(function(block, **self._given(block), **params))
         elif params:

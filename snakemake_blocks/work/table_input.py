@@ -77,7 +77,7 @@ class TableInput:
         import pyarrow as pa
 
         up = self.plan.tasks[read.task]
-        if read.whole:
+        if up.name in self.task.whole:
             if name not in self._whole:
                 stored = StoredTable(self.root, up, read.table)
                 self._whole[name] = stored.rows(self._stamps(up, up.grid.indices), up.grid.indices)

@@ -323,3 +323,114 @@ class TestReading:
         with pytest.raises(SpecError) as caught:
             generate(project.pipeline)
         assert f"pipeline.yaml: {problem}" in str(caught.value), str(caught.value)
+
+
+class TestOnce:
+    """A task of one call, after whole upstream tasks, with no shape to be typed."""
+
+    @pytest.fixture
+    def merge(self, project: Project, raw: NDArray[Any]) -> dict[str, Any]:
+        with (project.folder / "functions.py").open("a") as file:
+            file.write(
+                "\n\ndef merge(rows, raw, factor=1):\n"
+                "    assert raw.shape == (60, 48) and raw[3, 5] >= 0  # opened, not loaded\n"
+                "    total = int(np.sum(rows['count'].to_numpy()))\n"
+                "    return {'total': [factor * total], 'size': [raw.size]}\n"
+                "\n\ndef share(block, rows, all):\n"
+                "    part = np.sum(rows['count'].to_numpy())\n"
+                "    return {'share': [part / all['total'][0].as_py()]}\n"
+            )
+        return {
+            "function": "functions:merge",
+            "call": "once",
+            "reads": {"rows": {"table": "count.counts"}, "raw": "s.zarr/raw"},
+            "tables": {"all": {"columns": {"total": "int64", "size": "int64"}}},
+        }
+
+    def test_it_gets_tables_and_opened_arrays(
+        self, project: Project, raw: NDArray[Any], merge: dict[str, Any]
+    ) -> None:
+        share = form(
+            "share", call="block", tables={"shares": {"columns": {"share": "float64"}}},
+            reads={"rows": {"table": "count.counts"}, "all": {"table": "merge.all"}},
+            conflict=False,
+        )  # fmt: skip
+        project.write(("count", form()), ("merge", merge), ("share", share))
+        plan = run(project)
+        assert plan.tasks["merge"].num_blocks == 1
+        assert (plan.tasks["merge"].whole, plan.tasks["share"].whole) == ({"count"}, {"merge"})
+        found = sb.read_table(ROOT, "merge", "all").to_pylist()
+        assert found == [{"total": raw.size, "size": raw.size}]
+        shares = sb.read_table(ROOT, "share", "shares")["share"].to_pylist()
+        assert sum(shares) == pytest.approx(1)
+        assert max(shares) == 64 / raw.size
+
+    def test_it_runs_again_when_anything_above_it_has_changed(
+        self, project: Project, raw: NDArray[Any], merge: dict[str, Any]
+    ) -> None:
+        project.write(("count", form()), ("merge", merge))
+        run(project)
+        ((_, first),) = project.records("merge").items()
+        run(project)
+        ((_, same),) = project.records("merge").items()
+        assert same["stamp"] == first["stamp"]
+        project.cli("reset", "blocks", "count", "--roi", "8:16,8:16")
+        run(project)
+        ((_, again),) = project.records("merge").items()
+        assert again["stamp"] != first["stamp"]
+        project.write(("count", form()), ("merge", {**merge, "params": {"factor": 2}}))
+        run(project)
+        assert sb.read_table(ROOT, "merge", "all")["total"].to_pylist() == [2 * raw.size]
+
+    def test_with_snakemake_and_a_pilot(
+        self, project: Project, raw: NDArray[Any], merge: dict[str, Any]
+    ) -> None:
+        project.write(("count", form()), ("merge", merge))
+        done = project.blocks("run", "pipeline.yaml", "--cores", "2", "--roi", "0:8,0:8")
+        assert done.returncode == 0, done.stderr
+        assert len(project.records("count")) == 1
+        done = project.blocks("run", "pipeline.yaml", "--cores", "2")
+        assert done.returncode == 0, done.stderr
+        assert sb.read_table(ROOT, "merge", "all")["total"].to_pylist() == [raw.size]
+
+    def test_arrays_that_another_task_writes(
+        self, project: Project, raw: NDArray[Any], merge: dict[str, Any]
+    ) -> None:
+        with (project.folder / "functions.py").open("a") as file:
+            file.write("\n\ndef look(out):\n    return {'least': [int(out[:].min())]}\n")
+        writes = {"out": {"array": "s.zarr/out", "dtype": "uint8"}}
+        look = {
+            "function": "functions:look",
+            "call": "once",
+            "reads": {"out": "s.zarr/out"},
+            "tables": {"t": {"columns": {"least": "int64"}}},
+        }
+        project.write(("both", form("both", writes=writes)), ("look", look))
+        run(project)
+        assert sb.read_table(ROOT, "look", "t")["least"].to_pylist() == [int((255 - raw).min())]
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            ({"roi": "s.zarr/raw"}, "roi: has no meaning with call: once; remove it"),
+            ({"writes": {"out": {"array": "o.zarr", "dtype": "uint8"}}},
+             "writes: has no meaning with call: once; remove it"),
+            ({"tables": {}}, "tables: call: once makes tables, at least one, and no arrays"),
+            ({"reads": {"rows": {"table": "count.counts"}, "raw": "s.zarr/no"}},
+             "reads.raw: s.zarr/no: there is no array, and no task writes one there"),
+            ({"call": "arrays"}, "roi: is missing"),
+            ({"call": "arrays", "roi": "s.zarr/raw"}, "block_size: is missing"),
+        ],
+    )  # fmt: skip
+    def test_what_is_wrong_is_named(
+        self,
+        project: Project,
+        raw: NDArray[Any],
+        merge: dict[str, Any],
+        change: dict[str, Any],
+        problem: str,
+    ) -> None:
+        project.write(("count", form()), ("merge", {**merge, **change}))
+        with pytest.raises(SpecError) as caught:
+            generate(project.pipeline)
+        assert f"pipeline.yaml: tasks.merge.{problem}" in str(caught.value), str(caught.value)

@@ -147,7 +147,10 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
         'or {lower: ..., upper: ...}, or {voxels: ...}, got "wide"',
     ),
     "an unknown fit": ({"fit": "srink"}, 'fit: must be valid, overhang or shrink, got "srink"'),
-    "an unknown call": ({"call": "array"}, 'call: must be block, arrays or worker, got "array"'),
+    "an unknown call": (
+        {"call": "array"},
+        'call: must be block, arrays, worker or once, got "array"',
+    ),
     "a number for a truth": ({"conflict": 1}, "conflict: must be true or false, got 1"),
     "negative retries": ({"retries": -1}, "retries: must be at least 0, got -1"),
     "a truth for retries": ({"retries": True}, "retries: must be a whole number, got true"),
@@ -372,7 +375,10 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "writes.two: s.zarr/out is written under another name already",
     ),
-    "nothing written": ({"writes": {}}, "writes: call: arrays needs at least one array to write"),
+    "nothing written": (
+        {"writes": {}},
+        "writes: call: arrays needs at least one array to write, or a table",
+    ),
     "a mask of another dimension": (
         {"mask": "s.zarr/raw3"},
         "mask: s.zarr/raw3 has 3 spatial axes, the roi 2",

@@ -108,11 +108,12 @@ class TestInAPlan:
         return plan, json.loads(plan.to_bytes())
 
     def test_a_key_that_every_plan_has_must_be_there(self) -> None:
+        later = {"tables", "table_reads"}  # plans of earlier versions have none of these
         for f in (*fields(Operation), *fields(Budget)):
             _, data = self.plan()
             assert form_problem(data) is None
             del data["tasks"][0][f.name]
-            assert form_problem(data) == f"tasks.0.{f.name}"
+            assert form_problem(data) == (None if f.name in later else f"tasks.0.{f.name}")
 
     def test_the_description_arrives_unchanged(self) -> None:
         task = line(threads=3, params={"a": 1}, max_retries=7, timeout=9)

@@ -247,7 +247,7 @@ class TestRefusals:
         "change, problem",
         [
             ({"fit": "tight"}, "fit: 'tight' is not one of valid, overhang, shrink"),
-            ({"call": "often"}, "call: 'often' is not one of block, arrays, worker"),
+            ({"call": "often"}, "call: 'often' is not one of block, arrays, worker, once"),
             ({"chunks": "ignore"}, "chunks: 'ignore' is not one of color, refuse"),
             ({"max_retries": -1}, "max_retries: must be at least 0, got -1"),
             ({"num_workers": 0}, "num_workers: must be at least 1, got 0"),
@@ -290,7 +290,10 @@ class TestRefusals:
                 "reads.raw: sample.zarr/raw has 2 spatial axes, the roi has 1",
             ),
             ({"mask": array(2)}, "mask: sample.zarr/raw has 2 axes, the roi has 1"),
-            ({"call": "arrays"}, "writes: call: arrays needs at least one array to write"),
+            (
+                {"call": "arrays"},
+                "writes: call: arrays needs at least one array to write, or a table",
+            ),
             (
                 {"writes": {"out": Write(array(voxel_size=(4,)))}},
                 "write_roi: block size (6) is not a multiple of the voxel size (4) of "
