@@ -127,11 +127,11 @@ class Catalogue:
     def _groups(self) -> list[list[str]]:
         """Return the tasks that have to do with one another, by arrays or because one waits."""
         group = {name: {name} for name in self.models}
-        for once in (name for name, model in self.models.items() if model.call is Call.ONCE):
+        for once in (name for name, model in self.models.items() if model.kind is Call.ONCE):
             del group[once]
         users: dict[str, str] = {}
         for name, model in self.models.items():
-            if model.call is Call.ONCE:  # it measures nothing
+            if model.kind is Call.ONCE:  # it measures nothing
                 continue
             others = [users.setdefault(self.plain(path), name) for path in paths_of(model)]
             waits = [*(up.task for up in model.waits), *tables_read(model)]

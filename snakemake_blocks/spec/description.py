@@ -17,6 +17,7 @@ from snakemake_blocks.spec.catalogue import Catalogue, read_paths, tables_read
 from snakemake_blocks.spec.measures import Measures, roi_of
 from snakemake_blocks.spec.outputs import Outputs
 from snakemake_blocks.spec.schema import (
+    CallWord,
     CheckModel,
     ReadModel,
     RoiModel,
@@ -29,6 +30,7 @@ from snakemake_blocks.storage.lattice import Lattice, StoredArray, TaskAxis
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.dtypes import holds
 from snakemake_blocks.tasks.operation import Call, Context, Read, Write
+from snakemake_blocks.tasks.reduction import merging_tasks
 from snakemake_blocks.tasks.sources import call_problems, missing_function
 from snakemake_blocks.tasks.tables import Table, TableRead
 from snakemake_blocks.tasks.task import PARAMETERS, Task, TaskError
@@ -44,6 +46,8 @@ _MOST_MASKED = 10**7
 # Keys of a form that a task gets as what they lead to; others go on as they are.
 _LOOKED_UP = frozenset(
     {
+        "call",
+        "merge",
         "roi",
         "block_size",
         "context",
@@ -101,8 +105,8 @@ class Describer:
 
     def tasks(self) -> list[Task]:
         """Return the tasks without problems, in the order of the file."""
-        found = {n: _TaskDescriber(self, n, self.models[n]).task() for n in self._writers_first()}
-        return [task for name in self.models if (task := found[name]) is not None]
+        found = {n: _TaskDescriber(self, n, self.models[n]).tasks() for n in self._writers_first()}
+        return [task for name in self.models for task in found[name]]
 
     def _writers_first(self) -> list[str]:
         """Return the names so that arrays to be made are known before they are read."""
@@ -148,6 +152,41 @@ class _TaskDescriber:
     def _say(self, key: str, text: str) -> None:
         self._arrays.say(f"tasks.{self.name}.{key}", text)
 
+    def tasks(self) -> list[Task]:
+        """Return the tasks that are meant: one, but for a reduction; none if something is wrong."""
+        is_reduction, before = self.model.call is CallWord.REDUCE, len(self._arrays.problems)
+        self._check_merge(is_reduction=is_reduction)
+        task = self.task()
+        if task is None or len(self._arrays.problems) > before:
+            return []
+        if not is_reduction:
+            return [task]
+        ((table, declared),) = self.model.tables.items()
+        merges = merging_tasks(
+            self.name,
+            task,
+            table,
+            self.model.merge,
+            parquet=declared.parquet or "",
+            max_retries=self.model.retries,
+            resources=self.model.resources,
+        )
+        return [task, *merges]
+
+    def _check_merge(self, *, is_reduction: bool) -> None:
+        """Refuse what makes no reduction."""
+        merge = self.model.merge
+        if not is_reduction:
+            if merge is not None:
+                self._say("merge", "has a meaning with call: reduce alone; remove it")
+            return
+        if merge is None:
+            self._say("merge", "is missing")
+        elif problem := missing_function(merge, self._arrays.folder):
+            self._say("merge", problem)
+        if len(self.model.tables) != 1:
+            self._say("tables", "call: reduce makes one table; declare it")
+
     def task(self) -> Task | None:
         """Return the task; None, and why among the problems, if there is something wrong."""
         model, before = self.model, len(self._arrays.problems)
@@ -156,7 +195,7 @@ class _TaskDescriber:
         self._check_resources()
         self._check_functions()
         timeout, table_reads = self._timeout(), self._table_reads()
-        if model.call is Call.ONCE:
+        if model.kind is Call.ONCE:
             return self._once(timeout, table_reads, before)
         if model.roi is None or model.block_size is None:
             for key in ("roi", "block_size"):
@@ -224,7 +263,8 @@ class _TaskDescriber:
         plain = {PARAMETERS.get(k, k): v for k, v in given.items() if k not in _LOOKED_UP}
         try:
             return Task(
-                task_id=self.name,
+                task_id=f"{self.name}_map" if model.call is CallWord.REDUCE else self.name,
+                call=model.kind,
                 check_function=pair,
                 num_workers=None,
                 after=model.waits,
@@ -251,8 +291,10 @@ class _TaskDescriber:
         return task.changed(present=present)
 
     def _tables(self) -> dict[str, Table]:
+        """Return the tables that blocks make; of a reduction, the result is written."""
+        is_whole = self.model.call is not CallWord.REDUCE
         return {
-            name: Table(table.columns, table.parquet or "")
+            name: Table(table.columns, (is_whole and table.parquet) or "")
             for name, table in self.model.tables.items()
         }
 
@@ -286,10 +328,10 @@ class _TaskDescriber:
     def _check_names(self) -> None:
         """Refuse names that would meet when the function is called."""
         model = self.model
-        for name in model.params if model.call is Call.ARRAYS else ():
+        for name in model.params if model.kind is Call.ARRAYS else ():
             if name in model.reads or name == "block":
                 self._say(f"params.{name}", "the function gets another argument of this name")
-        if model.call is Call.ARRAYS and "block" in model.reads:
+        if model.kind is Call.ARRAYS and "block" in model.reads:
             self._say("reads.block", "the argument block receives the Block; choose another name")
 
     def _check_resources(self) -> None:
@@ -323,7 +365,7 @@ class _TaskDescriber:
                 for place, text in call_problems(
                     name,
                     folder,
-                    call=model.call,
+                    call=model.kind,
                     reads=[n for n in model.reads if n not in tables],
                     params=model.params,
                     tables=tables,

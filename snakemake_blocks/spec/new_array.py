@@ -230,7 +230,7 @@ class NewArray:
         """Return shards of whole blocks, or of near-cubic boxes of them if there are many."""
         one = [math.lcm(axis.block, c) for axis, c in zip(axes, chunks, strict=True)]
         boxes = list(one)
-        is_free = self.model.call is Call.ARRAYS and not self.is_read
+        is_free = self.model.kind is Call.ARRAYS and not self.is_read
         if not is_free and self.model.conflict:
             return tuple(boxes)  # blocks of one shard would have an order
 

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -29,6 +30,7 @@ from snakemake_blocks.tasks.task import After, Chunks, SourceChange
 from snakemake_blocks.tasks.units import unit_name
 
 __all__ = [
+    "CallWord",
     "CheckModel",
     "PipelineModel",
     "ReadModel",
@@ -366,11 +368,24 @@ _INNER: dict[str, type[BaseModel]] = {
 }
 
 
+class CallWord(StrEnum):
+    """How the function of a task is called, as users write it."""
+
+    BLOCK = "block"
+    ARRAYS = "arrays"
+    WORKER = "worker"
+    ONCE = "once"
+    REDUCE = "reduce"
+
+
 class TaskModel(_Model):
     """One blockwise task."""
 
     function: FunctionName = Field(description="module:name, importable from this folder.")
-    call: Call = Field(Call.BLOCK, description="How the function is called.")
+    call: CallWord = Field(CallWord.BLOCK, description="How the function is called.")
+    merge: FunctionName | None = Field(
+        None, description="With call: reduce: f(a, b) or f(rows), rows of blocks into one's."
+    )
     params: dict[ArgumentName, Any] = Field({}, description="Keyword arguments of the function.")
     reads: dict[ArgumentName, ReadForm] = Field({}, description="Arrays read, by argument name.")
     writes: dict[ArgumentName, WriteModel] = Field({}, description="Arrays written, by name.")
@@ -404,6 +419,11 @@ class TaskModel(_Model):
     after: list[AfterForm] = Field(
         [], description="Upstream tasks, beside those that arrays tell; whole: wait for all of it."
     )
+
+    @property
+    def kind(self) -> Call:
+        """How the function is called for a block; a reduction begins with arrays."""
+        return Call.ARRAYS if self.call is CallWord.REDUCE else Call(self.call)
 
     @property
     def waits(self) -> list[After]:

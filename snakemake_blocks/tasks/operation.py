@@ -42,6 +42,8 @@ class Call(StrEnum):
     ARRAYS = "arrays"
     WORKER = "worker"
     ONCE = "once"
+    MERGE = "merge"
+    """Rows of blocks that it meets into one; made from ``reduce``, see :mod:`.reduction`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from snakemake_blocks.storage.presence import Stored
 from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load
 from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.work.array_call import ArrayCall, named_results
-from snakemake_blocks.work.rows import rows_of
+from snakemake_blocks.work.rows import merged, rows_of
 from snakemake_blocks.work.table_input import TableInput
 
 __all__ = ["Meter", "Work"]
@@ -171,6 +171,8 @@ class Work:
             )
             self._open_outputs()
             self._call = self._compute_and_store
+        elif self.task.operation.call is Call.MERGE:
+            self._call = lambda block: self._merge(block, function)
         elif self.task.operation.call is Call.ONCE:
             reads = self.task.operation.reads.items()
             opened = {n: open_array(r.array, self.folder, writable=False) for n, r in reads}
@@ -183,6 +185,14 @@ class Work:
             self._call = lambda block: function(block, **params)
         else:
             self._call = function
+
+    def _merge(self, block: Block, function: Callable[..., Any]) -> None:
+        """Merge the rows of the blocks that a block covers."""
+        assert self.tables is not None, "not set up for a task that reads tables"
+        ((name, table),) = self.task.operation.tables.items()
+        place = f"{self.task.operation.function.name}: {name}"
+        parts = self.tables.parts_of(block.index)
+        self.rows[name], _ = rows_of(merged(function, parts, table, place), table, place)
 
     def _given(self, block: Block) -> Mapping[str, Any]:
         """Return the tables that a block reads."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.state.row_files import Rows
+from snakemake_blocks.state.row_files import Rows, as_batch
 from snakemake_blocks.tasks.dtypes import as_values, fitted
 from snakemake_blocks.tasks.tables import Column, Table
 
-__all__ = ["number_of_rows", "rows_of"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["merged", "number_of_rows", "rows_of"]
 
 
 def rows_of(returned: Any, table: Table, place: str) -> tuple[Rows, str]:
@@ -52,6 +57,54 @@ def rows_of(returned: Any, table: Table, place: str) -> tuple[Rows, str]:
         text = ", ".join(f"{name} has {n}" for name, n in lengths.items())
         raise InputError(f"{place}: columns have different lengths: {text}")
     return found, noted
+
+
+def merged(
+    function: Callable[..., Any], parts: Sequence[pa.Table], table: Table, place: str
+) -> Any:
+    """Return the rows of several blocks as a function makes one's of them.
+
+    Parameters
+    ----------
+    function : callable
+        ``f(a, b)``, which is called for one after the other, or ``f(rows)`` for all at once.
+    parts : sequence of pyarrow.Table
+        Rows of each block, in the order of the blocks.
+    table : Table
+        Whose columns they all have.
+    place : str
+        What to name in errors.
+
+    Raises
+    ------
+    InputError
+        If it returns other columns.
+    """
+    import pyarrow as pa
+
+    if not parts:
+        return None
+    if len(parts) == 1:
+        return parts[0]
+    if not _takes_two(function):
+        return function(pa.concat_tables(parts))
+
+    def both(one: pa.Table, other: pa.Table) -> pa.Table:
+        rows, _ = rows_of(function(one, other), table, place)
+        return pa.Table.from_batches([as_batch(table, [rows])])
+
+    return functools.reduce(both, parts)
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Tell whether a function merges two: it cannot be called with one."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return True
+    except ValueError:  # builtins without a signature
+        return False
+    return False
 
 
 def number_of_rows(rows: Rows) -> int:

@@ -68,13 +68,24 @@ class TableInput:
     def __post_init__(self) -> None:
         self._judge = Judge(self.plan, self.root)
 
+    def parts_of(self, index: Index) -> list[pa.Table]:
+        """Return the rows of each block that a block merges; masked ones have none."""
+        ((_, read),) = self.task.operation.table_reads.items()
+        up = self.plan.tasks[read.task]
+        blocks = needed_blocks(self.task.toward(up).grid, index, up.grid)
+        there = up.jobs.presence(blocks)
+        return [
+            self._rows_in(up, read.table, Box(block, tuple(k + 1 for k in block)))
+            for block, is_there in zip(blocks, there.ravel(), strict=True)
+            if is_there
+        ]
+
     def of(self, index: Index) -> dict[str, pa.Table]:
         """Return the rows that a block is given, by the names of arguments."""
         reads = self.task.operation.table_reads
         return {name: self._rows(name, read, index) for name, read in reads.items()}
 
     def _rows(self, name: str, read: TableRead, index: Index) -> pa.Table:
-        import pyarrow as pa
 
         up = self.plan.tasks[read.task]
         if up.name in self.task.whole:
@@ -82,16 +93,23 @@ class TableInput:
                 stored = StoredTable(self.root, up, read.table)
                 self._whole[name] = stored.rows(self._stamps(up, up.grid.indices), up.grid.indices)
             return self._whole[name]
-        blocks = needed_blocks(self.task.toward(up).grid, index, up.grid)
+        return self._rows_in(
+            up, read.table, needed_blocks(self.task.toward(up).grid, index, up.grid)
+        )
+
+    def _rows_in(self, up: PlannedTask, name: str, blocks: Box) -> pa.Table:
+        """Return the rows of a box of upstream blocks."""
+        import pyarrow as pa
+
         parts = []
         for job in up.jobs.jobs_of(blocks):
-            kept = self._job(up, read.table, job)
+            kept = self._job(up, name, job)
             here = blocks.intersect(kept.members)
             for row in Box(here.begin[:-1], here.end[:-1]):  # the last axis is the fastest
                 first = self._number((*row, here.begin[-1]), kept.members)
                 begin, end = kept.begins[first], kept.begins[first + here.shape[-1]]
                 parts.append(kept.rows.slice(begin, end - begin))
-        schema = schema_of(up.operation.tables[read.table])
+        schema = schema_of(up.operation.tables[name])
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
     @staticmethod

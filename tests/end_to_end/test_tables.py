@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import zarr
 from funlib.geometry import Roi
 from numpy.typing import NDArray
 from project import BIN, Project
@@ -434,3 +435,151 @@ class TestOnce:
         with pytest.raises(SpecError) as caught:
             generate(project.pipeline)
         assert f"pipeline.yaml: tasks.merge.{problem}" in str(caught.value), str(caught.value)
+
+
+class TestReduce:
+    """Rows of blocks merged in a tree of tasks, equal to what numpy finds on the whole array."""
+
+    @pytest.fixture
+    def histogram(self, project: Project, raw: NDArray[Any]) -> dict[str, Any]:
+        with (project.folder / "functions.py").open("a") as file:
+            file.write(
+                "\n\ndef bins(raw):\n"
+                "    return {'counts': [np.bincount(raw.ravel(), minlength=256)],\n"
+                "            'least': [raw.min()], 'most': [raw.max()]}\n"
+                "\n\ndef add(rows):\n"
+                "    counts = np.array(rows['counts'].to_pylist())\n"
+                "    least, most = (rows[n].to_numpy() for n in ('least', 'most'))\n"
+                "    with open('merges.txt', 'a') as file: file.write('x')\n"
+                "    found = {'least': [least.min()], 'most': [most.max()]}\n"
+                "    return {'counts': [counts.sum(0)], **found}\n"
+                "\n\ndef two(a, b):\n"
+                "    import pyarrow as pa\n"
+                "    return add(pa.concat_tables([a, b]))\n"
+            )
+        columns = {"counts": "int64[256]", "least": "uint8", "most": "uint8"}
+        return {
+            "function": "functions:bins",
+            "call": "reduce",
+            "merge": "functions:add",
+            "reads": {"raw": "s.zarr/raw"},
+            "tables": {"values": {"columns": columns}},
+            "roi": "s.zarr/raw",
+            "block_size": 4,
+            "fit": "shrink",
+            "blocks_per_job": 40,
+        }
+
+    @staticmethod
+    def result() -> dict[str, Any]:
+        (row,) = sb.read_table(ROOT, "histogram", "values").to_pylist()
+        return row
+
+    @staticmethod
+    def wanted(values: NDArray[Any]) -> dict[str, Any]:
+        counts = np.bincount(values.ravel(), minlength=256).tolist()
+        return {"counts": counts, "least": int(values.min()), "most": int(values.max())}
+
+    @pytest.mark.parametrize("merge", ["add", "two"])
+    @pytest.mark.parametrize("block_size", [4, [60, 48], [7, 11]])
+    def test_as_of_the_whole(
+        self,
+        project: Project,
+        raw: NDArray[Any],
+        histogram: dict[str, Any],
+        block_size: Any,
+        merge: str,
+    ) -> None:
+        more = {"block_size": block_size, "merge": f"functions:{merge}"}
+        project.write(("histogram", {**histogram, **more}))
+        plan = run(project)
+        middle = ["histogram_1"] if block_size == 4 else []
+        assert list(plan.tasks) == ["histogram_map", *middle, "histogram"]
+        assert plan.tasks["histogram"].num_blocks == 1
+        assert self.result() == self.wanted(raw)
+
+    def test_one_changed_block_is_merged_alone(
+        self, project: Project, raw: NDArray[Any], histogram: dict[str, Any]
+    ) -> None:
+        project.write(("histogram", histogram))
+        run(project)
+        before = {n: project.records(n) for n in ("histogram_map", "histogram_1", "histogram")}
+        Path("merges.txt").unlink()
+        store = zarr.open_array(project.folder / "s.zarr/raw", mode="r+")
+        store[5, 5] = 255 - raw[5, 5]
+        project.cli("reset", "blocks", "histogram_map", "--roi", "5:6,5:6")
+        run(project)
+        assert self.result() == self.wanted(store[:])
+        changed = {
+            name: [k for k, r in project.records(name).items() if r["stamp"] != old[k]["stamp"]]
+            for name, old in before.items()
+        }
+        assert changed == {
+            "histogram_map": [(1, 1)], "histogram_1": [(0, 0)], "histogram": [(0, 0)]
+        }  # fmt: skip
+        assert len(Path("merges.txt").read_text()) == 2
+
+    def test_masked_blocks_have_no_rows(
+        self, project: Project, raw: NDArray[Any], histogram: dict[str, Any]
+    ) -> None:
+        mask = np.zeros_like(raw)
+        mask[3:30, 20:33] = 1
+        project.array("s.zarr/mask", mask, chunks=(16, 16))
+        project.write(("histogram", {**histogram, "mask": "s.zarr/mask"}))
+        plan = run(project)
+        assert plan.tasks["histogram_1"].num_masked > 0
+        assert self.result() == self.wanted(raw[0:32, 20:36])
+
+    def test_what_reads_the_result_waits_for_it(
+        self, project: Project, raw: NDArray[Any], histogram: dict[str, Any]
+    ) -> None:
+        with (project.folder / "functions.py").open("a") as file:
+            file.write(
+                "\n\ndef scale(raw, values):\n"
+                "    least, most = (values[n][0].as_py() for n in ('least', 'most'))\n"
+                "    return (raw.astype(np.float64) - least) / (most - least)\n"
+            )
+        scale = {
+            "function": "functions:scale",
+            "call": "arrays",
+            "reads": {"raw": "s.zarr/raw", "values": {"table": "histogram.values", "whole": True}},
+            "writes": {"out": {"array": "s.zarr/scaled", "dtype": "float64"}},
+            "roi": "s.zarr/raw",
+            "block_size": 12,
+        }
+        project.write(("histogram", histogram), ("scale", scale))
+        run(project)
+        low, high = int(raw.min()), int(raw.max())
+        expected_values = (raw.astype(np.float64) - low) / (high - low)
+        np.testing.assert_array_equal(project.read("s.zarr/scaled"), expected_values)
+
+    @pytest.mark.parametrize("executor", ["blocks", "local"])
+    def test_with_snakemake(
+        self, project: Project, raw: NDArray[Any], histogram: dict[str, Any], executor: str
+    ) -> None:
+        project.write(("histogram", histogram))
+        words = ("--", "--executor", executor)
+        done = project.blocks("run", "pipeline.yaml", "--cores", "2", *words)
+        assert done.returncode == 0, done.stderr
+        assert self.result() == self.wanted(raw)
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            ({"merge": None}, "merge: is missing"),
+            ({"merge": "functions:none"}, "merge: functions.py defines no none"),
+            ({"tables": {}}, "tables: call: reduce makes one table; declare it"),
+            ({"call": "arrays"}, "merge: has a meaning with call: reduce alone; remove it"),
+        ],
+    )
+    def test_what_is_wrong_is_named(
+        self,
+        project: Project,
+        histogram: dict[str, Any],
+        change: dict[str, Any],
+        problem: str,
+    ) -> None:
+        project.write(("histogram", {**histogram, **change}))
+        with pytest.raises(SpecError) as caught:
+            generate(project.pipeline)
+        assert f"pipeline.yaml: tasks.histogram.{problem}" in str(caught.value), str(caught.value)

@@ -1,0 +1,102 @@
+"""A reduction as ordinary tasks: one that makes rows of blocks, and levels that merge them.
+
+Each level has boxes of the blocks below as its blocks, so what a merge waits for, what it has seen,
+and which merges are done again when a block has changed, follow as for all tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snakemake_blocks.geometry.batching import Target, batch_shape
+from snakemake_blocks.geometry.box import Box, Index
+from snakemake_blocks.geometry.tiling import Fit, Grid
+from snakemake_blocks.tasks.operation import Call
+from snakemake_blocks.tasks.tables import Table, TableRead
+from snakemake_blocks.tasks.task import Task
+
+__all__ = ["FAN_IN", "merging_tasks"]
+
+FAN_IN = 64
+"""Blocks whose rows are merged at once: few levels, and little to do again for one block."""
+
+
+def merging_tasks(
+    name: str, source: Task, table: str, merge: Any, *, parquet: str = "", **more: Any
+) -> list[Task]:
+    """Return the tasks that merge the rows of all blocks of a task into those of one.
+
+    Parameters
+    ----------
+    name : str
+        Of the last one, which has the result; the others are called ``<name>_1`` and so on.
+    source : Task
+        Whose rows.
+    table : str
+        Which of its tables; the tasks' tables have this name and its columns.
+    merge : callable or str
+        ``f(a, b)`` or ``f(rows)``, which returns rows of the same columns.
+    parquet : str
+        Where the result is written.
+    **more
+        Arguments of all of these tasks.
+    """
+    grids = _levels(source.grid)
+    columns = source.operation.tables[table].columns
+    below, present = source.task_id, source.present
+    found = []
+    for number, (grid, factors) in enumerate(grids, start=1):
+        is_last = number == len(grids)
+        present = None if present is None else _any_in(present, factors)
+        block = Box(grid.extent.begin, _end(grid))
+        found.append(
+            Task(
+                task_id=name if is_last else f"{name}_{number}",
+                total_roi=grid.extent.to_roi(),
+                read_roi=block.to_roi(),
+                write_roi=block.to_roi(),
+                process_function=merge,
+                fit=Fit.SHRINK,
+                read_write_conflict=False,
+                call=Call.MERGE,
+                tables={table: Table(columns, parquet if is_last else "")},
+                table_reads={table: TableRead(below, table)},
+                present=present,
+                scale=source.scale,
+                **more,
+            )
+        )
+        below = found[-1].task_id
+    return found
+
+
+def _levels(grid: Grid) -> list[tuple[Grid, Index]]:
+    """Return the grids of merges, the last one of one block, and how many blocks each box has."""
+    found: list[tuple[Grid, Index]] = []
+    while not found or len(grid) > 1:
+        factors = batch_shape(
+            grid,
+            FAN_IN,
+            reach=(0,) * grid.ndim,
+            has_setup=False,
+            max_workers=None,
+            target=Target.LOCAL,
+        )
+        grid = grid.with_context((0,) * grid.ndim, (0,) * grid.ndim).coarsen(factors)
+        found.append((grid, factors))
+    return found
+
+
+def _end(grid: Grid) -> Index:
+    return tuple(axis.begin + axis.step for axis in grid.axes)
+
+
+def _any_in(present: NDArray[np.bool_], factors: Index) -> NDArray[np.bool_]:
+    """Return which boxes have a block that is present."""
+    for axis, factor in enumerate(factors):
+        starts = np.arange(0, present.shape[axis], factor)
+        present = np.logical_or.reduceat(present, starts, axis=axis)
+    return present
