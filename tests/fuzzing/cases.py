@@ -42,7 +42,14 @@ class Kind:
 
 # Per key what somebody may well write there, be it right or wrong with the rest.
 PLAUSIBLE: dict[str, tuple[Any, ...]] = {
-    "call": ("block", "arrays", "worker"),
+    "call": ("block", "arrays", "worker", "once", "reduce"),
+    "merge": ("functions:count", "functions:none", 3),
+    "tables": (
+        {}, {"t": {"columns": {"a": "int8"}}}, {"t": {"columns": {"a": "float64[3]"}}},
+        {"t": {"columns": {}}}, {"t": {"columns": {"a": "what"}}}, {"t": {"columns": {"a b": "i"}}},
+        {"out": {"columns": {"a": "string"}}}, {"t": {"columns": {"a": "int8"}, "parquet": "t.pq"}},
+        {"t": {"columns": {"a": "int8[1000000]"}}, "u": {"columns": {"b": "bool"}}},
+    ),
     "params": ({}, {"factor": 1.5}, {"a": {"b": [1, None, "x"]}}, {"block": 1}, {"raw": 1}),
     "roi": (
         "s.zarr/raw", "s.zarr/mask", "s.zarr/out", {"offset": [0, 0], "shape": [16, 16]},
@@ -101,6 +108,8 @@ PLAUSIBLE: dict[str, tuple[Any, ...]] = {
         {"raw": "s.zarr/out"}, {"raw": {"array": "s.zarr/out", "fill": 0}}, {"raw": "s.zarr/none"},
         {"raw": "s.zarr/raw", "mask": "s.zarr/mask"}, {"raw": "s.zarr"}, {"raw": "/etc/passwd"},
         {"raw": "s.zarr/raw", "out": {"array": "s.zarr/out", "fill": -1}}, {"block": "s.zarr/raw"},
+        {"rows": {"table": "smooth.t"}}, {"rows": {"table": "count.t", "whole": True}},
+        {"rows": {"table": "smooth"}}, {"rows": {"table": "smooth.out"}}, {"raw": {"table": "a.b"}},
         {"raw": "m.ome.zarr/0"}, {"raw": {"array": "m.ome.zarr/0", "select": {"c": 1}}},
         {"raw": {"array": "m.ome.zarr/0", "select": {"c": 1, "t": 2}}},
         {"raw": {"array": "m.ome.zarr/0", "select": {"c": 7}}},
