@@ -23,7 +23,7 @@ from snakemake_blocks.tasks.forms import (
     whole,
 )
 from snakemake_blocks.tasks.functions import FunctionRef, is_function_form
-from snakemake_blocks.tasks.keys import Kind, check_keys, default_of, key, not_among
+from snakemake_blocks.tasks.keys import Kind, check_keys, default_of, key
 from snakemake_blocks.tasks.params import param_problems, unsorted_keys
 from snakemake_blocks.tasks.scale import WORLD, Scale, as_recorded
 from snakemake_blocks.tasks.tables import TABLE_READS, TABLES, Table, TableRead
@@ -194,9 +194,17 @@ def _of_each(change: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], dict
     return lambda values: {name: change(value) for name, value in values.items()}
 
 
+def _call_problems(value: Any) -> list[tuple[str, str]]:
+    """Return what is wrong with how a function is to be called; merges are made by us."""
+    if value in list(Call):
+        return []
+    known = ", ".join(str(call) for call in Call if call is not Call.MERGE)
+    return [("", f"{value!r} is not one of {known}")]
+
+
 _CALL = Kind(
     lambda value: value in list(Call),
-    lambda value: [("", text)] if (text := not_among(Call, value)) else [],
+    lambda value: _call_problems(value),
     str,
     Call,
 )

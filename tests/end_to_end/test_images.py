@@ -26,6 +26,8 @@ from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.view.verify import verify_run
 from snakemake_blocks.work.job import work_sentinel
 
+pytestmark = pytest.mark.e2e
+
 VIEWERS = Path(__file__).parent.parent / "viewers"
 PIXEL = 0.29898804047838085
 # What numpy and we call it, and what scipy does.

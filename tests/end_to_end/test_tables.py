@@ -25,6 +25,8 @@ from snakemake_blocks.plan.plan import Plan
 from snakemake_blocks.view.verify import verify_run
 from snakemake_blocks.work.job import work_sentinel
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path("blocks")
 FUNCTIONS = """
     import os, signal, time

@@ -149,7 +149,7 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown fit": ({"fit": "srink"}, 'fit: must be valid, overhang or shrink, got "srink"'),
     "an unknown call": (
         {"call": "array"},
-        'call: must be block, arrays, worker or once, got "array"',
+        'call: must be block, arrays, worker, once or reduce, got "array"',
     ),
     "a number for a truth": ({"conflict": 1}, "conflict: must be true or false, got 1"),
     "negative retries": ({"retries": -1}, "retries: must be at least 0, got -1"),

@@ -334,7 +334,7 @@ class TestMadeAnew:
             said = result.output
         assert result.exit_code == 0
         assert (
-            "double: 2 chunks that done blocks have written are missing; 2 blocks will run again"
+            "double: 2 chunks or rows that done blocks made are missing; 2 blocks will run again"
             in said
         )
         run()
@@ -350,7 +350,7 @@ class TestMadeAnew:
         chunks(chain, "doubled")[4].unlink()
         done = chain.blocks("run", "pipeline.yaml", "--cores", "2")
         assert done.returncode == 0, done.stderr
-        assert "double: 1 chunks that done blocks have written are missing; 1 b" in done.stderr
+        assert "double: 1 chunks or rows that done blocks made are missing; 1 b" in done.stderr
         np.testing.assert_array_equal(chain.read("s.zarr/doubled"), RAW * 2)
         after = stamps(chain.records("zero"))
         assert {k for k in before if before[k] != after[k]} == {(1, 1)}
