@@ -25,6 +25,8 @@ from snakemake_blocks.storage.arrays import write_stored
 from snakemake_blocks.view.verify import verify_run
 from snakemake_blocks.work.job import work_sentinel
 
+pytestmark = pytest.mark.e2e
+
 FUNCTIONS = """
     import os, signal, time
     from pathlib import Path
