@@ -31,7 +31,7 @@ from snakemake_blocks.storage.presence import Stored
 from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load
 from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.work.array_call import ArrayCall, named_results
-from snakemake_blocks.work.rows import merged, rows_of
+from snakemake_blocks.work.rows import merged, rows_of, takes_two
 from snakemake_blocks.work.table_input import TableInput
 
 __all__ = ["Meter", "Work"]
@@ -191,8 +191,12 @@ class Work:
         assert self.tables is not None, "not set up for a task that reads tables"
         ((name, table),) = self.task.operation.tables.items()
         place = f"{self.task.operation.function.name}: {name}"
-        parts = self.tables.parts_of(block.index)
-        self.rows[name], _ = rows_of(merged(function, parts, table, place), table, place)
+        if takes_two(function):
+            parts = self.tables.parts_of(block.index)
+            found = merged(function, parts, table, place) if parts else None
+        else:  # rows of a box of blocks are read as one, 64 times as fast
+            found = function(self.tables.of(block.index)[name])
+        self.rows[name], _ = rows_of(found, table, place)
 
     def _given(self, block: Block) -> Mapping[str, Any]:
         """Return the tables that a block reads."""

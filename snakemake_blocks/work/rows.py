@@ -17,7 +17,7 @@ from snakemake_blocks.tasks.tables import Column, Table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["merged", "number_of_rows", "rows_of"]
+__all__ = ["merged", "number_of_rows", "rows_of", "takes_two"]
 
 
 def rows_of(returned: Any, table: Table, place: str) -> tuple[Rows, str]:
@@ -67,9 +67,9 @@ def merged(
     Parameters
     ----------
     function : callable
-        ``f(a, b)``, which is called for one after the other, or ``f(rows)`` for all at once.
+        ``f(a, b)``, which is called for one after the other.
     parts : sequence of pyarrow.Table
-        Rows of each block, in the order of the blocks.
+        Rows of each block, in the order of the blocks, at least of one.
     table : Table
         Whose columns they all have.
     place : str
@@ -82,13 +82,6 @@ def merged(
     """
     import pyarrow as pa
 
-    if not parts:
-        return None
-    if len(parts) == 1:
-        return parts[0]
-    if not _takes_two(function):
-        return function(pa.concat_tables(parts))
-
     def both(one: pa.Table, other: pa.Table) -> pa.Table:
         rows, _ = rows_of(function(one, other), table, place)
         return pa.Table.from_batches([as_batch(table, [rows])])
@@ -96,7 +89,7 @@ def merged(
     return functools.reduce(both, parts)
 
 
-def _takes_two(function: Callable[..., Any]) -> bool:
+def takes_two(function: Callable[..., Any]) -> bool:
     """Tell whether a function merges two: it cannot be called with one."""
     try:
         inspect.signature(function).bind(None)
