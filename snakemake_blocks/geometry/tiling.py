@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from snakemake_blocks.errors import TilingError
 from snakemake_blocks.geometry.box import Box, Index
 
-__all__ = ["Axis", "Fit", "Grid", "Integers", "Spans"]
+__all__ = ["Axis", "Fit", "Grid", "Integers", "Spans", "any_in_boxes"]
 
 Integers = NDArray[np.int64]
 Spans = tuple[Integers, Integers]
@@ -274,3 +274,12 @@ class Grid:
         begin = tuple(k * f for k, f in zip(coarse, factors, strict=True))
         end = tuple(min(b + f, n) for b, f, n in zip(begin, factors, self.shape, strict=True))
         return Box(begin, end)
+
+
+def any_in_boxes(blocks: NDArray[np.bool_], factors: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which boxes of ``factors`` blocks, of ``coarsen``, have a chosen one; O(blocks)."""
+    found = blocks
+    for axis, factor in enumerate(factors):
+        starts = np.arange(0, found.shape[axis], factor)
+        found = np.logical_or.reduceat(found, starts, axis=axis)
+    return found

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snakemake_blocks.geometry.box import Box, Index
-from snakemake_blocks.geometry.tiling import Grid
+from snakemake_blocks.geometry.tiling import Grid, any_in_boxes
 
 __all__ = ["JobGrid", "needed_blocks", "needed_jobs"]
 
@@ -57,11 +57,7 @@ class JobGrid:
 
     def with_any(self, blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which jobs have a block among the chosen ones, given for the whole grid."""
-        found = blocks
-        for axis, factor in enumerate(self.batch):
-            starts = np.arange(0, found.shape[axis], factor)
-            found = np.logical_or.reduceat(found, starts, axis=axis)
-        return found
+        return any_in_boxes(blocks, self.batch)
 
     def jobs_of(self, blocks: Box) -> Box:
         """Return the smallest box of jobs that contains a box of blocks."""

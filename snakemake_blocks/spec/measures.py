@@ -154,7 +154,7 @@ class Measures:
         key: str,
         rest: Sequence[int],
         *,
-        only: bool = False,
+        in_voxels: bool = False,
         parts: bool = False,
     ) -> Index:
         """Return sizes as the plan counts them, one per axis; of wrong ones a problem is noted.
@@ -167,7 +167,7 @@ class Measures:
             Where.
         rest : sequence of int
             What counts for axes that are not named, as the plan counts.
-        only : bool
+        in_voxels : bool
             Whether ``value`` are voxels of the ruler.
         parts : bool
             Whether parts of its voxels will do, where voxels are counted.
@@ -178,12 +178,12 @@ class Measures:
             Empty if there is something wrong.
         """
         if isinstance(value, VoxelSizesModel):
-            return self.sizes(value.voxels, key, rest, only=True, parts=parts)
+            return self.sizes(value.voxels, key, rest, in_voxels=True, parts=parts)
         given = self._per_axis(value, key)
-        if given is None or (only and self._voxels(key) is None):
+        if given is None or (in_voxels and self._voxels(key) is None):
             return ()
         found = [
-            Fraction(rest[a]) if n is None else self._length(a, n, only=only)
+            Fraction(rest[a]) if n is None else self._length(a, n, in_voxels=in_voxels)
             for a, n in enumerate(given)
         ]
         one = self.scale.one if self.scale.one and not parts else (1,) * self.ndim
@@ -192,8 +192,8 @@ class Measures:
             return ()
         return tuple(map(int, found))
 
-    def _length(self, axis: int, value: int, *, only: bool) -> Fraction:
-        if only:
+    def _length(self, axis: int, value: int, *, in_voxels: bool) -> Fraction:
+        if in_voxels:
             assert self.ruler is not None
             return Fraction(value * self.ruler.voxel_size[axis])
         return self.number(axis, Fraction(value))
@@ -244,20 +244,20 @@ class Measures:
     def sides(self, value: Sides, key: str) -> Context:
         """Return a context below and above, as the plan counts it."""
         none = (0,) * self.ndim
-        only = isinstance(value, VoxelContextModel)
+        in_voxels = isinstance(value, VoxelContextModel)
         if isinstance(value, VoxelContextModel):
             value = value.voxels
         if isinstance(value, SidesModel):
-            below = self.sizes(value.lower, f"{key}.lower", none, only=only)
-            above = self.sizes(value.upper, f"{key}.upper", none, only=only)
+            below = self.sizes(value.lower, f"{key}.lower", none, in_voxels=in_voxels)
+            above = self.sizes(value.upper, f"{key}.upper", none, in_voxels=in_voxels)
             return below or none, above or none
-        both = self.sizes(value, key, none, only=only) or none
+        both = self.sizes(value, key, none, in_voxels=in_voxels) or none
         return both, both
 
 
 def roi_of(measures: Measures, model: RoiModel | VoxelRoiModel) -> Box | None:
     """Return a region given by numbers, as the plan counts; None if there is something wrong."""
-    only = isinstance(model, VoxelRoiModel)
+    in_voxels = isinstance(model, VoxelRoiModel)
     place = model.voxels if isinstance(model, VoxelRoiModel) else model
     axes, ruler = range(measures.ndim), measures.ruler
     counted = [a for a in axes if not measures.axes[a].is_measured]
@@ -266,7 +266,7 @@ def roi_of(measures: Measures, model: RoiModel | VoxelRoiModel) -> Box | None:
         for a in counted:  # those left out are written whole
             offset.insert(a, ruler.offset[a])
             shape.insert(a, ruler.shape[a])
-    if only:
+    if in_voxels:
         if ruler is None:
             measures.say("roi", measures.no_ruler)
             return None

@@ -134,17 +134,13 @@ class StoredTable:
     def _parts(self, stamps: NDArray[np.uint64], region: Box) -> Iterator[_Part]:
         """Yield what counts: of the jobs' own files, then of others if something is lacking."""
         left = stamps.ravel() != 0
-        jobs = self.task.jobs.jobs_of(region)
-        own = [self._path(job) for job in jobs]
-        for paths in (own, self._others):
-            if not left.any():
-                return
-            known = set(own) if paths is not own else set()
-            for path in paths() if callable(paths) else paths:
-                if path not in known:
-                    for part in self._parts_of(path, stamps, region, left):
-                        left[part.numbers] = False
-                        yield part
+        own = [self._path(job) for job in self.task.jobs.jobs_of(region)]
+        for path in own:
+            yield from self._parts_of(path, stamps, region, left)
+        if left.any():
+            for path in self._others():
+                if path not in own:
+                    yield from self._parts_of(path, stamps, region, left)
 
     def _path(self, job: Index) -> Path:
         return RunPaths(self.root).rows(self.task.slug, self.name, job)
@@ -162,7 +158,7 @@ class StoredTable:
         region: Box,
         left: NDArray[np.bool_],
     ) -> Iterator[_Part]:
-        """Yield what counts in one file."""
+        """Yield what counts in one file, of the blocks that are left; take these out of them."""
         import pyarrow as pa
 
         schema = schema_of(self.task.operation.tables[self.name])
@@ -182,6 +178,7 @@ class StoredTable:
                 rows = frame.entries["rows"].astype(np.int64)
                 if not counts.all():
                     batch = batch.filter(pa.array(np.repeat(counts, rows)))
+                left[numbers[counts]] = False
                 yield _Part(numbers[counts], rows[counts], batch)
 
 

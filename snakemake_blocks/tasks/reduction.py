@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from snakemake_blocks.geometry.batching import Target, batch_shape
 from snakemake_blocks.geometry.box import Box, Index
-from snakemake_blocks.geometry.tiling import Fit, Grid
+from snakemake_blocks.geometry.tiling import Fit, Grid, any_in_boxes
 from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.tasks.tables import Table, TableRead
 from snakemake_blocks.tasks.task import Task
@@ -50,7 +47,7 @@ def merging_tasks(
     found = []
     for number, (grid, factors) in enumerate(grids, start=1):
         is_last = number == len(grids)
-        present = None if present is None else _any_in(present, factors)
+        present = None if present is None else any_in_boxes(present, factors)
         block = Box(grid.extent.begin, _end(grid))
         found.append(
             Task(
@@ -92,11 +89,3 @@ def _levels(grid: Grid) -> list[tuple[Grid, Index]]:
 
 def _end(grid: Grid) -> Index:
     return tuple(axis.begin + axis.step for axis in grid.axes)
-
-
-def _any_in(present: NDArray[np.bool_], factors: Index) -> NDArray[np.bool_]:
-    """Return which boxes have a block that is present."""
-    for axis, factor in enumerate(factors):
-        starts = np.arange(0, present.shape[axis], factor)
-        present = np.logical_or.reduceat(present, starts, axis=axis)
-    return present

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from snakemake_blocks.tasks.dtypes import number_type
-from snakemake_blocks.tasks.forms import Check, fitting, is_text, mapping_of, unfit_key
+from snakemake_blocks.tasks.forms import fitting, is_text, mapping_of, unfit_key
 from snakemake_blocks.tasks.keys import Kind, Problem
 
 __all__ = ["TABLES", "TABLE_READS", "Column", "Table", "TableRead", "column_of"]
@@ -134,18 +134,15 @@ def _table_problems(tables: Any) -> Iterable[Problem]:
                 yield f"{name}.columns.{column}", f"{text!r} is no type of a column; {known}"
 
 
-_is_table: Check = lambda value: (  # noqa: E731
-    unfit_key(
-        value,
-        {
-            "columns": lambda c: (
-                mapping_of(is_text)(c) and bool(c) and all(map(column_of, c.values()))
-            )
-        },
-        {"parquet": is_text},
-    )
-    is None
-)
+def _is_table(value: Any) -> bool:
+    """Tell whether what JSON gave describes a table as :meth:`Table.to_json` does."""
+    return unfit_key(value, {"columns": _are_columns}, {"parquet": is_text}) is None
+
+
+def _are_columns(value: Any) -> bool:
+    return mapping_of(is_text)(value) and bool(value) and all(map(column_of, value.values()))
+
+
 TABLES = Kind(
     mapping_of(_is_table),
     _table_problems,

@@ -109,13 +109,11 @@ def check_context(
         )
     one = task.scale.one or (1,) * task.grid.ndim
     declared = tuple(map(max, task.grid.lower, task.grid.upper))
+    if context is not None and len(context) != task.grid.ndim:
+        raise InputError(f"{len(context)} contexts for {task.grid.ndim} axes; give one per axis")
     asked = declared
     if context is not None:
-        asked = tuple(c * n for c, n in zip(context, one, strict=False)) + tuple(
-            context[len(one) :]
-        )
-    if len(asked) != task.grid.ndim:
-        raise InputError(f"{len(asked)} contexts for {task.grid.ndim} axes; give one per axis")
+        asked = tuple(c * n for c, n in zip(context, one, strict=True))
     if samples < 1 or not 0 <= tolerance < math.inf:
         raise InputError(
             f"{samples} samples, tolerance {tolerance}: look at one block or more, "
