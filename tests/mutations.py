@@ -159,7 +159,7 @@ MUTATIONS = (
         "masked upstream blocks are waited for",
     ),
     Mutation(
-        "plan/dependencies",
+        "geometry/tiling",
         "np.logical_or.reduceat(found, starts, axis=axis)",
         "np.logical_and.reduceat(found, starts, axis=axis)",
         "plan/test_dependencies.py::TestLaws::test_a_job_is_present_iff_a_block_is",
