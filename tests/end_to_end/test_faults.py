@@ -287,16 +287,18 @@ class TestBookkeeping:
             import os, signal, time
             def f(block):
                 if block.index[0] == 2 and not os.path.exists("killed"):
-                    open("killed", "w").close()
                     if os.fork() == 0:
                         # Outlives the job: kills Snakemake as soon as the sentinel is there.
                         os.setsid()
+                        open("killed", "w").close()
                         while not os.path.exists("blocks/task/p0/0/0.json"):
                             time.sleep(0.0005)
                         pid = os.environ["SNAKEMAKE_BLOCKS_CONDUCTOR"].partition(":")[0]
                         os.kill(int(pid), signal.SIGKILL)
                         open("struck", "w").close()
                         os._exit(0)
+                    while not os.path.exists("killed"):
+                        time.sleep(0.001)  # before, it would end with the worker's group
                 if block.index[0] > 2 and os.path.exists("killed"):
                     while not os.path.exists("struck"):
                         time.sleep(0.01)  # Snakemake does not end before it is killed
