@@ -82,6 +82,10 @@ class Rules:
         """The aggregates of all tasks: a block that nobody reads is a result, too."""
         return [str(self._paths.done(task.slug)) for task in self.tasks]
 
+    def priority(self, task: str) -> int:
+        """Return how much sooner its jobs run than those of the last task."""
+        return self.plan.priority(task)
+
     def conflicts(self, task: str) -> InputFunction:
         """Return the input function for conflicting jobs of lower phases."""
         return lambda wildcards: self._job(task, wildcards.job).conflicts

@@ -103,7 +103,8 @@ def explicit_snakefile(plan: Plan, *, version: str, at: str = "") -> str:
 
 def module_snakefile() -> str:
     """Return workflow/Snakefile: the rules of whatever pipeline its config names."""
-    words = _Words("task.name", "{task.slug}", "{blocks.root}/{task.slug}")
+    root = "{blocks.root}/{task.slug}"
+    words = _Words("task.name", "{task.slug}", root, "blocks.priority(task.name)")
     job = words.job(
         phases="task.num_phases",
         pattern="blocks.job_pattern(task)",
@@ -171,6 +172,7 @@ def _rule(
     inputs: Sequence[str],
     output: str,
     log: str,
+    priority: str,
     constraint: str = "",
     threads: str = "1",
     resources: Sequence[str] = (_ATTEMPT,),
@@ -182,7 +184,7 @@ def _rule(
     ----------
     head : sequence of str
         Its first lines.
-    inputs, output, log, constraint, threads, resources : str or sequence of str
+    inputs, output, log, priority, constraint, threads, resources : str or sequence of str
         Python as it is to stand there.
     is_local : bool
         It says of itself that it runs where Snakemake does.
@@ -200,6 +202,7 @@ def _rule(
         *(["    localrule: True"] if is_local else []),
         "    conda:",
         '        "envs/blocks.yaml"',
+        f"    priority: {priority}",
         f"    threads: {threads}",
         *_entry("resources", resources),
         "    shell:",
@@ -239,11 +242,14 @@ class _Words:
         Its name, as Python.
     slug, root : str
         Its slug and its folder, as they stand in an f-string.
+    priority : str
+        How much sooner its jobs run than those of later tasks, as Python.
     """
 
     name: str
     slug: str
     root: str
+    priority: str
 
     def job(
         self, *, phases: str, pattern: str, threads: str, resources: Sequence[str]
@@ -257,6 +263,7 @@ class _Words:
             ],
             output=_quoted(f"{self.root}/p{{phase}}/{{{{job}}}}.json"),
             log=_quoted(f"{self.root}/logs/{{{{job}}}}.log"),
+            priority=self.priority,
             constraint=f"job={pattern}",
             threads=threads,
             resources=resources,
@@ -271,6 +278,7 @@ class _Words:
             inputs=[inputs],
             output=_quoted(f"{self.root}/{path}.json"),
             log=_quoted(f"{self.root}/logs/{path.replace('/', '-')}.log"),
+            priority=self.priority,
             constraint='node="[0-9]+"' if "{node}" in path else "",
             is_local=not head,
         )
@@ -279,7 +287,7 @@ class _Words:
 def _task_rules(plan: Plan, task: PlannedTask) -> Iterator[list[str]]:
     """Yield the loop over the phases of a task, and the rules of its aggregates."""
     name, slug = literal(task.name), task.slug
-    words = _Words(name, slug, str(plan.paths.task(slug)))
+    words = _Words(name, slug, str(plan.paths.task(slug)), str(plan.priority(task.name)))
     about = f"# {comment(task.name)}: {task.num_blocks:,} blocks in {task.num_jobs:,} jobs"
     jobs = words.job(
         phases=str(task.num_phases),
@@ -324,6 +332,7 @@ def _explicit_job(job: Job) -> list[str]:
         inputs=inputs,
         output=literal(job.sentinel),
         log=literal(job.log),
+        priority=str(job.plan.priority(job.task.name)),
         threads=str(job.task.budget.cores),
         resources=_resources(job.task),
     )
@@ -342,6 +351,7 @@ def _explicit_aggregate(plan: Plan, task: PlannedTask, aggregate: Aggregate) -> 
         inputs=[_listed(aggregate_inputs(plan.paths, task, aggregate))],
         output=literal(str(plan.paths.aggregate(task.slug, name))),
         log=literal(f"{plan.paths.logs(task.slug)}/{name.replace('/', '-')}.log"),
+        priority=str(plan.priority(task.name)),
     )
 
 

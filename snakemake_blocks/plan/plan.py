@@ -359,6 +359,14 @@ class Plan:
             for index in task.phases.nodes(phase)
         )
 
+    def priority(self, name: str) -> int:
+        """Return how much sooner jobs of a task run than those of the last one.
+
+        Upstream jobs first: where several tasks have jobs to run, workers that go from one to the
+        other and back would be set up again and again.
+        """
+        return len(self.tasks) - 1 - list(self.tasks).index(name)
+
     def job_at(self, sentinel: SentinelName) -> Job:
         """Return the job of a sentinel.
 

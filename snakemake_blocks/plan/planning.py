@@ -72,6 +72,7 @@ def plan_pipeline(
             facts.get(task.task_id, FunctionFacts()),
             target,
             old,
+            below=tasks,
             pickling=pickling,
         )
     _refuse_deep(tasks)
@@ -85,6 +86,7 @@ def _plan_task(
     target: Target,
     old: PlannedTask | None,
     *,
+    below: Mapping[str, PlannedTask],
     pickling: bool,
 ) -> PlannedTask:
     grid, operation = task.grid, task.operation
@@ -99,7 +101,7 @@ def _plan_task(
         has_setup=facts.has_setup or operation.call is Call.WORKER,
         max_workers=task.budget.max_workers,
         target=target,
-        group=group,
+        group=_above_jobs(task, grid, below) if operation.call is Call.MERGE else group,
     )
     if any(b % g and b < n for b, g, n in zip(batch, group, grid.shape, strict=True)):
         group = (1,) * grid.ndim  # jobs share what is stored together: blocks have an order then
@@ -180,6 +182,17 @@ def _group(task: Task, grid: Grid) -> Index:
         for a, axis in enumerate(grid.axes)
     )
     return none if any(_sharing(task, grid.coarsen(group))) else group
+
+
+def _above_jobs(task: Task, grid: Grid, below: Mapping[str, PlannedTask]) -> Index:
+    """Return about how many merges lie above a job of the task whose rows they merge.
+
+    Jobs of whole such boxes read the rows, and the records, of a job below once.
+    """
+    ((_, read),) = task.operation.table_reads.items()
+    up = below[read.task]
+    sides = zip(up.jobs.batch, up.grid.axes, grid.axes, strict=True)
+    return tuple(-(-blocks * theirs.step // mine.step) for blocks, theirs, mine in sides)
 
 
 def _blocks_per_chunk(array: ArrayInfo, a: int, axis: Axis) -> int:

@@ -47,6 +47,7 @@ _MOST_MASKED = 10**7
 _LOOKED_UP = frozenset(
     {
         "call",
+        "map",
         "merge",
         "roi",
         "block_size",
@@ -105,7 +106,9 @@ class Describer:
 
     def tasks(self) -> list[Task]:
         """Return the tasks without problems, in the order of the file."""
-        found = {n: _TaskDescriber(self, n, self.models[n]).tasks() for n in self._writers_first()}
+        found: dict[str, list[Task]] = {}
+        for name in self._writers_first():
+            found[name] = _TaskDescriber(self, name, self.models[name], found).tasks()
         return [task for name in self.models for task in found[name]]
 
     def _writers_first(self) -> list[str]:
@@ -139,11 +142,14 @@ class _TaskDescriber:
         The task.
     model : TaskModel
         Its form.
+    before : mapping of str to list of Task
+        Tasks of the forms that come before it, by the name of the form.
     """
 
     all: Describer
     name: str
     model: TaskModel
+    before: Mapping[str, list[Task]]
 
     @property
     def _arrays(self) -> Catalogue:
@@ -154,38 +160,83 @@ class _TaskDescriber:
 
     def tasks(self) -> list[Task]:
         """Return the tasks that are meant: one, but for a reduction; none if something is wrong."""
-        is_reduction, before = self.model.call is CallWord.REDUCE, len(self._arrays.problems)
-        self._check_merge(is_reduction=is_reduction)
-        task = self.task()
-        if task is None or len(self._arrays.problems) > before:
+        before = len(self._arrays.problems)
+        if self.model.call is CallWord.REDUCE:
+            found = self._reduction()
+        else:
+            for key in ("map", "merge"):
+                if getattr(self.model, key) is not None:
+                    self._say(key, "has a meaning with call: reduce alone; remove it")
+            if self.model.function is None:
+                self._say("function", "is missing")
+            task = self.task()
+            found = [task] if task is not None else []
+        return found if len(self._arrays.problems) == before else []
+
+    def _reduction(self) -> list[Task]:
+        """Return the tasks of a reduction: one that makes rows, if it is no other, and merges."""
+        model = self.model
+        if model.merge is None:
+            self._say("merge", "is missing")
+        elif model.merge != UNKNOWN_FUNCTION and (
+            problem := missing_function(model.merge, self._arrays.folder)
+        ):
+            self._say("merge", problem)
+        if model.map is not None and model.function is not None:
+            self._say("map", "is what function is here; give one of the two")
+        if self._makes_rows:
+            if len(model.tables) != 1:
+                self._say("tables", "call: reduce makes one table; declare it")
+            made = self.task()
+            if made is None or len(model.tables) != 1:
+                return []
+            ((name, declared),) = model.tables.items()
+            return [made, *self._merges(made, name, name, declared.parquet or "")]
+        source = self._reduced()
+        if source is None:
             return []
-        if not is_reduction:
-            return [task]
-        ((table, declared),) = self.model.tables.items()
-        merges = merging_tasks(
+        ((_, read),) = self._table_reads().items()
+        columns, name, parquet = source.operation.tables[read.table].columns, read.table, ""
+        for name, declared in model.tables.items():  # at most one
+            parquet = declared.parquet or ""
+            if list(declared.columns.items()) != list(columns.items()):
+                text = ", ".join(f"{column}: {kind}" for column, kind in columns.items())
+                self._say(f"tables.{name}.columns", f"{read.task}.{read.table} has {text}")
+        return self._merges(source, read.table, name, parquet)
+
+    @property
+    def _makes_rows(self) -> bool:
+        """Whether a reduction has a function for blocks, or was to have one."""
+        return bool(self.model.map or self.model.function) or self.name in self.all.unsure
+
+    def _reduced(self) -> Task | None:
+        """Return the task whose rows a reduction without a function for blocks merges."""
+        model, before = self.model, len(self._arrays.problems)
+        for key in sorted(model.model_fields_set & (_OF_BLOCKS | {"params", "after"})):
+            self._say(key, "has no meaning without map; remove it, or add a map")
+        reads = self._table_reads()
+        if len(model.reads) != 1 or len(reads) != 1:
+            text = "without map it is one table that is merged; read that: {rows: {table: ...}}"
+            self._say("reads", text)
+        if len(model.tables) > 1:
+            self._say("tables", "call: reduce makes one table")
+        if len(self._arrays.problems) > before:
+            return None
+        ((_, read),) = reads.items()
+        return next((t for t in self.before.get(read.task, ()) if t.task_id == read.task), None)
+
+    def _merges(self, source: Task, table: str, name: str, parquet: str) -> list[Task]:
+        return merging_tasks(
             self.name,
-            task,
+            source,
             table,
             self.model.merge,
-            parquet=declared.parquet or "",
+            name=name,
+            parquet=parquet,
             max_retries=self.model.retries,
+            timeout=self._timeout(),
             resources=self.model.resources,
         )
-        return [task, *merges]
-
-    def _check_merge(self, *, is_reduction: bool) -> None:
-        """Refuse what makes no reduction."""
-        merge = self.model.merge
-        if not is_reduction:
-            if merge is not None:
-                self._say("merge", "has a meaning with call: reduce alone; remove it")
-            return
-        if merge is None:
-            self._say("merge", "is missing")
-        elif problem := missing_function(merge, self._arrays.folder):
-            self._say("merge", problem)
-        if len(self.model.tables) != 1:
-            self._say("tables", "call: reduce makes one table; declare it")
 
     def task(self) -> Task | None:
         """Return the task; None, and why among the problems, if there is something wrong."""
@@ -261,6 +312,8 @@ class _TaskDescriber:
         pair = (check.before, check.after) if isinstance(check, CheckModel) else check
         given = {key: getattr(model, key) for key in type(model).model_fields}
         plain = {PARAMETERS.get(k, k): v for k, v in given.items() if k not in _LOOKED_UP}
+        if model.map or model.function is None:
+            plain["process_function"] = model.map or UNKNOWN_FUNCTION
         try:
             return Task(
                 task_id=f"{self.name}_map" if model.call is CallWord.REDUCE else self.name,
@@ -349,20 +402,21 @@ class _TaskDescriber:
     def _check_functions(self) -> None:
         model, folder = self.model, self._arrays.folder
         check = model.check
-        named = {"function": model.function}
+        key, function = ("map", model.map) if model.map else ("function", model.function)
+        named = {key: function or ""}
         if isinstance(check, CheckModel):
             named |= {"check.before": check.before or "", "check.after": check.after or ""}
         else:
             named["check"] = check or ""
-        for key, name in named.items():
+        for place, name in named.items():
             if name in ("", UNKNOWN_FUNCTION):
                 continue
             problem = missing_function(name, folder)
             if problem:
-                self._say(key, problem)
-            elif key == "function" and self.name not in self.all.unsure:
+                self._say(place, problem)
+            elif place == key and self.name not in self.all.unsure:
                 tables = [n for n, r in model.reads.items() if isinstance(r, TableReadModel)]
-                for place, text in call_problems(
+                for at, text in call_problems(
                     name,
                     folder,
                     call=model.kind,
@@ -370,7 +424,7 @@ class _TaskDescriber:
                     params=model.params,
                     tables=tables,
                 ):
-                    self._say(place, text)
+                    self._say(key if at == "function" else at, text)
 
     def _timeout(self) -> float | None:
         value = self.model.timeout

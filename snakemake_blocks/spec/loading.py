@@ -25,6 +25,8 @@ _MOST = 1 << 20
 _HARMLESS: dict[str, dict[str, Any]] = {
     "fit": {"fit": "overhang"},
     "function": {"function": UNKNOWN_FUNCTION},
+    "map": {"map": UNKNOWN_FUNCTION},
+    "merge": {"merge": UNKNOWN_FUNCTION},
     "writes": {"call": "block"},
 }
 

@@ -381,8 +381,13 @@ class CallWord(StrEnum):
 class TaskModel(_Model):
     """One blockwise task."""
 
-    function: FunctionName = Field(description="module:name, importable from this folder.")
+    function: FunctionName | None = Field(
+        None, description="module:name, importable from this folder."
+    )
     call: CallWord = Field(CallWord.BLOCK, description="How the function is called.")
+    map: FunctionName | None = Field(
+        None, description="With call: reduce: makes rows of a block; default: the table read is."
+    )
     merge: FunctionName | None = Field(
         None, description="With call: reduce: f(a, b) or f(rows), rows of blocks into one's."
     )
@@ -492,6 +497,8 @@ _TEXTS = {
     "array": _PATH,
     "mask": _PATH,
     "function": _CALLABLE,
+    "map": _CALLABLE,
+    "merge": _CALLABLE,
     "before": _CALLABLE,
     "after": _CALLABLE,
 }

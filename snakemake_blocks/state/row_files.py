@@ -50,9 +50,14 @@ def entry_dtype(ndim: int) -> np.dtype[np.void]:
 
 def schema_of(table: Table) -> pa.Schema:
     """Return the Arrow schema of a table."""
+    return _schema(tuple(table.types.items()))
+
+
+@lru_cache
+def _schema(types: tuple[tuple[str, Column], ...]) -> pa.Schema:
     import pyarrow as pa
 
-    return pa.schema([(name, _arrow_type(column)) for name, column in table.types.items()])
+    return pa.schema([(name, _arrow_type(column)) for name, column in types])
 
 
 def _arrow_type(column: Column) -> pa.DataType:

@@ -19,23 +19,28 @@ __all__ = ["FAN_IN", "merging_tasks"]
 
 FAN_IN = 64
 """Blocks whose rows are merged at once: few levels, and little to do again for one block."""
+# Merges of a few rows take milliseconds, a job, and a worker with Arrow, hundreds of them: as many
+# merges as that make a job, and more where there would be more jobs than that.
+_LEAST, _JOBS = 256, 16
 
 
 def merging_tasks(
-    name: str, source: Task, table: str, merge: Any, *, parquet: str = "", **more: Any
+    task: str, source: Task, table: str, merge: Any, *, name: str, parquet: str = "", **more: Any
 ) -> list[Task]:
     """Return the tasks that merge the rows of all blocks of a task into those of one.
 
     Parameters
     ----------
-    name : str
-        Of the last one, which has the result; the others are called ``<name>_1`` and so on.
+    task : str
+        Name of the last one, which has the result; the others are called ``<task>_1`` and so on.
     source : Task
         Whose rows.
     table : str
-        Which of its tables; the tasks' tables have this name and its columns.
+        Which of its tables; the tasks' tables have its columns.
     merge : callable or str
         ``f(a, b)`` or ``f(rows)``, which returns rows of the same columns.
+    name : str
+        Of the tasks' tables.
     parquet : str
         Where the result is written.
     **more
@@ -51,7 +56,7 @@ def merging_tasks(
         block = Box(grid.extent.begin, _end(grid))
         found.append(
             Task(
-                task_id=name if is_last else f"{name}_{number}",
+                task_id=task if is_last else f"{task}_{number}",
                 total_roi=grid.extent.to_roi(),
                 read_roi=block.to_roi(),
                 write_roi=block.to_roi(),
@@ -59,14 +64,16 @@ def merging_tasks(
                 fit=Fit.SHRINK,
                 read_write_conflict=False,
                 call=Call.MERGE,
-                tables={table: Table(columns, parquet if is_last else "")},
-                table_reads={table: TableRead(below, table)},
+                num_workers=None,
+                blocks_per_job=max(_LEAST, -(-len(grid) // _JOBS)),
+                tables={name: Table(columns, parquet if is_last else "")},
+                table_reads={name: TableRead(below, table)},
                 present=present,
                 scale=source.scale,
                 **more,
             )
         )
-        below = found[-1].task_id
+        below, table = found[-1].task_id, name
     return found
 
 

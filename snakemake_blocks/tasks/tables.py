@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -77,10 +79,9 @@ class Table:
     parquet: str = ""
 
     @property
-    def types(self) -> dict[str, Column]:
+    def types(self) -> Mapping[str, Column]:
         """The columns' types."""
-        found = {name: column_of(text) for name, text in self.columns.items()}
-        return {name: column for name, column in found.items() if column is not None}
+        return _types(tuple(self.columns.items()))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
@@ -93,6 +94,13 @@ class Table:
     def from_json(cls, data: Mapping[str, Any]) -> Table:
         """Return what :meth:`to_json` described."""
         return cls(data["columns"], data.get("parquet", ""))
+
+
+@lru_cache
+def _types(columns: tuple[tuple[str, str], ...]) -> Mapping[str, Column]:
+    """Return the types of columns; asked for with every block."""
+    found = {name: column_of(text) for name, text in columns}
+    return MappingProxyType({n: column for n, column in found.items() if column is not None})
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,8 @@ class Work:
             self._open_outputs()
             self._call = self._compute_and_store
         elif self.task.operation.call is Call.MERGE:
-            self._call = lambda block: self._merge(block, function)
+            by_pairs = takes_two(function)
+            self._call = lambda block: self._merge(block, function, by_pairs=by_pairs)
         elif self.task.operation.call is Call.ONCE:
             reads = self.task.operation.reads.items()
             opened = {n: open_array(r.array, self.folder, writable=False) for n, r in reads}
@@ -186,12 +187,12 @@ class Work:
         else:
             self._call = function
 
-    def _merge(self, block: Block, function: Callable[..., Any]) -> None:
+    def _merge(self, block: Block, function: Callable[..., Any], *, by_pairs: bool) -> None:
         """Merge the rows of the blocks that a block covers."""
         assert self.tables is not None, "not set up for a task that reads tables"
         ((name, table),) = self.task.operation.tables.items()
         place = f"{self.task.operation.function.name}: {name}"
-        if takes_two(function):
+        if by_pairs:
             parts = self.tables.parts_of(block.index)
             found = merged(function, parts, table, place) if parts else None
         else:  # rows of a box of blocks are read as one, 64 times as fast

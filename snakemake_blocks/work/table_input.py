@@ -105,17 +105,14 @@ class TableInput:
         for job in up.jobs.jobs_of(blocks):
             kept = self._job(up, name, job)
             here = blocks.intersect(kept.members)
-            for row in Box(here.begin[:-1], here.end[:-1]):  # the last axis is the fastest
-                first = self._number((*row, here.begin[-1]), kept.members)
-                begin, end = kept.begins[first], kept.begins[first + here.shape[-1]]
-                parts.append(kept.rows.slice(begin, end - begin))
+            *along, length = here.shape  # the last axis is the fastest
+            sides = zip(here.begin, kept.members.begin, [*along, 1], strict=True)
+            rows = [np.arange(b - at, b - at + n) for b, at, n in sides]
+            first = np.ravel_multi_index(np.ix_(*rows), kept.members.shape).ravel()
+            pairs = zip(kept.begins[first], kept.begins[first + length], strict=True)
+            parts += [kept.rows.slice(begin, end - begin) for begin, end in pairs]
         schema = schema_of(up.operation.tables[name])
         return pa.concat_tables(parts) if parts else schema.empty_table()
-
-    @staticmethod
-    def _number(index: Index, members: Box) -> int:
-        place = tuple(k - b for k, b in zip(index, members.begin, strict=True))
-        return int(np.ravel_multi_index(place, members.shape))
 
     def _job(self, up: PlannedTask, name: str, job: Index) -> _Kept:
         """Return the rows of an upstream job, the last ones that were asked for from memory."""
