@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from snakemake_blocks.commands.blockwise import RunResult, TaskState, run_blockwise
     from snakemake_blocks.commands.generate import make_plan
+    from snakemake_blocks.commands.whole_tasks import once_task, reduce_task
     from snakemake_blocks.errors import BlocksError, BusyError, InputError, PlanError, SpecError
     from snakemake_blocks.geometry.block import Block, BlockStatus
     from snakemake_blocks.spec.loading import load_pipeline
@@ -37,7 +38,9 @@ __all__ = [
     "TaskState",
     "load_pipeline",
     "make_plan",
+    "once_task",
     "read_table",
+    "reduce_task",
     "run_blockwise",
 ]
 
@@ -58,6 +61,8 @@ _HOMES = {
     "TaskState": "snakemake_blocks.commands.blockwise",
     "load_pipeline": "snakemake_blocks.spec.loading",
     "make_plan": "snakemake_blocks.commands.generate",
+    "once_task": "snakemake_blocks.commands.whole_tasks",
+    "reduce_task": "snakemake_blocks.commands.whole_tasks",
     "read_table": "snakemake_blocks.state.tables",
     "run_blockwise": "snakemake_blocks.commands.blockwise",
 }

@@ -226,7 +226,7 @@ def _in_this_process(tasks: Sequence[Task]) -> RunResult:
     plan, proof = check_pipeline(pipeline, pickling=False)
     if proof.violations:
         raise SpecError(proof.violations)
-    arrays = (array for planned in plan.tasks.values() for array in planned.operation.outputs)
+    arrays = (array for planned in plan.tasks.values() for array in planned.operation.written)
     for line in create_all((a for a in arrays if not (folder / a.path).exists()), folder):
         print(line, file=sys.stderr, flush=True)
     return RunResult(run_serially(plan, folder))

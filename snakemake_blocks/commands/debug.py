@@ -86,6 +86,7 @@ def run_one_block(plan: Plan, root: Path, name: str, block: str, *, debugger: bo
         )
         try:
             work.set_up()
+            work.clear(task.block(index), again=True)
             work.process(task.block(index))
         except Exception:
             if debugger:

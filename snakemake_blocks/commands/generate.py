@@ -29,7 +29,9 @@ from snakemake_blocks.plan.planning import pickles, pickling_problems, plan_pipe
 from snakemake_blocks.proof.findings import Proof
 from snakemake_blocks.proof.proof import check_plan
 from snakemake_blocks.spec.loading import load_pipeline
+from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.moving import move_state, refuse_running
+from snakemake_blocks.state.products import note_leftovers, reopen
 from snakemake_blocks.state.reasons import SOURCE_CHANGED
 from snakemake_blocks.state.reset import missing_lines, reset_blocks, reset_missing
 from snakemake_blocks.storage.creation import create_all
@@ -268,6 +270,7 @@ class Draft:
             print(f"{self.damage}: that is done now, {_WHAT_FITS}", file=sys.stderr, flush=True)
         for line in self.changes():
             print(comment(line), file=sys.stderr, flush=True)
+        note_leftovers(self.old, self.plan, root)
         move_state(self.old, self.plan, root, pickles(self.pipeline))
         for name in missing if self.old else ():
             reset_blocks(self.plan, root, name)  # what was done is gone with the array
@@ -275,6 +278,8 @@ class Draft:
         for line in create_all(arrays, self.pipeline.folder):
             print(line, file=sys.stderr, flush=True)
         for line in missing_lines(reset_missing(self.plan, root, self.pipeline.folder)):
+            print(comment(line), file=sys.stderr, flush=True)
+        for line in reopen(Judge(self.plan, root)):
             print(comment(line), file=sys.stderr, flush=True)
         return self.plan
 
@@ -333,7 +338,7 @@ def _missing_arrays(pipeline: Pipeline, plan: Plan) -> dict[str, list[ArrayInfo]
     """Return the arrays to be written that are not there, by task."""
     found: dict[str, list[ArrayInfo]] = {}
     for task in plan.tasks.values():
-        for array in task.operation.outputs:
+        for array in task.operation.written:
             if not (pipeline.folder / array.path).exists():
                 found.setdefault(task.name, []).append(array)
     return found
@@ -414,7 +419,7 @@ def _nesting_problems(pipeline: Pipeline) -> Iterator[str]:
     things = {root: pipeline.run_directory}
     for task in pipeline.tasks:
         operation = task.operation
-        for array in (*operation.inputs, *operation.outputs, *([task.mask] if task.mask else ())):
+        for array in (*operation.inputs, *operation.written, *([task.mask] if task.mask else ())):
             things.setdefault(array.path, pipeline.folder / array.path)
     places = {place_of(path): name for name, path in reversed(things.items())}
     for name, path in things.items():

@@ -100,7 +100,7 @@ def files_of(task: PlannedTask) -> int:
 
 def outputs_of(task: PlannedTask) -> tuple[Output, ...]:
     """Return what a task stores in each of its arrays."""
-    return tuple(_output(array, task) for array in task.operation.outputs)
+    return tuple(_output(array, task) for array in task.operation.written)
 
 
 def _output(array: ArrayInfo, task: PlannedTask) -> Output:
@@ -128,9 +128,9 @@ def _memory(task: PlannedTask) -> int:
         return 0
     middle = tuple((n - 1) // 2 for n in task.grid.shape)
     write, whole = task.grid.write(middle), task.grid.read(middle)
-    held = [(array, whole) for array in task.operation.outputs]
+    held = [(array, whole) for array in task.operation.written]
     if task.group:  # what waits to be stored together, by itself and put together
         box = task.stored_grid.write((0,) * task.grid.ndim)
-        held += [(array, box) for array in task.operation.outputs] * 2
+        held += [(array, box) for array in task.operation.written] * 2
     held += [(read.array, read.region(write, whole)) for read in task.operation.reads.values()]
     return task.budget.workers * sum(a.itemsize * a.voxels(box).size for a, box in held)

@@ -143,7 +143,7 @@ class RunPaths:
 
     def ledger(self, task_slug: str, index: Sequence[int]) -> Path:
         """Ledger of a job."""
-        return self.root / task_slug / "ledger" / job_name(index)
+        return self.ledgers(task_slug) / job_name(index)
 
     def tables(self, task_slug: str, name: str) -> Path:
         """Folder of a table of a task."""
@@ -155,7 +155,7 @@ class RunPaths:
 
     def job_lock(self, task_slug: str, index: Sequence[int]) -> Path:
         """Lock of a job."""
-        return self.root / task_slug / "ledger" / f"{job_name(index)}.lock"
+        return self.ledgers(task_slug) / f"{job_name(index)}.lock"
 
     def identity(self, task_slug: str, fingerprint: int) -> Path:
         """What a fingerprint of a task stood for."""
@@ -176,6 +176,18 @@ class RunPaths:
     def notes(self, task_slug: str) -> Path:
         """Folder of what is said once of a task, a line per file."""
         return self.root / task_slug / "notes"
+
+    def ledgers(self, task_slug: str) -> Path:
+        """Folder of the ledgers of a task's jobs."""
+        return self.root / task_slug / "ledger"
+
+    def products(self, task_slug: str) -> Path:
+        """What the files of a task held when it was done."""
+        return self.root / task_slug / "products.json"
+
+    def leftovers(self, task_slug: str) -> Path:
+        """Is there where a task's outputs may hold something that no record tells of."""
+        return self.root / task_slug / "leftovers"
 
     def done(self, task_slug: str) -> Path:
         """Aggregate of a whole task."""

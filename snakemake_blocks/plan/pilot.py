@@ -11,7 +11,6 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.system.quoting import comment
-from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.tasks.pipeline import Pipeline
 from snakemake_blocks.tasks.task import Task
 
@@ -40,7 +39,7 @@ def pilot(pipeline: Pipeline, plan: Plan, roi: Box) -> Pipeline:
     InputError
         If the region has other axes than a task, or no task writes anything there.
     """
-    blockwise = [t for t in pipeline.tasks if t.operation.call is not Call.ONCE]
+    blockwise = [t for t in pipeline.tasks if not t.operation.call.is_once]
     for task in blockwise:
         if roi.ndim != task.grid.ndim:
             raise InputError(

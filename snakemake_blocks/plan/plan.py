@@ -219,7 +219,7 @@ class PlannedTask:
             tables = self.operation.table_reads.values()
             grid = self.grid  # of a table it is the rows of all blocks that the read Roi meets
             if all(read.task != up.name for read in tables):
-                grid = self.operation.as_read(self.grid, up.operation.outputs)
+                grid = self.operation.as_read(self.grid, up.operation.written)
             self._toward[up.name] = JobGrid(grid, self.jobs.batch, self.jobs.present)
         return self._toward[up.name]
 

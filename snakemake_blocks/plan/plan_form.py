@@ -22,7 +22,7 @@ from snakemake_blocks.tasks.forms import (
     whole,
 )
 from snakemake_blocks.tasks.keys import forms_of
-from snakemake_blocks.tasks.operation import Operation
+from snakemake_blocks.tasks.operation import Call, Operation
 from snakemake_blocks.tasks.scale import Scale, is_scale_form
 from snakemake_blocks.tasks.task import SourceChange
 
@@ -62,7 +62,7 @@ def _task_problem(task: Any, known: set[str]) -> str | None:
         return "group"
     if not _fits(task.get("scale", {}), task["axes"]):
         return "scale"
-    for kind in ("reads", "writes"):
+    for kind in ("reads", "writes") if not Call(task["call"]).is_once else ("writes",):
         if any(len(use["array"]["shape"]) != ndim for use in task[kind].values()):
             return kind
     return None

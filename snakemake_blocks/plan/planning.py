@@ -146,7 +146,7 @@ def _seen_from_afar(task: Task, upstream: Sequence[Task]) -> frozenset[str]:
     That is where an array goes on beyond its ends with voxels from elsewhere.
     """
     reads = task.operation.reads.values()
-    pairs = ((up, array) for up in upstream for array in up.operation.outputs)
+    pairs = ((up, array) for up in upstream for array in up.operation.written)
     return frozenset(
         up.task_id
         for up, array in pairs
@@ -156,9 +156,8 @@ def _seen_from_afar(task: Task, upstream: Sequence[Task]) -> frozenset[str]:
 
 def _around_once(task: Task, upstream: Sequence[Task]) -> frozenset[str]:
     """Return the upstream tasks of which all is waited for, since one of both runs once."""
-    once = Call.ONCE
-    is_once = task.operation.call is once
-    return frozenset(up.task_id for up in upstream if is_once or up.operation.call is once)
+    is_once = task.operation.call.is_once
+    return frozenset(up.task_id for up in upstream if is_once or up.operation.call.is_once)
 
 
 def _conflict_reach(task: Task, grid: Grid) -> Index:
@@ -207,7 +206,7 @@ def _sharing(task: Task, grid: Grid) -> Index:
     reach = [0] * grid.ndim
     if task.chunks is Chunks.REFUSE:
         return tuple(reach)
-    for array in task.operation.outputs:
+    for array in task.operation.written:
         for a, axis in enumerate(grid.axes):
             reach[a] = max(reach[a], _axis_sharing(array, a, axis))
     return tuple(reach)

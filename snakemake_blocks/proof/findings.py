@@ -74,7 +74,7 @@ class Subject:
 
     def is_own(self, array: ArrayInfo) -> bool:
         """Tell whether the task writes what it reads of an array."""
-        return any(map(array.meets, self.task.operation.outputs))
+        return any(map(array.meets, self.task.operation.written))
 
     def span(self, box: Box) -> str:
         """Return a region for people, as the task counts."""

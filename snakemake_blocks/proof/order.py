@@ -64,7 +64,7 @@ def check_order(s: Subject) -> bool:
         if s.declared.chunks is Chunks.COLOR:
             # Blocks that are stored together are done one after the other, by one worker.
             stored = task.stored_grid if grid is task.grid else grid
-            for array in task.operation.outputs:
+            for array in task.operation.written:
                 needed = tuple(map(max, needed, sharing_of(stored, array)))
         if _exceeds(needed, phases):
             s.refuse(
@@ -146,10 +146,11 @@ def _is_present(task: PlannedTask) -> bool:
 def check_chunks(s: Subject, *, ordered: bool) -> None:
     """Prove that blocks of a task that may run together write no common chunk."""
     task, grid = s.task, s.task.stored_grid
-    guilty = [a for a in task.operation.outputs if any(sharing_of(grid, a))]
-    names = ", ".join(a.path for a in task.operation.outputs)
-    declared = (Call.ARRAYS, Call.ONCE)
-    if not names and task.operation.tables and task.operation.call in declared:
+    guilty = [a for a in task.operation.written if any(sharing_of(grid, a))]
+    names = ", ".join(a.path for a in task.operation.written)
+    call = task.operation.call
+    stores_itself = call in (Call.ARRAYS, Call.MERGE) or call.is_once
+    if not names and stores_itself:
         s.prove("no block writes an array")
     elif not names:
         s.warn(
@@ -222,7 +223,7 @@ def _alignment(s: Subject, guilty: Sequence[ArrayInfo]) -> tuple[str, str]:
 
 def _nearest_size(s: Subject, a: int, sharing: Sequence[ArrayInfo]) -> int:
     """Return the multiple of the chunks on an axis that is nearest to the block size."""
-    fixed = [a for a in s.task.operation.outputs if a.exists]
+    fixed = [a for a in s.task.operation.written if a.exists]
     unit = math.lcm(*(chunk_extent(array, a) for array in (*sharing, *fixed)))
     unit = math.lcm(unit, *(array.steps[a] for array in s.task.operation.inputs))
     step = s.task.grid.axes[a].step

@@ -228,7 +228,7 @@ def path_of(array: ArrayInfo) -> str:
 
 def writers_of(plan: Plan, array: ArrayInfo) -> list[PlannedTask]:
     """Return the tasks that write an array."""
-    return [t for t in plan.tasks.values() if any(map(array.meets, t.operation.outputs))]
+    return [t for t in plan.tasks.values() if any(map(array.meets, t.operation.written))]
 
 
 def as_text(numbers: Iterable[int]) -> str:

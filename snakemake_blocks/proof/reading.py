@@ -21,7 +21,7 @@ def check_reading(s: Subject) -> None:
     task = s.task
     for name, read in task.operation.reads.items():
         array, key = read.array, f"reads.{name}"
-        if task.operation.call is Call.ONCE:
+        if task.operation.call.is_once:
             _check_opened(s, key, array)
             continue
         grid = task.grid if read.context is None else task.grid.with_context(*read.context)
@@ -149,7 +149,7 @@ def _check_far_reads(s: Subject, up: PlannedTask) -> None:
     reach = _reach(s.task.toward(up).grid)
     for name, read in s.task.operation.reads.items():
         part = up.grid.extent.intersect(read.array.roi)
-        if any(map(read.array.meets, up.operation.outputs)) and not reach.covers(part):
+        if any(map(read.array.meets, up.operation.written)) and not reach.covers(part):
             s.warn(
                 f"reads.{name}",
                 f"a block waits only for what its read Roi meets, together {s.span(reach)} of "
@@ -183,7 +183,7 @@ def check_after(s: Subject) -> None:
         if any(read.task == up.name for read in task.operation.table_reads.values()):
             _prove_tables(s, up)
             continue
-        if any(array.meets(out) for array in task.operation.inputs for out in up.operation.outputs):
+        if any(array.meets(out) for array in task.operation.inputs for out in up.operation.written):
             _check_far_reads(s, up)
             continue
         if up.name in task.whole:

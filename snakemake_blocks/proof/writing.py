@@ -10,7 +10,6 @@ from snakemake_blocks.proof.coverage import first_gap
 from snakemake_blocks.proof.findings import DEFECT, Subject
 from snakemake_blocks.proof.overlaps import as_text
 from snakemake_blocks.tasks.array_info import ArrayInfo
-from snakemake_blocks.tasks.operation import Call
 
 __all__ = ["check_writing"]
 
@@ -24,14 +23,14 @@ def check_writing(s: Subject) -> None:
     if not all(_tiles(axis) for axis in grid.axes) or not _partitions(task.jobs):
         s.refuse("block_size", f"blocks or jobs miss a part of the roi or overlap; {DEFECT}")
         return
-    if task.operation.call is Call.ONCE:
+    if task.operation.call.is_once and not task.operation.writes:
         s.prove("it runs once")
         return
     _warn_of_fit(s)
     before = s.refused
     for name, write in task.operation.writes.items():
         array, place = write.array, f"writes.{name}"
-        if sum(map(array.meets, task.operation.outputs)) > 1:
+        if sum(map(array.meets, task.operation.written)) > 1:
             s.refuse(place, f"every block writes {array.path} twice; name it once")
         if _cuts_voxels(grid, array):
             s.refuse(
@@ -49,7 +48,7 @@ def check_writing(s: Subject) -> None:
             )
     if s.refused == before:
         masked = f", {task.num_masked:,} masked blocks apart" if task.num_masked else ""
-        arrays = task.operation.outputs
+        arrays = task.operation.written
         s.prove(
             f"{task.num_blocks:,} blocks{_voxels_text(grid, arrays)} in {task.num_jobs:,} jobs "
             "write every voxel of "

@@ -127,11 +127,11 @@ class Catalogue:
     def _groups(self) -> list[list[str]]:
         """Return the tasks that have to do with one another, by arrays or because one waits."""
         group = {name: {name} for name in self.models}
-        for once in (name for name, model in self.models.items() if model.kind is Call.ONCE):
+        for once in filter(self._measures_nothing, self.models):
             del group[once]
         users: dict[str, str] = {}
         for name, model in self.models.items():
-            if model.kind is Call.ONCE:  # it measures nothing
+            if self._measures_nothing(name):
                 continue
             others = [users.setdefault(self.plain(path), name) for path in paths_of(model)]
             waits = [*(up.task for up in model.waits), *tables_read(model)]
@@ -143,6 +143,10 @@ class Catalogue:
         for name in group:
             found.setdefault(id(group[name]), []).append(name)
         return list(found.values())
+
+    def _measures_nothing(self, task: str) -> bool:
+        model = self.models[task]
+        return model.kind is Call.ONCE and not model.writes
 
     def _stored(self, path: str) -> StoredArray | None:
         found = self._look_up(path)

@@ -71,13 +71,16 @@ _OF_BLOCKS = frozenset(
         "conflict",
         "mask",
         "check",
+        "before_block",
+        "set_up",
         "blocks_per_job",
         "chunks",
         "workers",
         "max_workers",
-        "writes",
     }
 )
+# Keys of a form that mean nothing where rows of a table are merged that is there.
+_OF_MAPS = frozenset({"params", "after", "writes", "outputs"})
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -212,7 +215,7 @@ class _TaskDescriber:
     def _reduced(self) -> Task | None:
         """Return the task whose rows a reduction without a function for blocks merges."""
         model, before = self.model, len(self._arrays.problems)
-        for key in sorted(model.model_fields_set & (_OF_BLOCKS | {"params", "after"})):
+        for key in sorted(model.model_fields_set & (_OF_BLOCKS | _OF_MAPS)):
             self._say(key, "has no meaning without map; remove it, or add a map")
         reads = self._table_reads()
         if len(model.reads) != 1 or len(reads) != 1:
@@ -246,14 +249,21 @@ class _TaskDescriber:
         self._check_resources()
         self._check_functions()
         timeout, table_reads = self._timeout(), self._table_reads()
-        if model.kind is Call.ONCE:
-            return self._once(timeout, table_reads, before)
-        if model.roi is None or model.block_size is None:
-            for key in ("roi", "block_size"):
-                if getattr(model, key) is None:
-                    self._say(key, "is missing")
-            return None
         stored = self._stored_reads(is_own=False)
+        if model.kind is Call.ONCE:
+            for key in sorted(model.model_fields_set & _OF_BLOCKS):
+                if key != "roi" or not model.writes:
+                    self._say(key, "has no meaning with call: once; remove it")
+            table_reads = {n: replace(read, whole=True) for n, read in table_reads.items()}
+            if not model.writes:
+                return self._once(timeout, table_reads, stored, before)
+        is_once = model.kind is Call.ONCE
+        needed = ("roi", *(() if is_once else ("block_size",)))
+        lacking = [key for key in needed if getattr(model, key) is None]
+        if lacking and not (is_once and stored):
+            for key in lacking:
+                self._say(key, "is missing")
+            return None
         ruler = self._ruler(stored)
         mask = self._mask()
         measures = self._scaled(self._measures(ruler), ruler)
@@ -261,10 +271,16 @@ class _TaskDescriber:
         if measures is None or roi is None:
             return None
         ruler = ruler if measures.ruler else None
-        reads = self._reads(measures, stored)
-        block_size = measures.sizes(model.block_size, "block_size", roi.shape)
+        reads = {} if is_once else self._reads(measures, stored)
+        block_size = roi.shape
+        if model.block_size is not None and not is_once:
+            block_size = measures.sizes(model.block_size, "block_size", roi.shape)
         writes = Outputs(self.name, model, self._arrays, measures, roi, block_size).writes(ruler)
-        reads |= self._reads(measures, self._stored_reads(is_own=True))
+        own = self._stored_reads(is_own=True)
+        if is_once:
+            reads = {n: Read(array.opened()) for n, array in (stored | own).items()}
+        else:
+            reads |= self._reads(measures, own)
         context, reads = self._contexts(measures, reads)
         masked = measures.info(mask, "mask")
         ruled = measures.ruler if isinstance(model.roi, str) else None
@@ -288,12 +304,13 @@ class _TaskDescriber:
         return task if task is None or masked is None else self._masked(task, masked)
 
     def _once(
-        self, timeout: float | None, table_reads: Mapping[str, TableRead], before: int
+        self,
+        timeout: float | None,
+        table_reads: Mapping[str, TableRead],
+        stored: Mapping[str, StoredArray],
+        before: int,
     ) -> Task | None:
-        """Return a task that runs once: it has one block, of no place."""
-        for key in sorted(self.model.model_fields_set & _OF_BLOCKS):
-            self._say(key, "has no meaning with call: once; remove it")
-        stored = self._stored_reads(is_own=False)
+        """Return a task that runs once and writes no array: it has one block, of no place."""
         if len(self._arrays.problems) > before:
             return None
         one = Roi((0,), (1,))
@@ -304,7 +321,7 @@ class _TaskDescriber:
             timeout=timeout,
             reads={name: Read(array.opened()) for name, array in stored.items()},
             tables=self._tables(),
-            table_reads={n: replace(read, whole=True) for n, read in table_reads.items()},
+            table_reads=table_reads,
         )
 
     def _task(self, **made: Any) -> Task | None:
@@ -404,6 +421,7 @@ class _TaskDescriber:
         check = model.check
         key, function = ("map", model.map) if model.map else ("function", model.function)
         named = {key: function or ""}
+        named |= {name: getattr(model, name) or "" for name in ("set_up", "before_block")}
         if isinstance(check, CheckModel):
             named |= {"check.before": check.before or "", "check.after": check.after or ""}
         else:
@@ -475,8 +493,8 @@ class _TaskDescriber:
         """Return how the task counts, None if its region is that of an array which is not there."""
         roi, named = self.model.roi, self._arrays.named_axes
         lattice = self._arrays.lattice(self.name)
-        ndim = None if isinstance(roi, str) else self._ndim(roi)
-        if (isinstance(roi, str) and ruler is None) or ndim == 0:
+        ndim = None if roi is None or isinstance(roi, str) else self._ndim(roi)
+        if (ndim is None and ruler is None) or ndim == 0:
             return None
         if ruler is not None:
             axes = ruler.task_axes(named)
@@ -519,9 +537,8 @@ class _TaskDescriber:
 
     def _roi(self, measures: Measures) -> Box | None:
         roi = self.model.roi
-        if isinstance(roi, str):
+        if roi is None or isinstance(roi, str):  # what runs once is where its first array is
             return measures.ruler.roi if measures.ruler else None
-        assert roi is not None  # that was said before
         return roi_of(measures, roi)
 
     def _mask(self) -> StoredArray | None:

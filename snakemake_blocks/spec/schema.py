@@ -395,6 +395,15 @@ class TaskModel(_Model):
     reads: dict[ArgumentName, ReadForm] = Field({}, description="Arrays read, by argument name.")
     writes: dict[ArgumentName, WriteModel] = Field({}, description="Arrays written, by name.")
     tables: dict[ArgumentName, TableModel] = Field({}, description="Tables made, by name.")
+    outputs: list[ArrayPath] = Field(
+        [], description="Files and folders made beside arrays and tables, relative to this file."
+    )
+    set_up: FunctionName | None = Field(
+        None, description="Runs once before the first block, with the params that it takes."
+    )
+    before_block: FunctionName | None = Field(
+        None, description="f(block), called before a block runs again; gets params that it takes."
+    )
     roi: RoiForm | None = Field(
         None, description="Region to WRITE: an array's, or offset and shape; call: once has none."
     )
@@ -499,6 +508,8 @@ _TEXTS = {
     "function": _CALLABLE,
     "map": _CALLABLE,
     "merge": _CALLABLE,
+    "set_up": _CALLABLE,
+    "before_block": _CALLABLE,
     "before": _CALLABLE,
     "after": _CALLABLE,
 }

@@ -11,8 +11,8 @@ from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
 from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.judgement import Judge, Judgement
 from snakemake_blocks.state.ledger import first_block
+from snakemake_blocks.state.products import write_products
 from snakemake_blocks.state.sentinel import Sentinel, digest_of_sentinels, digest_of_stamps
-from snakemake_blocks.state.tables import write_parquet
 from snakemake_blocks.system.files import read_file
 
 __all__ = [
@@ -106,7 +106,7 @@ def write_aggregate(plan: Plan, path: Path, root: Path) -> None:
         digest=digest_of_sentinels(contents),
     )
     if name == "done":
-        write_parquet(plan, task, root)
+        write_products(plan, task, root, sentinel.to_bytes())
     sentinel.write(root / path)
 
 

@@ -69,6 +69,8 @@ class Judgement:
     outdated : ndarray of bool
         There was a result, or a reset, and nothing counts now: what lies in the output is known
         to be old, whatever a check says of it.
+    began : ndarray of bool
+        Something is on record, so it may have run before.
     """
 
     state: NDArray[np.uint8]
@@ -80,6 +82,7 @@ class Judgement:
     ready: NDArray[np.bool_]
     stale: NDArray[np.bool_]
     outdated: NDArray[np.bool_]
+    began: NDArray[np.bool_]
 
     def part(self, region: Box) -> Judgement:
         """Return the judgement on a box inside this one, which begins at the origin."""
@@ -392,6 +395,7 @@ class Judge:
             ready=ready,
             stale=result & ~counts,
             outdated=past.ended & ~counts,
+            began=past.event != 0,
         )
 
     def _seen(self, task: PlannedTask, region: Box) -> tuple[U64, NDArray[np.bool_]]:

@@ -20,8 +20,10 @@ from snakemake_blocks.state.forgetting import forget, latest_first
 from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.moving import changing_state, settle_sentinels
 from snakemake_blocks.state.notes import drop_notes
+from snakemake_blocks.state.products import lost_outputs
 from snakemake_blocks.state.tables import lost_rows
 from snakemake_blocks.storage.presence import Loss, losses
+from snakemake_blocks.tasks.pipeline import set_up_name
 
 __all__ = ["find_missing", "losses_of", "missing_lines", "reset_blocks", "reset_missing"]
 
@@ -78,7 +80,7 @@ def losses_of(judge: Judge, task: PlannedTask, folder: Path) -> Iterator[Loss]:
         If an array is gone.
     """
     return losses(
-        task.operation.outputs,
+        task.operation.written,
         task.grid,
         folder,
         done=judge.judge_all(task).done,
@@ -130,7 +132,8 @@ def find_missing(
 ) -> dict[str, tuple[int, list[Index]]]:
     """Return per task how much is gone, and the blocks to be done anew, latest first.
 
-    Gone are chunks, and rows of a block in a table.
+    Gone are chunks, rows of a block in a table, and outputs, which are of all blocks; a set-up runs
+    before these again.
 
     Parameters
     ----------
@@ -154,12 +157,17 @@ def find_missing(
             continue
         lost = list(losses_of(judge, task, folder))
         rows = list(lost_rows(judge, task).values())
+        outputs = lost_outputs(judge, task)
         blocks = [*(loss.blocks for loss in lost), *rows]
-        chosen = np.any(blocks, axis=0) if blocks else np.zeros(1, bool)
+        chosen = np.any(blocks, axis=0) if blocks else np.zeros(task.grid.shape, bool)
+        chosen |= bool(outputs)
         if chosen.any():
             indices = _with_later(task, judge, chosen)
             chunks = sum(len(loss.keys) for loss in lost)
-            found[task.name] = chunks + sum(int(of.sum()) for of in rows), indices
+            count = chunks + sum(int(of.sum()) for of in rows) + len(outputs)
+            found[task.name] = count, indices
+            if outputs and (before := plan.tasks.get(set_up_name(task.name))):
+                found[before.name] = len(outputs), list(before.grid)
     return found
 
 
@@ -167,8 +175,8 @@ def missing_lines(found: Mapping[str, tuple[int, int]]) -> Iterator[str]:
     """Yield a line per task of what :func:`reset_missing` found."""
     for name, (chunks, blocks) in found.items():
         yield (
-            f"{name}: {chunks:,} chunks or rows that done blocks made are missing; {blocks:,} "
-            "blocks will run again, and what reads them"
+            f"{name}: {chunks:,} chunks, rows or outputs that done blocks made are missing, or not "
+            f"what they left; {blocks:,} blocks will run again, and what reads them"
         )
 
 

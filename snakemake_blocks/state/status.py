@@ -17,6 +17,7 @@ from snakemake_blocks.state.block_state import State
 from snakemake_blocks.state.failures import Failure, grouped, read_failures
 from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.notes import read_notes
+from snakemake_blocks.state.products import lacking_products
 from snakemake_blocks.state.reasons import blocks_of_other_source, jobs_without_sentinel, reasons_of
 from snakemake_blocks.system.locks import holder_of, is_alive
 
@@ -43,6 +44,9 @@ class TaskStatus:
         Blocks among the done ones whose results another source of the function made.
     lost_sentinels : int
         Jobs of which every block is done and no sentinel says so; the next run writes it.
+    lacking : tuple of str
+        Files that a task is to leave, all of whose blocks are done, and that are not there or of
+        which it was not noted what they hold; the next run does that.
     notes : tuple of str
         What workers had to say once of the task, e.g. that fractions are cut off.
     failures : tuple of Failure
@@ -69,6 +73,7 @@ class TaskStatus:
     reasons: dict[str, int] = field(default_factory=dict)
     other_source: int = 0
     lost_sentinels: int = 0
+    lacking: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -78,8 +83,9 @@ class TaskStatus:
 
     @property
     def complete(self) -> bool:
-        """Every block is done or masked."""
-        return self.counts[State.DONE] + self.counts[State.MASKED] == self.total
+        """Every block is done or masked, and the files that the task leaves are there."""
+        done = self.counts[State.DONE] + self.counts[State.MASKED] == self.total
+        return done and not self.lacking
 
     @property
     def not_begun(self) -> int:
@@ -97,6 +103,7 @@ class TaskStatus:
             "reasons": self.reasons,
             "other_source": self.other_source,
             "lost_sentinels": self.lost_sentinels,
+            "lacking": list(self.lacking),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
             "held": self.held,
@@ -276,6 +283,7 @@ def _task_status(
         reasons=reasons_of(judge, task, pending),
         other_source=blocks_of_other_source(judge, task),
         lost_sentinels=jobs_without_sentinel(judge, task),
+        lacking=tuple(lacking_products(judge, task)),
         notes=tuple(read_notes(paths.notes(task.slug), task.fingerprint)),
         failures=tuple(_failures(task, failed, paths)),
         orphans=tuple(tuple(int(k) for k in i) for i in np.argwhere(states == State.ORPHANED)),

@@ -16,7 +16,7 @@ from fractions import Fraction
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.storage.spatial import Place, PlacedAxis
-from snakemake_blocks.tasks.array_info import ArrayInfo, Making
+from snakemake_blocks.tasks.array_info import EVERYWHERE, ArrayInfo, Making
 from snakemake_blocks.tasks.units import conversion, rounded, unit_name
 
 __all__ = ["Lattice", "Steps", "StoredArray", "TaskAxis", "WorldAxis"]
@@ -30,8 +30,6 @@ _MOST_PARTS = 10**6
 # Floats of 53 bits that were computed with in a few steps.
 _NOISE = Fraction(1, 10**12)
 _ULP = Fraction(1, 2**50)
-# An axis that an array does not have: one voxel that is everywhere.
-_EVERYWHERE = 2**50
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,18 +275,7 @@ class StoredArray:
 
     def opened(self) -> ArrayInfo:
         """Return the array as a task sees it that runs once: whole, and cut nowhere."""
-        return ArrayInfo(
-            path=self.path,
-            offset=(-_EVERYWHERE,),
-            voxel_size=(2 * _EVERYWHERE,),
-            shape=(1,),
-            channels=self.shape,
-            dtype=self.dtype,
-            chunks=self.chunks,
-            units=("",),
-            axes=(-1,),
-            exists=self.exists,
-        )
+        return ArrayInfo.opened(self.path, self.shape, self.chunks, self.dtype, exists=self.exists)
 
     def _origin(
         self, lattice: Lattice, axes: Sequence[TaskAxis], named: Iterable[str]
@@ -319,7 +306,7 @@ class StoredArray:
     ) -> tuple[int, int]:
         """Return offset and voxel size along an axis of the task, in numbers of the plan."""
         if place < 0:
-            return -_EVERYWHERE, 2 * _EVERYWHERE
+            return -EVERYWHERE, 2 * EVERYWHERE
         if not axes[number].is_measured:
             return 0, 1
         step = lattice[sum(axis.is_measured for axis in axes[number + 1 :])]

@@ -116,7 +116,7 @@ class Stored:
     Parameters
     ----------
     arrays : sequence of ArrayInfo
-        In the order of :attr:`.PlannedTask.outputs`, as for :func:`losses`.
+        In the order of :attr:`.Operation.written`, as for :func:`losses`.
     folder : Path
         The pipeline's folder.
     """

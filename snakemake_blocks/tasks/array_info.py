@@ -18,7 +18,10 @@ import numpy as np
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.tasks.forms import LARGEST, Check, is_text, list_of, unfit_key, whole
 
-__all__ = ["ArrayInfo", "Compressor", "Making", "is_array_form"]
+__all__ = ["EVERYWHERE", "ArrayInfo", "Compressor", "Making", "is_array_form"]
+
+EVERYWHERE = 2**50
+"""Where an axis ends that an array does not have: it is one voxel, from minus that on."""
 
 T = TypeVar("T")
 
@@ -119,6 +122,24 @@ class ArrayInfo:
         """The region that the array covers, in world units."""
         end = (o + v * n for o, v, n in zip(self.offset, self.voxel_size, self.shape, strict=True))
         return Box(self.offset, tuple(end))
+
+    @classmethod
+    def opened(
+        cls, path: str, shape: Index, chunks: Index, dtype: str, *, exists: bool
+    ) -> ArrayInfo:
+        """Return an array as a task sees it that runs once: whole, and cut nowhere."""
+        return cls(
+            path=path,
+            offset=(-EVERYWHERE,),
+            voxel_size=(2 * EVERYWHERE,),
+            shape=(1,),
+            channels=shape,
+            dtype=dtype,
+            chunks=chunks,
+            units=("",),
+            axes=(-1,),
+            exists=exists,
+        )
 
     @property
     def places(self) -> Index:

@@ -16,6 +16,7 @@ from snakemake_blocks.tasks.array_info import ArrayInfo, is_array_form
 from snakemake_blocks.tasks.borders import Border, stays_within
 from snakemake_blocks.tasks.forms import (
     is_number,
+    is_text,
     list_of,
     mapping_of,
     maybe,
@@ -44,6 +45,13 @@ class Call(StrEnum):
     ONCE = "once"
     MERGE = "merge"
     """Rows of blocks that it meets into one; made from ``reduce``, see :mod:`.reduction`."""
+    SET_UP = "set_up"
+    """Before the first block of a task; made from its key ``set_up``, see :mod:`.pipeline`."""
+
+    @property
+    def is_once(self) -> bool:
+        """Whether the function runs once, and has no blocks."""
+        return self in (Call.ONCE, Call.SET_UP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +203,20 @@ def _of_each(change: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], dict
 
 
 def _call_problems(value: Any) -> list[tuple[str, str]]:
-    """Return what is wrong with how a function is to be called; merges are made by us."""
+    """Return what is wrong with how a function is to be called; some calls are made by us."""
     if value in list(Call):
         return []
-    known = ", ".join(str(call) for call in Call if call is not Call.MERGE)
+    known = ", ".join(str(call) for call in Call if call not in (Call.MERGE, Call.SET_UP))
     return [("", f"{value!r} is not one of {known}")]
+
+
+def _output_problems(value: Any) -> list[tuple[str, str]]:
+    """Return what is wrong with the names of files and folders that a task makes."""
+    if isinstance(value, str) or not all(isinstance(path, str) and path for path in value):
+        return [("", f"must be a list of paths, got {value!r}")]
+    return [
+        ("", f"{path} is there twice") for path in dict.fromkeys(value) if value.count(path) > 1
+    ]
 
 
 _CALL = Kind(
@@ -215,6 +232,8 @@ _MAYBE_FUNCTION = Kind(
     from_json=lambda data: data and FunctionRef.from_json(data),
 )
 _PARAMS = Kind(lambda value: isinstance(value, dict), param_problems, dict)
+_SCOPE = Kind(lambda value: isinstance(value, dict), to_json=dict)
+_OUTPUTS = Kind(list_of(is_text), lambda value: _output_problems(value), list, tuple)
 _READS = Kind(
     mapping_of(_is_read),
     to_json=_of_each(Read.to_json),
@@ -245,12 +264,20 @@ class Operation:
         Tell whether a block is done, before and after it ran.
     init : FunctionRef, optional
         Called once in every worker.
+    before_block : FunctionRef, optional
+        Called with a block before it runs again.
+    set_up : FunctionRef, optional
+        Runs once before the first block.
     params : mapping
         Keyword arguments of ``function``.
     reads, writes : mapping
         Declared arrays by name.
     tables, table_reads : mapping
         Tables that it makes, and tables of other tasks that it reads, by name.
+    outputs : sequence of str
+        Files and folders that it makes beside arrays and tables, relative to the pipeline.
+    scope : mapping
+        What else decides what it does: of a set-up, whatever does of its task.
 
     Raises
     ------
@@ -263,15 +290,20 @@ class Operation:
     check_before: FunctionRef | None = key(_MAYBE_FUNCTION, None)
     check_after: FunctionRef | None = key(_MAYBE_FUNCTION, None)
     init: FunctionRef | None = key(_MAYBE_FUNCTION, None)
+    before_block: FunctionRef | None = key(_MAYBE_FUNCTION, None)
+    set_up: FunctionRef | None = key(_MAYBE_FUNCTION, None)
     params: Mapping[str, Any] = key(_PARAMS, {})
     reads: Mapping[str, Read] = key(_READS, {})
     writes: Mapping[str, Write] = key(_WRITES, {})
     tables: Mapping[str, Table] = key(TABLES, {})
     table_reads: Mapping[str, TableRead] = key(TABLE_READS, {})
+    outputs: Sequence[str] = key(_OUTPUTS, ())
+    scope: Mapping[str, Any] = key(_SCOPE, {})
 
     def __post_init__(self) -> None:
         check_keys(self)
         object.__setattr__(self, "call", Call(self.call))
+        object.__setattr__(self, "outputs", tuple(self.outputs))
 
     @property
     def functions(self) -> dict[str, FunctionRef]:
@@ -292,7 +324,7 @@ class Operation:
         return replace(self, **refs)
 
     @property
-    def outputs(self) -> list[ArrayInfo]:
+    def written(self) -> list[ArrayInfo]:
         """The arrays written, by name: in one order, also where the plan is not from its file."""
         return [self.writes[name].array for name in sorted(self.writes)]
 
@@ -304,7 +336,7 @@ class Operation:
     @property
     def own_reads(self) -> dict[str, Read]:
         """What is read of arrays that are written, by name."""
-        written = self.outputs
+        written = self.written
         return {n: r for n, r in self.reads.items() if any(map(r.array.meets, written))}
 
     def as_read(self, grid: Grid, arrays: Collection[ArrayInfo]) -> Grid:
@@ -337,7 +369,7 @@ class Operation:
         if self.call is not Call.ARRAYS and not is_said:
             return grid
         none = (0,) * grid.ndim
-        return self.as_read(grid, self.outputs) if own else grid.with_context(none, none)
+        return self.as_read(grid, self.written) if own else grid.with_context(none, none)
 
     def with_one_context(self) -> Operation:
         """Return the operation with every read over the whole read Roi."""
@@ -375,4 +407,4 @@ class Operation:
 
 # What functions are called in a description, where that is not the key.
 _PLACES = {"check_before": "check", "check_after": "check.after", "init": "init_callback_fn"}
-_NO_RESULT = frozenset({"check_before", "check_after", "init"})
+_NO_RESULT = frozenset({"check_before", "check_after", "init", "before_block", "set_up", "outputs"})

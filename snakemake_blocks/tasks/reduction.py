@@ -48,7 +48,7 @@ def merging_tasks(
     """
     grids = _levels(source.grid)
     columns = source.operation.tables[table].columns
-    below, present = source.task_id, source.present
+    below, present = source, source.present
     found = []
     for number, (grid, factors) in enumerate(grids, start=1):
         is_last = number == len(grids)
@@ -67,13 +67,14 @@ def merging_tasks(
                 num_workers=None,
                 blocks_per_job=max(_LEAST, -(-len(grid) // _JOBS)),
                 tables={name: Table(columns, parquet if is_last else "")},
-                table_reads={name: TableRead(below, table)},
+                table_reads={name: TableRead(below.task_id, table)},
+                upstream_tasks=[below],
                 present=present,
                 scale=source.scale,
                 **more,
             )
         )
-        below, table = found[-1].task_id, name
+        below, table = found[-1], name
     return found
 
 

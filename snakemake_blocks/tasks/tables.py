@@ -95,6 +95,15 @@ class Table:
         """Return what :meth:`to_json` described."""
         return cls(data["columns"], data.get("parquet", ""))
 
+    @classmethod
+    def of(cls, value: Table | Mapping[str, Any]) -> Table:
+        """Return a table that is given as columns and their types, or with these as a key."""
+        if isinstance(value, cls) or not isinstance(value, Mapping):
+            return value  # what is no table is refused later
+        if isinstance(value.get("columns"), Mapping):
+            return cls(**value)
+        return cls(value)
+
 
 @lru_cache
 def _types(columns: tuple[tuple[str, str], ...]) -> Mapping[str, Column]:
@@ -128,18 +137,36 @@ class TableRead:
         """Return what :meth:`to_json` described."""
         return cls(data["task"], data["table"], data["whole"])
 
+    @classmethod
+    def of(cls, value: TableRead | str) -> TableRead:
+        """Return a read that may be given as ``task.table``."""
+        if not isinstance(value, str):
+            return value
+        task, _, table = value.rpartition(".")
+        return cls(task, table)
 
-def _table_problems(tables: Any) -> Iterable[Problem]:
+
+def _table_problems(tables: Mapping[str, object]) -> Iterable[Problem]:
     """Yield what is wrong with tables that a user gave."""
     for name, table in tables.items():
+        if not isinstance(table, Table) or not isinstance(table.columns, Mapping):
+            yield name, f"must be columns and their types, got {table!r}"
+            continue
         if not table.columns:
             yield f"{name}.columns", "must not be empty"
         for column, text in table.columns.items():
-            if not (isinstance(column, str) and _NAME.fullmatch(column)):
+            if not _NAME.fullmatch(str(column)):
                 yield f"{name}.columns", f"{column!r} cannot be the name of a column"
             elif column_of(text) is None:
                 known = "write a numpy type such as float64, string, or several as float64[3]"
                 yield f"{name}.columns.{column}", f"{text!r} is no type of a column; {known}"
+
+
+def _read_problems(reads: Any) -> Iterable[Problem]:
+    """Yield what is wrong with reads of tables that a user gave."""
+    for name, read in reads.items():
+        if not isinstance(read, TableRead):
+            yield name, f"must be a TableRead, or task.table, got {read!r}"
 
 
 def _is_table(value: Any) -> bool:
@@ -162,6 +189,7 @@ TABLE_READS = Kind(
     mapping_of(
         fitting({"task": is_text, "table": is_text, "whole": lambda value: type(value) is bool})
     ),
+    _read_problems,
     to_json=lambda reads: {name: read.to_json() for name, read in reads.items()},
     from_json=lambda data: {name: TableRead.from_json(read) for name, read in data.items()},
 )

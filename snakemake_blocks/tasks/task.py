@@ -28,6 +28,7 @@ from snakemake_blocks.tasks.keys import InvalidKeysError, Problem, not_among
 from snakemake_blocks.tasks.operation import Call, Operation, Read, Write
 from snakemake_blocks.tasks.resources import is_resource_name
 from snakemake_blocks.tasks.scale import WORLD, Scale
+from snakemake_blocks.tasks.tables import Table, TableRead
 
 __all__ = ["PARAMETERS", "After", "Chunks", "SourceChange", "Task", "TaskError"]
 
@@ -152,8 +153,10 @@ class Task:
     keys : mapping, optional
         The keyword arguments below, together.
     **more
-        ``call``, ``params``, ``reads``, ``writes``, ``workers``, ``threads``, ``resources``: as in
-        pipeline.yaml, with arrays as ``Read``, ``Write`` and ``ArrayInfo``.
+        ``call``, ``params``, ``reads``, ``writes``, ``tables``, ``outputs``, ``before_block``,
+        ``set_up``, ``workers``, ``threads``, ``resources``: as in pipeline.yaml, with arrays as
+        ``Read``, ``Write`` and ``ArrayInfo``. ``tables`` are columns by name, and their types;
+        ``table_reads={"rows": "task.table"}`` gives tables of upstream tasks.
 
     Raises
     ------
@@ -259,10 +262,18 @@ class Task:
             "check_before": before,
             "check_after": after,
             "init": self.init_callback_fn,
+            "before_block": self.keys.get("before_block"),
+            "set_up": self.keys.get("set_up"),
         }
         refs = {name: FunctionRef.of(f) for name, f in functions.items() if f is not None}
         call = self.keys.get("call") or _call_of(self.process_function)
-        operation, found = _made(Operation, {**self.keys, **refs, "call": call})
+        tables, reads = (self.keys.get(name) or {} for name in ("tables", "table_reads"))
+        made = {
+            "call": call,
+            "tables": {name: Table.of(table) for name, table in tables.items()},
+            "table_reads": {name: TableRead.of(read) for name, read in reads.items()},
+        }
+        operation, found = _made(Operation, {**self.keys, **refs, **made})
         object.__setattr__(self, "operation", operation)
         return found
 
@@ -314,7 +325,7 @@ class Task:
         filled = all(read.fill is not None for read in reads)
         if self.fit != Fit.SHRINK or not reads or not filled:
             return found
-        return _whole_voxels(found, self.operation.outputs)
+        return _whole_voxels(found, self.operation.written)
 
     @property
     def grid(self) -> Grid:
@@ -342,7 +353,7 @@ class Task:
     @property
     def whole(self) -> frozenset[str]:
         """Names of the tasks of which every block waits for all."""
-        is_once = self.operation.call is Call.ONCE
+        is_once = self.operation.call.is_once
         tables = (r for r in self.operation.table_reads.values() if r.whole or is_once)
         waits = (up.task for up in self.waits if up.whole)
         return frozenset((*waits, *(read.task for read in tables)))
@@ -525,10 +536,12 @@ def _batch_problems(task: Task, grid: Grid) -> list[Problem]:
 
 def _array_problems(task: Task) -> list[Problem]:
     found, misplaced = [], False
-    written = task.operation.outputs
+    written = task.operation.written
     for kind in ("reads", "writes"):
         for name, use in getattr(task.operation, kind).items():
             place, array = f"{kind}.{name}", use.array
+            if task.operation.call.is_once and isinstance(use, Read):
+                continue  # it is opened as a whole
             if not array.exists and number_type(array.dtype) != array.dtype:
                 found.append(
                     (f"{place}.dtype", f"{array.dtype!r} is not numpy's name of a type of numbers")
@@ -561,15 +574,25 @@ def _result_problems(task: Task) -> list[Problem]:
     """What a function returns has a place, and rows are known of every block that is done."""
     operation = task.operation
     found = []
-    if operation.call is Call.ARRAYS and not operation.writes and not operation.tables:
-        found.append(("writes", "call: arrays needs at least one array to write, or a table"))
+    made = (*operation.writes, *operation.tables, *operation.outputs)
+    if operation.call in (Call.ARRAYS, Call.ONCE) and not made:
+        needs = f"call: {operation.call} needs at least one array to write, a table or an output"
+        found.append(("writes", needs))
+    if operation.call.is_once:
+        found += [
+            (
+                f"reads.{name}",
+                f"{read.array.path} is written, too; an argument of that name gets it",
+            )
+            for name, read in operation.own_reads.items()
+        ]
+    if operation.before_block is not None and operation.call.is_once:
+        found.append(("before_block", "call: once has no blocks; remove it"))
     if operation.tables and operation.call is Call.WORKER:
         found.append(("tables", "call: worker returns nothing; use call: block or arrays"))
     if operation.tables and operation.check_before is not None:
         text = "of a block that is found done before it ran no rows are known; give after alone"
         found.append(("check", text))
-    if operation.call is Call.ONCE and (operation.writes or not operation.tables):
-        found.append(("tables", "call: once makes tables, at least one, and no arrays"))
     twice = operation.tables.keys() & operation.writes.keys()
     found += [(f"tables.{name}", "is the name of an array, too") for name in sorted(twice)]
     return found
@@ -605,7 +628,8 @@ def _context_problems(task: Task, place: str, read: Read) -> list[Problem]:
 def _multiple_problems(task: Task) -> list[Problem]:
     """Blocks and contexts have to be whole voxels of every array that they are read or written."""
     operation, ndim = task.operation, task.total_roi.dims
-    reads = {f"reads.{n}": r for n, r in operation.reads.items() if r.array.ndim == ndim}
+    placed = {} if operation.call.is_once else operation.reads
+    reads = {f"reads.{n}": r for n, r in placed.items() if r.array.ndim == ndim}
     writes = {f"writes.{n}": w.array for n, w in operation.writes.items() if w.array.ndim == ndim}
     arrays = {**{place: read.array for place, read in reads.items()}, **writes}
     found = _no_multiple(task, "block_size", [tuple(task.write_roi.shape)], arrays)

@@ -106,8 +106,11 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
 def _sizes_line(task: PlannedTask, costs: Estimate | None) -> str:
     """Return in words how large blocks are, in voxels and world units, and what they store."""
     grid = task.grid
-    text = f"{comment(task.name)}: blocks of {_both(task, grid.block_size)}"
     around = tuple(map(max, grid.lower, grid.upper))
+    if task.operation.call.is_once:
+        text = f"{comment(task.name)}: runs once"
+    else:
+        text = f"{comment(task.name)}: blocks of {_both(task, grid.block_size)}"
     if any(around):
         text += f", with a context of {_both(task, around)}"
     stored = [
@@ -120,7 +123,7 @@ def _sizes_line(task: PlannedTask, costs: Estimate | None) -> str:
 
 def _both(task: PlannedTask, sizes: Index) -> str:
     """Return sizes of the plan in voxels, and in world units where these are others."""
-    scale, arrays = task.scale, [*task.operation.inputs, *task.operation.outputs]
+    scale, arrays = task.scale, [*task.operation.inputs, *task.operation.written]
     if scale.array:
         world = [n * size for n, size in zip(scale.length(sizes), scale.size, strict=True)]
         return f"{_times(scale.length(sizes))} voxels ({_times(world)}{_units(scale.units)})"
@@ -296,6 +299,12 @@ def _print_task(task: TaskStatus, console: Console, ended: str) -> None:
         say(
             f"{name}: {task.lost_sentinels:,} complete jobs have no sentinel; the next run writes "
             "it again and does no block"
+        )
+    if task.lacking:
+        say(
+            f"{name}: all blocks are done, and {', '.join(task.lacking)}, which it is to leave, "
+            "is not there or was not looked at; the next run does that",
+            "bold red",
         )
     for cause, failures in grouped(task.failures).items():
         blocks = [index_name(f.index) for f in failures if f.index]

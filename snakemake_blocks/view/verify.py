@@ -13,6 +13,7 @@ from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.state.completion import sentinel_of
 from snakemake_blocks.state.judgement import Judge
+from snakemake_blocks.state.products import lacking_products, lost_outputs, lost_parquet
 from snakemake_blocks.state.reset import losses_of
 from snakemake_blocks.state.tables import lost_rows
 from snakemake_blocks.storage.arrays import open_array
@@ -52,13 +53,15 @@ def verify_run(plan: Plan, root: Path) -> Verification:
         problems = [*_records(judge, task), *_sentinels(judge, task, root)]
         found, chunks = _chunks(judge, task, plan.folder(root))
         problems += found
-        problems += _rows(judge, task)
+        problems += [*_rows(judge, task), *_products(judge, task)]
         missing += problems
         if not problems:
             text = f"{task.name}: {task.num_blocks:,} blocks planned, all with a counting record"
             text += f"; {chunks:,} chunks exist" if chunks else ""
             names = ", ".join(task.operation.tables)
-            proved.append(text + (f"; rows of all are in {names}" if names else ""))
+            text += f"; rows of all are in {names}" if names else ""
+            outputs = ", ".join(task.operation.outputs)
+            proved.append(text + (f"; {outputs} as they left it" if outputs else ""))
     return Verification(tuple(missing), tuple(proved))
 
 
@@ -90,24 +93,36 @@ def _sentinels(judge: Judge, task: PlannedTask, root: Path) -> Iterator[str]:
 
 
 def _rows(judge: Judge, task: PlannedTask) -> Iterator[str]:
-    """Yield the tables of which rows are lost, and the Parquet files that are not there."""
+    """Yield the tables of which rows are lost."""
     for name, lost in lost_rows(judge, task).items():
         if lost.any():
             yield (
                 f"{task.name}: rows of {int(lost.sum()):,} blocks of table {name} are lost; "
                 "`snakemake-blocks run` (or `reset --missing` before it) makes the blocks anew"
             )
-    done = RunPaths(judge.root).done(task.slug)
-    for table in task.operation.tables.values() if done.exists() else ():
-        if table.parquet and not (judge.plan.folder(judge.root) / table.parquet).exists():
-            yield f"{task.name}: {table.parquet} is missing; remove {done}, then run makes it"
+
+
+def _products(judge: Judge, task: PlannedTask) -> Iterator[str]:
+    """Yield the outputs and Parquet files that are not what they were when the task was done."""
+    lost = lost_outputs(judge, task, deep=True)
+    for name, why in lost.items():
+        yield (
+            f"{task.name}: {name} {why}; `snakemake-blocks run` (or `reset --missing` before it) "
+            "makes all blocks anew"
+        )
+    written = lost_parquet(judge, task, deep=True)
+    for name, why in written.items():
+        yield f"{task.name}: {name} {why}; `snakemake-blocks run` writes it anew"
+    for name in lacking_products(judge, task):
+        if name not in (*lost, *written):
+            yield f"{task.name}: nothing is noted of {name}; `snakemake-blocks run` does that"
 
 
 def _chunks(judge: Judge, task: PlannedTask, folder: Path) -> tuple[list[str], int]:
     problems: list[str] = []
     count = 0
     try:
-        for array in task.operation.outputs:
+        for array in task.operation.written:
             open_array(array, folder, writable=False)  # is it what was planned?
         for loss in losses_of(judge, task, folder):
             count += loss.wanted

@@ -7,7 +7,7 @@ stored here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from snakemake_blocks.tasks.dtypes import as_values
 from snakemake_blocks.tasks.operation import Operation, Read
 from snakemake_blocks.tasks.scale import WORLD, Scale
 
-__all__ = ["ArrayCall", "lower_phase_only", "named_results", "takes"]
+__all__ = ["ArrayCall", "lower_phase_only", "named_results", "taken", "takes"]
 
 # Voxels of a read that no memory holds; of even more numpy does not say that memory lacks.
 _MOST = 2**48
@@ -150,20 +150,39 @@ class ArrayCall:
         )
 
 
-def named_results(result: Any, operation: Operation) -> Mapping[str, Any]:
+def named_results(
+    result: Any, operation: Operation, *, without: Collection[str] = ()
+) -> Mapping[str, Any]:
     """Return what a function returned by the names of the arrays and tables that its task makes.
+
+    Parameters
+    ----------
+    result : anything
+        What it returned.
+    operation : Operation
+        Of the task.
+    without : collection of str
+        Arrays that the function writes by itself.
 
     Raises
     ------
     InputError
         If it returned something else than these.
     """
-    names, function = [*operation.writes, *operation.tables], operation.function.name
+    names = [name for name in (*operation.writes, *operation.tables) if name not in without]
+    function = operation.function.name
+    if not names and result is not None:
+        raise InputError(
+            f"{function}: returned {type(result).__name__}, and its task makes no table and no "
+            "array of which that could be the content"
+        )
+    if not names:
+        return {}
     if len(names) == 1:
         is_named = isinstance(result, Mapping) and list(result) == names
         columns = [list(table.columns) for table in operation.tables.values()]
         if not is_named or columns == [names]:
-            if isinstance(result, Mapping) and operation.writes:
+            if isinstance(result, Mapping) and not columns:
                 raise InputError(
                     f"{function}: returned {sorted(map(str, result))}, writes {sorted(names)}"
                 )
@@ -180,6 +199,16 @@ def _channels(shape: Index, wanted: Sequence[Index], ndim: int) -> str:
     if all(shape[-ndim:] != other[-ndim:] for other in wanted):
         return ""
     return f"; with channels: {list(shape[:-ndim])} in pipeline.yaml it would fit"
+
+
+def taken(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some keyword arguments that a function takes."""
+    try:
+        kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+    except ValueError:  # builtins without a signature
+        return {}
+    every = inspect.Parameter.VAR_KEYWORD in kinds
+    return {name: value for name, value in params.items() if every or takes(function, name)}
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:

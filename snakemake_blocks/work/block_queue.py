@@ -29,6 +29,7 @@ def batch_dtype(ndim: int) -> np.dtype[np.void]:
             ("index", "<i4", (ndim,)),
             ("attempt", "<u2"),
             ("ask", "?"),
+            ("again", "?"),
             ("seen", "<u8"),
             ("fingerprint", "<u8"),
         ]
@@ -50,6 +51,8 @@ class Item:
     ask : bool
         Whether the check before the block is to be believed: not where an earlier result is
         known to be out of date.
+    again : bool
+        Whether it may have run before.
     seen, fingerprint : int
         What its record has to carry to count.
     """
@@ -58,6 +61,7 @@ class Item:
     index: Index
     attempt: int
     ask: bool
+    again: bool
     seen: int
     fingerprint: int
 
@@ -125,6 +129,8 @@ class BlockQueue:
     _taken: dict[int, int] = field(default_factory=dict, init=False, repr=False)
     # Blocks that come after a failed or orphaned one in conflict with them.
     _blocked: NDArray[np.bool_] = field(init=False, repr=False)
+    # Blocks that may have run before.
+    _began: NDArray[np.bool_] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         judgement = self.judgement
@@ -133,6 +139,7 @@ class BlockQueue:
             self.task.block_phases.all(self.members), self.members.shape
         ).astype(np.int32)
         self._blocked = np.zeros(self.members.shape, bool)
+        self._began = judgement.began.ravel().copy()
         self._groups = _groups_of(self.task, self.members)
         todo = judgement.todo
         spent = todo & (judgement.attempts >= self.budget)
@@ -223,6 +230,7 @@ class BlockQueue:
         """Note a failed attempt; true if the block will be tried again."""
         self._out -= 1
         self._attempts[number] += 1
+        self._began[number] = True
         if self._attempts[number] >= self.budget:
             self.failed.add(number)
             self._block_later(number)
@@ -233,6 +241,7 @@ class BlockQueue:
     def give_back(self, numbers: Iterable[int]) -> None:
         """Take back blocks that were handed out and whose attempt does not count."""
         numbers = list(numbers)
+        self._began[numbers] = True
         self._out -= len(numbers)
         self._again.extendleft((number, -1) for number in reversed(numbers))
 
@@ -257,6 +266,7 @@ class BlockQueue:
         batch["index"] = np.stack(place, axis=-1) + np.asarray(self.members.begin, np.int64)
         batch["attempt"] = self._attempts[batch["number"]] + 1
         batch["ask"] = ~self.judgement.outdated.ravel()[batch["number"]]
+        batch["again"] = self._began[batch["number"]]
         batch["seen"] = self.judgement.seen.ravel()[batch["number"]]
         batch["fingerprint"] = self.judgement.fingerprint.ravel()[batch["number"]]
         return batch

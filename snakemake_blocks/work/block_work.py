@@ -30,7 +30,8 @@ from snakemake_blocks.storage.held import Held, write_held
 from snakemake_blocks.storage.presence import Stored
 from snakemake_blocks.tasks.functions import FunctionRef, importable_from, load
 from snakemake_blocks.tasks.operation import Call
-from snakemake_blocks.work.array_call import ArrayCall, named_results
+from snakemake_blocks.work.array_call import ArrayCall, named_results, taken
+from snakemake_blocks.work.once_call import OnceCall
 from snakemake_blocks.work.rows import merged, rows_of, takes_two
 from snakemake_blocks.work.table_input import TableInput
 
@@ -107,6 +108,8 @@ class Work:
         Folder of what is said once per task; without it, once per worker.
     tables : TableInput, optional
         Where blocks get the tables that they read.
+    has_leftovers : bool
+        Whether there may be something of blocks of which nothing is on record.
     """
 
     task: PlannedTask
@@ -118,6 +121,7 @@ class Work:
     guard: Callable[[], None] = lambda: None
     notes: Path | None = None
     tables: TableInput | None = None
+    has_leftovers: bool = False
     absent: int = field(default=0, init=False)
     """Which chunks the last block has left out."""
     rows: dict[str, Rows] = field(default_factory=dict, init=False)
@@ -128,6 +132,7 @@ class Work:
     _call: Callable[..., Any] = field(init=False, repr=False)
     _before: Callable[..., Any] | None = field(init=False, repr=False)
     _after: Callable[..., Any] | None = field(init=False, repr=False)
+    _clear: Callable[..., Any] | None = field(init=False, repr=False)
     _close: contextlib.ExitStack = field(
         default_factory=contextlib.ExitStack, init=False, repr=False
     )
@@ -149,9 +154,10 @@ class Work:
     def set_up(self) -> None:
         """Import the user's functions, build a class, open declared arrays: once per worker."""
         self._close.enter_context(importable_from(self.folder))
-        self._stored = Stored(self.task.operation.outputs, self.folder)
+        self._stored = Stored(self.task.operation.written, self.folder)
         self._before = self._load("check_before")
         self._after = self._load("check_after")
+        self._clear = self._load("before_block")
         init = self._load("init")
         function = self._load("function")
         assert function is not None
@@ -174,12 +180,12 @@ class Work:
         elif self.task.operation.call is Call.MERGE:
             by_pairs = takes_two(function)
             self._call = lambda block: self._merge(block, function, by_pairs=by_pairs)
+        elif self.task.operation.call is Call.SET_UP:
+            self._call = lambda block: function(**taken(function, params))
         elif self.task.operation.call is Call.ONCE:
-            reads = self.task.operation.reads.items()
-            opened = {n: open_array(r.array, self.folder, writable=False) for n, r in reads}
-            self._call = lambda block: self._take(
-                function(**opened, **self._given(block), **params)
-            )
+            once = OnceCall(self.task.operation, self.folder, function, params)
+            self._open_outputs()
+            self._call = lambda block: self._run_once(block, once)
         elif self.task.operation.tables or self.task.operation.table_reads:
             self._call = lambda block: self._take(function(block, **self._given(block), **params))
         elif params:
@@ -198,6 +204,12 @@ class Work:
         else:  # rows of a box of blocks are read as one, 64 times as fast
             found = function(self.tables.of(block.index)[name])
         self.rows[name], _ = rows_of(found, table, place)
+
+    def _run_once(self, block: Block, once: OnceCall) -> None:
+        target = self.task.scale.planned(Box.from_roi(block.write_roi))
+        values, rows = once.results(target, self._given(block), self._outputs)
+        self._store(block, values)
+        self._take_rows(rows)
 
     def _given(self, block: Block) -> Mapping[str, Any]:
         """Return the tables that a block reads."""
@@ -265,6 +277,20 @@ class Work:
             return False
         self.absent = self.settle(block)
         return True
+
+    def clear(self, block: Block, *, again: bool) -> None:
+        """Call the hook before a block, where something of an earlier attempt may be there.
+
+        Parameters
+        ----------
+        block : Block
+            The block.
+        again : bool
+            Whether it may have run before.
+        """
+        if self._clear is not None and (again or self.has_leftovers):
+            params = self.task.operation.params
+            _refuse_unrun(self._clear(block, **taken(self._clear, params)))
 
     def process(self, block: Block) -> None:
         """Put one block through the function and the check after it.
@@ -349,7 +375,8 @@ class Work:
     def _store(self, block: Block, results: Mapping[str, NDArray[Any]]) -> None:
         """Write results, which are shaped as the write Roi."""
         target = self.task.scale.planned(Box.from_roi(block.write_roi))
-        for name, write in self.task.operation.writes.items():
+        for name in results:
+            write = self.task.operation.writes[name]
             self.guard()
             if self._held is not None:
                 waiting = self._held.setdefault(name, Held(write.array))

@@ -179,7 +179,7 @@ def _smallest_on(sampler: _Sampler, reference: Index, axis: int, step: int, limi
 
 def _steps(task: PlannedTask) -> Index:
     """Return the least common multiple of the voxel sizes of all arrays, per axis."""
-    arrays = (*task.operation.inputs, *task.operation.outputs)
+    arrays = (*task.operation.inputs, *task.operation.written)
     return tuple(math.lcm(*sizes) for sizes in zip(*(a.steps for a in arrays), strict=True))
 
 

@@ -413,6 +413,7 @@ def _run_pool(run: _Run, judgement: Judgement) -> tuple[Outcome, int, int]:
                 notes=paths.notes(job.task.slug).absolute(),
                 logs=paths.logs(job.task.slug).absolute(),
                 tables=TableInput.of_task(job.plan, run.root, job.task),
+                has_leftovers=paths.leftovers(job.task.slug).exists(),
             ),
             ledger=ledger,
             lock=run.lock,

@@ -124,6 +124,7 @@ class _SerialFeed:
         self._asked = True
         while self._error is None and (block := self._candidate()) is not None:
             if not self.work.is_done(block):
+                self.work.clear(block, again=self._attempt > 1)
                 block.status = BlockStatus.PROCESSING
                 self._open = block.index
                 return block

@@ -324,6 +324,8 @@ class _WorkerFeed:
             block = self._begin(item)
             try:
                 skip = item.ask and self._context.work.is_done(block)
+                if not skip:
+                    self._context.work.clear(block, again=item.again)
             except BaseException as error:
                 self.finish(error)
                 continue

@@ -49,7 +49,7 @@ def test_a_level_of_an_image_and_what_lies_beside_it(project: Project) -> None:
     init_pipeline(["a.ome.zarr/0", "a.ome.zarr/labels/nuclei/0"], project.pipeline)
     (task,) = load_pipeline(project.pipeline).tasks
     assert list(task.operation.reads) == ["a", "nuclei"]
-    assert [array.path for array in task.operation.outputs] == ["a_processed.ome.zarr/0"]
+    assert [array.path for array in task.operation.written] == ["a_processed.ome.zarr/0"]
 
 
 def test_arrays_in_several_units(project: Project) -> None:

@@ -354,7 +354,7 @@ def test_500_points_in_time_are_500_blocks(project: Project) -> None:
     }
     plan, _ = generate(project.write(("same", form)))
     assert plan.tasks["same"].num_blocks == 500
-    assert plan.tasks["same"].operation.outputs[0].chunks == (1, 2, 2, 8, 8)
+    assert plan.tasks["same"].operation.written[0].chunks == (1, 2, 2, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_where_blocks_have_an_order_each_is_a_shard(project: Project, raw: NDArr
     plan, _ = generate(project.pipeline)
     task = plan.tasks["invert"]
     assert (task.group, task.num_phases > 1) == ((), True)
-    assert task.operation.outputs[0].chunks == (8, 8)
+    assert task.operation.written[0].chunks == (8, 8)
 
 
 def test_jobs_that_share_shards_take_turns(project: Project, raw: NDArray[Any]) -> None:

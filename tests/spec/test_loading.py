@@ -655,7 +655,7 @@ class TestVoxels:
             stored.write(("smooth", {**self.COARSE, **change}))
             (task,) = load_pipeline(stored.pipeline).tasks
             context = task.operation.reads["raw"].context
-            found.append((task.grid, task.write_extent, task.operation.outputs, context))
+            found.append((task.grid, task.write_extent, task.operation.written, context))
         assert found[0] == found[1]
 
     def test_are_those_of_the_rois_array(self, stored: Project) -> None:
