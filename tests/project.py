@@ -18,10 +18,13 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from snakemake_blocks.cli import main
+from snakemake_blocks.commands.generate import generate
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan
 from snakemake_blocks.state.ledger import Event, first_block, read_records
+from snakemake_blocks.state.status import read_status
 from snakemake_blocks.view.verify import verify_run
+from snakemake_blocks.work.job import work_sentinel
 
 BIN = Path(sys.executable).parent
 
@@ -89,6 +92,26 @@ class Project:
                 root = self.folder / folder
                 assert verify_run(Plan.load(root), root).missing == ()
         return done
+
+    def work(self, *, complete: bool = True) -> Plan:
+        """Do all jobs of all tasks, and note their ends, in this process and without Snakemake.
+
+        What is to be complete afterwards is proved.
+        """
+        plan, _ = generate(self.pipeline)
+        root = plan.paths.root
+        for name, task in plan.tasks.items():
+            jobs = [Path(job.sentinel) for job in plan.jobs(name)]
+            codes = {work_sentinel(path, attempt=1, environment={}) for path in jobs}
+            assert codes == {0} or not complete
+            for aggregate in task.aggregates if complete else ():
+                path = plan.paths.aggregate(task.slug, task.aggregates.name(aggregate))
+                if not path.exists():
+                    assert work_sentinel(path, attempt=1, environment={}) == 0
+        if complete:
+            assert verify_run(plan, root).missing == ()
+            assert read_status(plan, root).complete
+        return plan
 
     def snakemake(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run plain `snakemake`, started by its path, with a PATH that knows nothing of it."""

@@ -251,6 +251,7 @@ class _TaskDescriber:
         timeout, table_reads = self._timeout(), self._table_reads()
         stored = self._stored_reads(is_own=False)
         if model.kind is Call.ONCE:
+            stored |= self._stored_reads(is_own=True)
             for key in sorted(model.model_fields_set & _OF_BLOCKS):
                 if key != "roi" or not model.writes:
                     self._say(key, "has no meaning with call: once; remove it")
@@ -276,11 +277,10 @@ class _TaskDescriber:
         if model.block_size is not None and not is_once:
             block_size = measures.sizes(model.block_size, "block_size", roi.shape)
         writes = Outputs(self.name, model, self._arrays, measures, roi, block_size).writes(ruler)
-        own = self._stored_reads(is_own=True)
         if is_once:
-            reads = {n: Read(array.opened()) for n, array in (stored | own).items()}
+            reads = {name: Read(array.opened()) for name, array in stored.items()}
         else:
-            reads |= self._reads(measures, own)
+            reads |= self._reads(measures, self._stored_reads(is_own=True))
         context, reads = self._contexts(measures, reads)
         masked = measures.info(mask, "mask")
         ruled = measures.ruler if isinstance(model.roi, str) else None
@@ -441,6 +441,7 @@ class _TaskDescriber:
                     reads=[n for n in model.reads if n not in tables],
                     params=model.params,
                     tables=tables,
+                    offered=model.writes if model.kind is Call.ONCE else (),
                 ):
                     self._say(key if at == "function" else at, text)
 

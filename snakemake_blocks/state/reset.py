@@ -175,8 +175,8 @@ def missing_lines(found: Mapping[str, tuple[int, int]]) -> Iterator[str]:
     """Yield a line per task of what :func:`reset_missing` found."""
     for name, (chunks, blocks) in found.items():
         yield (
-            f"{name}: {chunks:,} chunks, rows or outputs that done blocks made are missing, or not "
-            f"what they left; {blocks:,} blocks will run again, and what reads them"
+            f"{name}: {chunks:,} chunks, rows or files that done blocks made are gone or changed; "
+            f"{blocks:,} blocks will run again, and what reads them"
         )
 
 

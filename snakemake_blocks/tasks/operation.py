@@ -264,16 +264,16 @@ class Operation:
         Tell whether a block is done, before and after it ran.
     init : FunctionRef, optional
         Called once in every worker.
-    before_block : FunctionRef, optional
-        Called with a block before it runs again.
-    set_up : FunctionRef, optional
-        Runs once before the first block.
     params : mapping
         Keyword arguments of ``function``.
     reads, writes : mapping
         Declared arrays by name.
     tables, table_reads : mapping
         Tables that it makes, and tables of other tasks that it reads, by name.
+    before_block : FunctionRef, optional
+        Called with a block before it runs again.
+    set_up : FunctionRef, optional
+        Runs once before the first block.
     outputs : sequence of str
         Files and folders that it makes beside arrays and tables, relative to the pipeline.
     scope : mapping
@@ -290,13 +290,13 @@ class Operation:
     check_before: FunctionRef | None = key(_MAYBE_FUNCTION, None)
     check_after: FunctionRef | None = key(_MAYBE_FUNCTION, None)
     init: FunctionRef | None = key(_MAYBE_FUNCTION, None)
-    before_block: FunctionRef | None = key(_MAYBE_FUNCTION, None)
-    set_up: FunctionRef | None = key(_MAYBE_FUNCTION, None)
     params: Mapping[str, Any] = key(_PARAMS, {})
     reads: Mapping[str, Read] = key(_READS, {})
     writes: Mapping[str, Write] = key(_WRITES, {})
     tables: Mapping[str, Table] = key(TABLES, {})
     table_reads: Mapping[str, TableRead] = key(TABLE_READS, {})
+    before_block: FunctionRef | None = key(_MAYBE_FUNCTION, None)
+    set_up: FunctionRef | None = key(_MAYBE_FUNCTION, None)
     outputs: Sequence[str] = key(_OUTPUTS, ())
     scope: Mapping[str, Any] = key(_SCOPE, {})
 

@@ -75,6 +75,7 @@ def call_problems(
     reads: Collection[str],
     params: Collection[str],
     tables: Collection[str] = (),
+    offered: Collection[str] = (),
 ) -> list[tuple[str, str]]:
     """Return why a function cannot be called as declared, as (key, explanation).
 
@@ -90,6 +91,8 @@ def call_problems(
         How it is called.
     reads, params, tables : collection of str
         Names of what it is given; ``reads`` are arrays.
+    offered : collection of str
+        Names of what it is given if it has an argument of that name.
     """
     module, _, attribute = name.partition(":")
     source = _Source.of(module, folder)
@@ -108,12 +111,14 @@ def call_problems(
         ]
     if not isinstance(node, ast.ClassDef):
         signature = _Signature.of(node, skip=int(first))
-        return signature.problems(name, given | given_params, call) if signature else []
+        given |= given_params
+        return signature.problems(name, given, call, offered) if signature else []
     built, called = (_method(node, n) for n in ("__init__", "__call__"))
     signature = _Signature.of(built, skip=1)
     found = signature.problems(f"{name}.__init__", given_params) if signature else []
     signature = _Signature.of(called, skip=1 + first) if call is not Call.WORKER else None
-    return found + (signature.problems(f"{name}.__call__", given, call) if signature else [])
+    more = signature.problems(f"{name}.__call__", given, call, offered) if signature else []
+    return found + more
 
 
 def _first_argument(node: _Definition | None) -> str:
@@ -156,7 +161,11 @@ class _Signature:
         )
 
     def problems(
-        self, name: str, given: dict[str, str], call: Call | None = None
+        self,
+        name: str,
+        given: dict[str, str],
+        call: Call | None = None,
+        offered: Collection[str] = (),
     ) -> list[tuple[str, str]]:
         """Return why it cannot be called with the given keywords."""
         takes = (*self.required, *self.optional)
@@ -168,7 +177,7 @@ class _Signature:
             for place, keyword in given.items()
             if keyword not in takes and not self.any_more
         ]
-        own = {*given.values(), *(["block"] if call is Call.ARRAYS else [])}
+        own = {*given.values(), *offered, *(["block"] if call is Call.ARRAYS else [])}
         missing = [n for n in self.required if n not in own]
         where = "reads or params" if call is Call.ARRAYS else "params"
         if missing:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.block import Block, BlockStatus
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.plan.plan import Plan, PlannedTask
@@ -24,6 +23,7 @@ from snakemake_blocks.state.status import RunStatus, TaskStatus, mark_orphans
 from snakemake_blocks.tasks.operation import Call
 from snakemake_blocks.work import client
 from snakemake_blocks.work.block_work import Work
+from snakemake_blocks.work.table_input import RowsInMemory, TableInput
 
 __all__ = ["run_serially"]
 
@@ -40,23 +40,15 @@ def run_serially(plan: Plan, folder: Path) -> RunStatus:
 
     Raises
     ------
-    InputError
-        If a task has tables.
     Exception
         The first one that a function raises.
     """
-    for task in plan.tasks.values():
-        if task.operation.tables or task.operation.table_reads:
-            raise InputError(
-                f"task {task.name}: tables are kept in a run directory, and there is none with "
-                "multiprocessing=False"
-            )
     states = {name: _states_of(task) for name, task in plan.tasks.items()}
-    found = {}
+    found, kept = {}, RowsInMemory()
     for name, task in plan.tasks.items():
         mark_orphans(plan, states)
-        work = Work(task, folder, folder)
-        feed = _SerialFeed(work, _in_order(plan, task), states[name], plan, states)
+        work = Work(task, folder, folder, tables=TableInput(plan, task, kept))
+        feed = _SerialFeed(work, _in_order(plan, task), states[name], plan, states, kept)
         _run_task(work, feed)
         found[name] = feed
     return RunStatus({name: feed.status() for name, feed in found.items()})
@@ -104,6 +96,8 @@ class _SerialFeed:
         Of the task's blocks, as :class:`State`.
     plan, everything
         To find out what a failed block makes impossible.
+    rows : RowsInMemory
+        Takes the rows that blocks make.
     """
 
     work: Work
@@ -111,6 +105,7 @@ class _SerialFeed:
     states: NDArray[np.uint8]
     plan: Plan
     everything: dict[str, NDArray[np.uint8]]
+    rows: RowsInMemory
     skipped: int = field(default=0, init=False)
     failures: list[Failure] = field(default_factory=list, init=False)
     _again: Index | None = field(default=None, init=False)
@@ -148,6 +143,7 @@ class _SerialFeed:
         if index is None:
             return
         if error is None:
+            self.rows.keep(self.work.task, index, self.work.rows)
             self.states[index] = State.DONE
         elif not isinstance(error, BlockFailedError):
             self._error = self._error or error

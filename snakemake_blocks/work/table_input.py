@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,14 @@ from snakemake_blocks.plan.dependencies import needed_blocks
 from snakemake_blocks.plan.plan import Plan, PlannedTask
 from snakemake_blocks.state.judgement import Judge, block_fingerprints
 from snakemake_blocks.state.ledger import Event
-from snakemake_blocks.state.row_files import schema_of
+from snakemake_blocks.state.row_files import Rows, as_batch, schema_of
 from snakemake_blocks.state.tables import StoredTable
 from snakemake_blocks.tasks.tables import TableRead
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TableInput"]
+__all__ = ["RowSource", "RowsInMemory", "StoredRows", "TableInput"]
 
 # Rows of upstream jobs that a worker keeps, since neighbouring blocks read many of them again.
 _KEPT_BYTES = 256 << 20
@@ -36,6 +37,13 @@ class _Kept(NamedTuple):
     members: Box
 
 
+class RowSource(Protocol):
+    """Where rows of blocks come from."""
+
+    def rows(self, up: PlannedTask, name: str, blocks: Box) -> pa.Table:
+        """Return the rows of a box of blocks, in their order."""
+
+
 @dataclass(slots=True)
 class TableInput:
     """Reads the tables that blocks of a task are given.
@@ -44,38 +52,30 @@ class TableInput:
     ----------
     plan : Plan
         The plan in place.
-    root : Path
-        The run directory.
     task : PlannedTask
         The task.
+    source : RowSource
+        Where the rows of upstream blocks are.
     """
 
     plan: Plan
-    root: Path
     task: PlannedTask
-    _judge: Judge = field(init=False, repr=False)
-    _kept: OrderedDict[tuple[str, str, Index], _Kept] = field(
-        default_factory=OrderedDict, init=False, repr=False
-    )
-    _whole: dict[str, pa.Table] = field(default_factory=dict, init=False, repr=False)
-    _bytes: int = field(default=0, init=False, repr=False)
+    source: RowSource
 
     @classmethod
     def of_task(cls, plan: Plan, root: Path, task: PlannedTask) -> TableInput | None:
         """Return where the blocks of a task get tables, None if it reads none."""
-        return cls(plan, root.absolute(), task) if task.operation.table_reads else None
-
-    def __post_init__(self) -> None:
-        self._judge = Judge(self.plan, self.root)
+        stored = StoredRows(plan, root.absolute())
+        return cls(plan, task, stored) if task.operation.table_reads else None
 
     def parts_of(self, index: Index) -> list[pa.Table]:
         """Return the rows of each block that a block merges; masked ones have none."""
         ((_, read),) = self.task.operation.table_reads.items()
         up = self.plan.tasks[read.task]
-        blocks = needed_blocks(self.task.toward(up).grid, index, up.grid)
+        blocks = self._met(up, index)
         there = up.jobs.presence(blocks)
         return [
-            self._rows_in(up, read.table, Box(block, tuple(k + 1 for k in block)))
+            self.source.rows(up, read.table, Box(block, tuple(k + 1 for k in block)))
             for block, is_there in zip(blocks, there.ravel(), strict=True)
             if is_there
         ]
@@ -83,24 +83,69 @@ class TableInput:
     def of(self, index: Index) -> dict[str, pa.Table]:
         """Return the rows that a block is given, by the names of arguments."""
         reads = self.task.operation.table_reads
-        return {name: self._rows(name, read, index) for name, read in reads.items()}
+        return {name: self._rows(read, index) for name, read in reads.items()}
 
-    def _rows(self, name: str, read: TableRead, index: Index) -> pa.Table:
-
+    def _rows(self, read: TableRead, index: Index) -> pa.Table:
         up = self.plan.tasks[read.task]
-        if up.name in self.task.whole:
-            if name not in self._whole:
-                stored = StoredTable(self.root, up, read.table)
-                self._whole[name] = stored.rows(self._stamps(up, up.grid.indices), up.grid.indices)
-            return self._whole[name]
-        return self._rows_in(
-            up, read.table, needed_blocks(self.task.toward(up).grid, index, up.grid)
-        )
+        blocks = up.grid.indices if up.name in self.task.whole else self._met(up, index)
+        return self.source.rows(up, read.table, blocks)
 
-    def _rows_in(self, up: PlannedTask, name: str, blocks: Box) -> pa.Table:
-        """Return the rows of a box of upstream blocks."""
+    def _met(self, up: PlannedTask, index: Index) -> Box:
+        """Return the upstream blocks that the read Roi of a block meets."""
+        return needed_blocks(self.task.toward(up).grid, index, up.grid)
+
+
+@dataclass(slots=True)
+class RowsInMemory:
+    """Rows of blocks that this process made."""
+
+    _rows: dict[tuple[str, str, Index], pa.RecordBatch] = field(default_factory=dict, init=False)
+
+    def keep(self, task: PlannedTask, index: Index, rows: Mapping[str, Rows]) -> None:
+        """Keep the rows that a block made, by the names of tables."""
+        for name, table in task.operation.tables.items():
+            self._rows[task.name, name, index] = as_batch(table, [rows[name]])
+
+    def rows(self, up: PlannedTask, name: str, blocks: Box) -> pa.Table:
+        """Return the rows of a box of blocks, in their order."""
         import pyarrow as pa
 
+        found = [
+            self._rows[key] for index in blocks if (key := (up.name, name, index)) in self._rows
+        ]
+        return pa.Table.from_batches(found, schema_of(up.operation.tables[name]))
+
+
+@dataclass(slots=True)
+class StoredRows:
+    """Rows in a run directory, of blocks that are done.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan in place.
+    root : Path
+        The run directory.
+    """
+
+    plan: Plan
+    root: Path
+    _judge: Judge = field(init=False, repr=False)
+    _kept: OrderedDict[tuple[str, str, Index], _Kept] = field(
+        default_factory=OrderedDict, init=False, repr=False
+    )
+    _whole: dict[tuple[str, str], pa.Table] = field(default_factory=dict, init=False, repr=False)
+    _bytes: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._judge = Judge(self.plan, self.root)
+
+    def rows(self, up: PlannedTask, name: str, blocks: Box) -> pa.Table:
+        """Return the rows of a box of blocks, in their order."""
+        import pyarrow as pa
+
+        if blocks == up.grid.indices and len(up.jobs.jobs) > 1:
+            return self._all_rows(up, name)
         parts = []
         for job in up.jobs.jobs_of(blocks):
             kept = self._job(up, name, job)
@@ -113,6 +158,14 @@ class TableInput:
             parts += [kept.rows.slice(begin, end - begin) for begin, end in pairs]
         schema = schema_of(up.operation.tables[name])
         return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def _all_rows(self, up: PlannedTask, name: str) -> pa.Table:
+        """Return all rows of a task, read once."""
+        if (up.name, name) not in self._whole:
+            every = up.grid.indices
+            rows = StoredTable(self.root, up, name).rows(self._stamps(up, every), every)
+            self._whole[up.name, name] = rows
+        return self._whole[up.name, name]
 
     def _job(self, up: PlannedTask, name: str, job: Index) -> _Kept:
         """Return the rows of an upstream job, the last ones that were asked for from memory."""

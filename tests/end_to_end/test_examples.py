@@ -133,3 +133,13 @@ def test_chaining(copies: Path) -> None:
     np.testing.assert_allclose(read(folder / "sample.zarr/smoothed_twice"), twice, atol=1e-6)
     for name in ("overlap.png", "slices.png"):
         picture(folder / name)
+
+
+@pytest.mark.e2e
+def test_region_graph(copies: Path) -> None:
+    folder = copies / "region_graph"
+    said = follow(folder).splitlines()
+    _, second, third = [line for line in said if line.endswith("as in the whole volume")]
+    assert second == third
+    (missing,) = [line for line in said if line == "the graph is missing"]
+    assert said.index(missing) < len(said) - 1

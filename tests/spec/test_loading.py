@@ -377,7 +377,7 @@ ONE_MISTAKE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nothing written": (
         {"writes": {}},
-        "writes: call: arrays needs at least one array to write, or a table",
+        "writes: call: arrays needs at least one array to write, a table or an output",
     ),
     "a mask of another dimension": (
         {"mask": "s.zarr/raw3"},

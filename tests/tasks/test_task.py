@@ -292,7 +292,7 @@ class TestRefusals:
             ({"mask": array(2)}, "mask: sample.zarr/raw has 2 axes, the roi has 1"),
             (
                 {"call": "arrays"},
-                "writes: call: arrays needs at least one array to write, or a table",
+                "writes: call: arrays needs at least one array to write, a table or an output",
             ),
             (
                 {"writes": {"out": Write(array(voxel_size=(4,)))}},

@@ -334,8 +334,8 @@ class TestMadeAnew:
             said = result.output
         assert result.exit_code == 0
         assert (
-            "double: 2 chunks or rows that done blocks made are missing; 2 blocks will run again"
-            in said
+            "double: 2 chunks, rows or files that done blocks made are gone or changed; 2 blocks "
+            "will run again" in said
         )
         run()
         assert verify().missing == ()
@@ -350,7 +350,10 @@ class TestMadeAnew:
         chunks(chain, "doubled")[4].unlink()
         done = chain.blocks("run", "pipeline.yaml", "--cores", "2")
         assert done.returncode == 0, done.stderr
-        assert "double: 1 chunks or rows that done blocks made are missing; 1 b" in done.stderr
+        assert (
+            "double: 1 chunks, rows or files that done blocks made are gone or changed; 1 b"
+            in done.stderr
+        )
         np.testing.assert_array_equal(chain.read("s.zarr/doubled"), RAW * 2)
         after = stamps(chain.records("zero"))
         assert {k for k in before if before[k] != after[k]} == {(1, 1)}
