@@ -5,11 +5,13 @@
     python tests/kill_test.py --kills 200 --jobs long     # few, of many blocks
 
 A chain of two tasks runs over and over; its blocks read what their neighbours write, so that
-conflicting ones must never overlap. While it runs, a worker, a supervisor, the host that forks
+conflicting ones must never overlap. The second one returns rows, which are merged, and stores one
+per block in a database. While it runs, a worker, a supervisor, the host that forks
 them, Snakemake, `run` or all of them get SIGKILL, SIGTERM or SIGINT, at any time. After every
 chain:
 
 - the arrays equal those of an undisturbed, serial computation byte for byte;
+- the merged rows are those of the whole array, and the database has one row per block;
 - no block with a counting record has run again;
 - no two conflicting blocks were at work at the same time;
 - `verify` finds nothing missing, and no process is left.
@@ -25,6 +27,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -42,6 +45,7 @@ from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import Plan
 from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.ledger import Event, first_block, read_records
+from snakemake_blocks.state.tables import read_table
 from snakemake_blocks.view.verify import verify_run
 
 BLOCK, CONTEXT = 10, 5
@@ -77,16 +81,63 @@ tasks:
     params: {{seconds: {seconds}}}
     reads: {{smoothed: {{array: s.zarr/smoothed, fill: 0}}}}
     writes: {{labels: {{array: s.zarr/labels, dtype: int64}}}}
+    tables:
+      parts: {{columns: {{value: int64, area: int64, place: "int64[2]", begin: "int64[2]"}}}}
+    outputs: [rows.db]
+    set_up: functions:prepare
+    before_block: functions:drop
     roi: s.zarr/raw
     block_size: [{block}, {block}]
     context: {context}
     retries: 9
     workers: {workers}
     blocks_per_job: {batch}
+  objects:
+    call: reduce
+    merge: functions:merge
+    reads: {{rows: {{table: label.parts}}}}
 """
 
 FUNCTIONS = """
-import os, random, time
+import contextlib, os, random, sqlite3, time
+import numpy as np
+
+@contextlib.contextmanager
+def rows():
+    path = os.path.join(os.environ["BLOCKS_KILL_TEST_FOLDER"], "rows.db")
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection, connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        yield connection
+
+def prepare():
+    with rows() as connection:
+        connection.execute("DROP TABLE IF EXISTS blocks")
+        connection.execute("CREATE TABLE blocks (i INTEGER, j INTEGER, total INTEGER)")
+
+def drop(block):
+    with rows() as connection:
+        connection.execute("DELETE FROM blocks WHERE i = ? AND j = ?", block.index)
+
+def parts(labels, begin):
+    values, inverse = np.unique(labels % 17, return_inverse=True)
+    columns = {"value": values, "area": [], "place": [], "begin": []}
+    for number in range(len(values)):
+        where = np.argwhere(inverse.reshape(labels.shape) == number) + begin
+        columns["area"].append(len(where))
+        columns["place"].append(where.sum(axis=0))
+        columns["begin"].append(where.min(axis=0))
+    return columns
+
+def merge(rows):
+    values, inverse = np.unique(rows["value"].to_numpy(), return_inverse=True)
+    area, place, begin = (np.array(rows[n].to_pylist()) for n in ("area", "place", "begin"))
+    groups = [inverse == number for number in range(len(values))]
+    return {
+        "value": values,
+        "area": [area[group].sum() for group in groups],
+        "place": [place[group].sum(axis=0) for group in groups],
+        "begin": [begin[group].min(axis=0) for group in groups],
+    }
 
 def tick(task, block):
     line = f"{task} {'-'.join(map(str, block.index))} {os.getpid()} {time.monotonic_ns()}\\n"
@@ -114,8 +165,11 @@ def label(smoothed, block, seconds):
     work("label", block, seconds)
     inner = smoothed[5:-5, 5:-5]
     found = (inner > smoothed[:-10, :-10]) + 2 * (inner > smoothed[10:, 10:]) + 7 * inner
+    begin = np.array(block.write_roi.begin)
+    with rows() as connection:
+        connection.execute("INSERT INTO blocks VALUES (?, ?, ?)", (*block.index, int(found.sum())))
     tick("label", block)
-    return found
+    return {"labels": found, "parts": parts(found, begin)}
 """
 
 
@@ -364,11 +418,28 @@ class KillTest:
         for name, values in expected(raw).items():
             found = zarr.open_array(self.folder / "s.zarr" / name, mode="r")[:]
             assert np.asarray(found).tobytes() == values.tobytes(), f"{name} differs"
+            if name == "labels":
+                self._prove_rows(values)
         plan = Plan.load(self.root)
         missing = verify_run(plan, self.root).missing
         assert not missing, missing
         self._prove_records(plan)
         self._prove_order(plan)
+
+    def _prove_rows(self, labels: NDArray[np.int64]) -> None:
+        """The merged rows are those of the whole array, and each block has its row once."""
+        found = read_table(self.root, "objects", "parts").to_pylist()
+        wanted = []
+        for value in np.unique(labels % 17).tolist():
+            where = np.argwhere(labels % 17 == value)
+            place, begin = where.sum(axis=0).tolist(), where.min(axis=0).tolist()
+            wanted.append({"value": value, "area": len(where), "place": place, "begin": begin})
+        assert found == wanted, "the merged rows are not those of the whole array"
+        n = len(labels) // BLOCK
+        totals = labels.reshape(n, BLOCK, n, BLOCK).sum(axis=(1, 3))
+        with contextlib.closing(sqlite3.connect(self.folder / "rows.db")) as connection:
+            stored = list(connection.execute("SELECT i, j, total FROM blocks ORDER BY i, j"))
+        assert stored == [(i, j, int(totals[i, j])) for i, j in np.ndindex(n, n)], "rows of blocks"
 
     def _prove_records(self, plan: Plan) -> None:
         """No block was begun again after it was done: upstream, too, was done but once."""
