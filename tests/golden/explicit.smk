@@ -32,6 +32,7 @@ rule smooth_p0_0_0:
         "blocks/smooth/p0/0-0/0-0.json",
     log:
         "blocks/smooth/logs/0-0/0-0.log",
+    priority: 2
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -50,6 +51,7 @@ rule smooth_p0_0_1:
         "blocks/smooth/p0/0-0/0-1.json",
     log:
         "blocks/smooth/logs/0-0/0-1.log",
+    priority: 2
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -68,6 +70,7 @@ rule smooth_p0_1_0:
         "blocks/smooth/p0/0-0/1-0.json",
     log:
         "blocks/smooth/logs/0-0/1-0.log",
+    priority: 2
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -86,6 +89,7 @@ rule smooth_p0_1_1:
         "blocks/smooth/p0/0-0/1-1.json",
     log:
         "blocks/smooth/logs/0-0/1-1.log",
+    priority: 2
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -104,6 +108,7 @@ rule smooth_p0_2_0:
         "blocks/smooth/p0/0-0/2-0.json",
     log:
         "blocks/smooth/logs/0-0/2-0.log",
+    priority: 2
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -122,6 +127,7 @@ rule smooth_p0_2_1:
         "blocks/smooth/p0/0-0/2-1.json",
     log:
         "blocks/smooth/logs/0-0/2-1.log",
+    priority: 2
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -149,6 +155,7 @@ rule smooth_done:
         "blocks/smooth/done.json",
     log:
         "blocks/smooth/logs/done.log",
+    priority: 2
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -169,6 +176,7 @@ rule objects_p0_0_0:
         "blocks/objects/p0/0-0/0-0.json",
     log:
         "blocks/objects/logs/0-0/0-0.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -192,6 +200,7 @@ rule objects_p0_0_2:
         "blocks/objects/p0/0-0/0-2.json",
     log:
         "blocks/objects/logs/0-0/0-2.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -213,6 +222,7 @@ rule objects_p0_2_0:
         "blocks/objects/p0/0-0/2-0.json",
     log:
         "blocks/objects/logs/0-0/2-0.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -236,6 +246,7 @@ rule objects_p0_2_2:
         "blocks/objects/p0/0-0/2-2.json",
     log:
         "blocks/objects/logs/0-0/2-2.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -265,6 +276,7 @@ rule objects_p1_0_1:
         "blocks/objects/p1/0-0/0-1.json",
     log:
         "blocks/objects/logs/0-0/0-1.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -291,6 +303,7 @@ rule objects_p1_0_3:
         "blocks/objects/p1/0-0/0-3.json",
     log:
         "blocks/objects/logs/0-0/0-3.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -318,6 +331,7 @@ rule objects_p1_2_1:
         "blocks/objects/p1/0-0/2-1.json",
     log:
         "blocks/objects/logs/0-0/2-1.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -344,6 +358,7 @@ rule objects_p1_2_3:
         "blocks/objects/p1/0-0/2-3.json",
     log:
         "blocks/objects/logs/0-0/2-3.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -375,6 +390,7 @@ rule objects_p2_1_1:
         "blocks/objects/p2/0-0/1-1.json",
     log:
         "blocks/objects/logs/0-0/1-1.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -403,6 +419,7 @@ rule objects_p2_1_3:
         "blocks/objects/p2/0-0/1-3.json",
     log:
         "blocks/objects/logs/0-0/1-3.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -430,6 +447,7 @@ rule objects_p3_1_0:
         "blocks/objects/p3/0-0/1-0.json",
     log:
         "blocks/objects/logs/0-0/1-0.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -461,6 +479,7 @@ rule objects_p3_1_2:
         "blocks/objects/p3/0-0/1-2.json",
     log:
         "blocks/objects/logs/0-0/1-2.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -492,6 +511,7 @@ rule objects_done:
         "blocks/objects/done.json",
     log:
         "blocks/objects/logs/done.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -518,6 +538,7 @@ rule count_p0_0_0:
         "blocks/count/p0/0-0/0-0.json",
     log:
         "blocks/count/logs/0-0/0-0.log",
+    priority: 0
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -544,6 +565,7 @@ rule count_p0_1_0:
         "blocks/count/p0/0-0/1-0.json",
     log:
         "blocks/count/logs/0-0/1-0.log",
+    priority: 0
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -564,6 +586,7 @@ rule count_done:
         "blocks/count/done.json",
     log:
         "blocks/count/logs/done.log",
+    priority: 0
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"

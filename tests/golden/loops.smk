@@ -36,6 +36,7 @@ for phase in range(1):
             "blocks/smooth/logs/{job}.log",
         wildcard_constraints:
             job="[0-9]+-[0-9]+/[0-9]+-[0-9]+",
+        priority: 2
         retries: 0 if workflow.remote_exec else 2
         conda:
             "envs/blocks.yaml"
@@ -56,6 +57,7 @@ rule smooth_done:
         "blocks/smooth/done.json",
     log:
         "blocks/smooth/logs/done.log",
+    priority: 2
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -81,6 +83,7 @@ for phase in range(4):
             "blocks/objects/logs/{job}.log",
         wildcard_constraints:
             job="[0-9]+-[0-9]+/[0-9]+-[0-9]+",
+        priority: 1
         retries: 0 if workflow.remote_exec else 2
         conda:
             "envs/blocks.yaml"
@@ -99,6 +102,7 @@ rule objects_done:
         "blocks/objects/done.json",
     log:
         "blocks/objects/logs/done.log",
+    priority: 1
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
@@ -124,6 +128,7 @@ for phase in range(1):
             "blocks/count/logs/{job}.log",
         wildcard_constraints:
             job="[0-9]+-[0-9]+/[0-9]+-[0-9]+",
+        priority: 0
         retries: 0 if workflow.remote_exec else 2
         conda:
             "envs/blocks.yaml"
@@ -141,6 +146,7 @@ rule count_done:
         "blocks/count/done.json",
     log:
         "blocks/count/logs/done.log",
+    priority: 0
     retries: 0 if workflow.remote_exec else 2
     conda:
         "envs/blocks.yaml"
