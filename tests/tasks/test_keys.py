@@ -96,7 +96,7 @@ def test_what_is_written_is_read_again(value: Any) -> None:
 @pytest.mark.parametrize("kind", [Operation, Budget])
 @pytest.mark.parametrize("wrong", [[], -1, "no", {"a": object()}, {"a": {"array": 1}}])
 def test_what_a_file_cannot_hold_does_not_fit(kind: Any, wrong: Any) -> None:
-    takes = {"params": dict, "resources": ()}
+    takes = {"params": dict, "scope": dict, "outputs": list, "resources": ()}
     for name, form in forms_of(kind).items():
         if not isinstance(wrong, takes.get(name, ())):
             assert not form(wrong) or (name, wrong) == ("resources", {}), name
@@ -108,7 +108,8 @@ class TestInAPlan:
         return plan, json.loads(plan.to_bytes())
 
     def test_a_key_that_every_plan_has_must_be_there(self) -> None:
-        later = {"tables", "table_reads"}  # plans of earlier versions have none of these
+        # Plans of earlier versions have none of these.
+        later = {"tables", "table_reads", "outputs", "set_up", "before_block", "scope"}
         for f in (*fields(Operation), *fields(Budget)):
             _, data = self.plan()
             assert form_problem(data) is None
@@ -124,7 +125,8 @@ class TestInAPlan:
 
 class TestIdentity:
     def test_checks_and_set_up_do_not_decide_what_is_computed(self) -> None:
-        checked = make_task(check_function=FUNCTION, init_callback_fn=FUNCTION)
+        hooks = {"before_block": FUNCTION, "set_up": FUNCTION, "outputs": ["a.db"]}
+        checked = make_task(check_function=FUNCTION, init_callback_fn=FUNCTION, **hooks)
         assert checked.operation.identity() == make_task().operation.identity()
 
     def test_all_else_does(self) -> None:
@@ -136,6 +138,7 @@ class TestIdentity:
             {"params": {"a": {"y": 1, "x": 2}}},
             {"reads": {"raw": Read(array())}},
             {"writes": {"raw": Write(array())}},
+            {"scope": {"function": "m:g"}},
         ):
             assert Operation(**{"function": FunctionRef("m:f"), **change}).identity() != base
 
