@@ -89,6 +89,7 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
     """Show what would be made of PIPELINE; writes no state."""
     from snakemake_blocks.commands.generate import check_pipeline, preview, to_pipeline
     from snakemake_blocks.plan.estimates import estimate_plan
+    from snakemake_blocks.state.tables import row_bytes
     from snakemake_blocks.view.export import block_seconds
     from snakemake_blocks.view.preview import preview_text
     from snakemake_blocks.view.report import plan_to_json, print_plan, print_proof
@@ -97,7 +98,10 @@ def plan(pipeline: Path, as_json: bool, picture: Path | None, target: str) -> No
     made, proof = check_pipeline(described, target=target)
     previews = preview(described, made) if proof.holds else {}
     # Of a plan that does not hold some numbers have no meaning, e.g. inputs from other axes.
-    estimates = estimate_plan(made, block_seconds(made, pipeline.parent)) if proof.holds else {}
+    estimates = {}
+    if proof.holds:
+        rows = row_bytes(made, pipeline.parent / made.run_directory)
+        estimates = estimate_plan(made, block_seconds(made, pipeline.parent), rows)
     if picture is not None:
         from snakemake_blocks.view.plots import draw_plan
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snakemake_blocks.geometry.box import Box
+from snakemake_blocks.plan.dependencies import needed_blocks
 from snakemake_blocks.plan.plan import Job, Plan, PlannedTask
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.operation import Call
@@ -48,8 +49,9 @@ class Estimate:
     path : int
         Jobs that wait for one another at most, upstream tasks included.
     memory : int
-        Bytes of the arrays that a job has in memory (``call: arrays`` only, else 0); the function's
-        own temporaries come on top.
+        Bytes of the arrays (with ``call: arrays``) and of the rows that a job has in memory; the
+        function's own temporaries come on top. Rows are known once there are some of the task that
+        makes them.
     files : int
         Files that running the task makes in the run directory.
     cpu_hours : float or None
@@ -66,7 +68,11 @@ class Estimate:
     outputs: tuple[Output, ...] = ()
 
 
-def estimate_plan(plan: Plan, seconds: Mapping[str, float] | None = None) -> dict[str, Estimate]:
+def estimate_plan(
+    plan: Plan,
+    seconds: Mapping[str, float] | None = None,
+    rows: Mapping[tuple[str, str], float] | None = None,
+) -> dict[str, Estimate]:
     """Return estimates per task.
 
     Parameters
@@ -75,6 +81,8 @@ def estimate_plan(plan: Plan, seconds: Mapping[str, float] | None = None) -> dic
         The plan.
     seconds : mapping of str to float, optional
         Mean wall time of a block per task, where it is known.
+    rows : mapping of (str, str) to float, optional
+        Mean bytes of a block's rows by task and table, where they are known.
     """
     path: dict[str, int] = {}
     found = {}
@@ -84,7 +92,7 @@ def estimate_plan(plan: Plan, seconds: Mapping[str, float] | None = None) -> dic
         found[name] = Estimate(
             inputs=_most_inputs(plan, task),
             path=path[name],
-            memory=_memory(task),
+            memory=_memory(task) + _memory_of_rows(plan, task, rows or {}),
             files=files_of(task),
             outputs=outputs_of(task),
             cpu_hours=None if known is None else known * task.num_blocks / 3600,
@@ -121,6 +129,18 @@ def _most_inputs(plan: Plan, task: PlannedTask) -> int:
         numbers = range(0, task.num_jobs, step or 1)
         jobs = [Job(plan, task, task.job_index(number)) for number in numbers]
     return max((len(job.inputs) for job in jobs), default=0)
+
+
+def _memory_of_rows(plan: Plan, task: PlannedTask, rows: Mapping[tuple[str, str], float]) -> int:
+    """Return the bytes of the rows that the workers of a job are given for a block each."""
+    middle, total = tuple((n - 1) // 2 for n in task.grid.shape), 0.0
+    for read in task.operation.table_reads.values():
+        up = plan.tasks[read.task]
+        count = up.num_blocks
+        if up.name not in task.whole:
+            count = needed_blocks(task.toward(up).grid, middle, up.grid).size
+        total += count * rows.get((read.task, read.table), 0.0)
+    return task.budget.workers * int(total)
 
 
 def _memory(task: PlannedTask) -> int:

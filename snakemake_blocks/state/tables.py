@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from funlib.geometry import Roi
 
-__all__ = ["StoredTable", "lost_rows", "read_table", "write_parquet"]
+__all__ = ["StoredTable", "lost_rows", "read_table", "row_bytes", "write_parquet"]
 
 
 class _Part(NamedTuple):
@@ -213,6 +213,21 @@ def write_parquet(plan: Plan, task: PlannedTask, root: Path) -> None:
                 writer.write_table(stored.rows(stamps, members))
                 judge.forget(task, job)
         os.replace(temporary, path)
+
+
+def row_bytes(plan: Plan, root: Path) -> dict[tuple[str, str], float]:
+    """Return the mean bytes of a done block's rows, by task and table, where there are any.
+
+    Rows that count no more are counted in, so it is rather too much.
+    """
+    judge, found = Judge(plan, root), {}
+    for task in plan.tasks.values():
+        for name in task.operation.tables:
+            folder = RunPaths(root).tables(task.slug, name)
+            size = sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file())
+            if size and (done := int(judge.judge_all(task).done.sum())):
+                found[task.name, name] = size / done
+    return found
 
 
 def lost_rows(judge: Judge, task: PlannedTask) -> dict[str, NDArray[np.bool_]]:

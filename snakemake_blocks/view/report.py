@@ -96,7 +96,7 @@ def print_plan(plan: Plan, estimates: Mapping[str, Estimate], console: Console) 
         return
     text = (
         "inputs: most files that a job waits for; path: most jobs that wait for one another; "
-        "memory: arrays of a job, where the function gets them; files: about so many in "
+        "memory: arrays and rows of a job, where the function gets them; files: about so many in "
         f"{plan.run_directory}"
     )
     text += "; CPU h: hours of all blocks, by the block times on record" if hours else ""

@@ -21,7 +21,9 @@ from project import BIN, Project
 import snakemake_blocks as sb
 from snakemake_blocks.commands.generate import generate
 from snakemake_blocks.errors import InputError, SpecError
+from snakemake_blocks.plan.estimates import estimate_plan
 from snakemake_blocks.plan.plan import Plan
+from snakemake_blocks.state.tables import row_bytes
 from snakemake_blocks.view.verify import verify_run
 
 pytestmark = pytest.mark.e2e
@@ -582,6 +584,9 @@ class TestReduce:
         project.write(("bins", {**make, "call": "arrays"}), ("histogram", merge))
         plan = project.work()
         assert list(plan.tasks) == ["bins", "histogram_1", "histogram"]
+        bare_memory = estimate_plan(plan)["histogram_1"].memory
+        memory = estimate_plan(plan, rows=row_bytes(plan, ROOT))["histogram_1"].memory
+        assert (bare_memory, memory > 64 * 256 * 8) == (0, True)
         assert sb.read_table(ROOT, "histogram", "all").to_pylist() == [self.wanted(raw)]
         assert pyarrow.parquet.read_table("all.parquet").to_pylist() == [self.wanted(raw)]
         bare = {k: v for k, v in merge.items() if k != "tables"}
