@@ -158,6 +158,7 @@ def make_plan(
     """
     pipeline = to_pipeline(description)
     problems = [*_run_directory_problems(pipeline), *_nesting_problems(pipeline)]
+    problems += list(_file_problems(pipeline))
     for task in pipeline.tasks:
         problems += _function_problems(pipeline, task)
         problems += pickling_problems(task) if pickling else []
@@ -411,7 +412,7 @@ def _run_directory_problems(pipeline: Pipeline) -> list[str]:
 
 
 def _nesting_problems(pipeline: Pipeline) -> Iterator[str]:
-    """Yield which arrays lie in others or in the run directory, or that in one of them.
+    """Yield which arrays or files lie in others or in the run directory, or that in one of them.
 
     It is told by where they lie, be they there or still to be made.
     """
@@ -419,8 +420,8 @@ def _nesting_problems(pipeline: Pipeline) -> Iterator[str]:
     things = {root: pipeline.run_directory}
     for task in pipeline.tasks:
         operation = task.operation
-        for array in (*operation.inputs, *operation.written, *([task.mask] if task.mask else ())):
-            things.setdefault(array.path, pipeline.folder / array.path)
+        for name in (*_arrays_of(task), *operation.outputs, *operation.parquet):
+            things.setdefault(name, pipeline.folder / name)
     places = {place_of(path): name for name, path in reversed(things.items())}
     for name, path in things.items():
         above = Path(os.path.realpath(path)).parents
@@ -429,6 +430,28 @@ def _nesting_problems(pipeline: Pipeline) -> Iterator[str]:
             inside = next((str(p) for p in above if is_array(p)), "")
         if inside:
             yield f"{name}: lies inside of {inside}; choose another path"
+
+
+def _arrays_of(task: Task) -> list[str]:
+    arrays = [*task.operation.inputs, *task.operation.written, *([task.mask] if task.mask else ())]
+    return [array.path for array in arrays]
+
+
+def _file_problems(pipeline: Pipeline) -> Iterator[str]:
+    """Yield which files that tasks make are arrays, or the Parquet file of another table."""
+    folder, tasks = pipeline.folder, pipeline.tasks
+    taken = {place_of(folder / path): "an array" for t in tasks for path in _arrays_of(t)}
+    for task in tasks:
+        for path in task.operation.outputs:
+            if what := taken.get(place_of(folder / path)):
+                yield f"task {comment(task.task_id)}: outputs: {path} is {what}; name another file"
+    for task in tasks:
+        taken |= {place_of(folder / path): "an output" for path in task.operation.outputs}
+    for task in tasks:
+        for path in task.operation.parquet:
+            if what := taken.get(place := place_of(folder / path)):
+                yield f"task {comment(task.task_id)}: parquet: {path} is {what}; name another file"
+            taken[place] = "the Parquet file of another table"
 
 
 def _function_problems(pipeline: Pipeline, task: Task) -> list[str]:

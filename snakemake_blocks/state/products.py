@@ -86,13 +86,9 @@ def _digest_of(path: Path) -> str:
     return total.hexdigest()
 
 
-def _parquet_of(task: PlannedTask) -> list[str]:
-    return [table.parquet for table in task.operation.tables.values() if table.parquet]
-
-
 def has_products(task: PlannedTask) -> bool:
     """Tell whether a task leaves files beside arrays and rows."""
-    return bool(task.operation.outputs or _parquet_of(task))
+    return bool(task.operation.outputs or task.operation.parquet)
 
 
 def write_products(plan: Plan, task: PlannedTask, root: Path, done: bytes) -> None:
@@ -120,7 +116,7 @@ def write_products(plan: Plan, task: PlannedTask, root: Path, done: bytes) -> No
             f"task {task.name}: all blocks are done, and {', '.join(missing)}, which outputs "
             "names, is not there; mend the function, then reset the task"
         )
-    names = [*task.operation.outputs, *_parquet_of(task)]
+    names = [*task.operation.outputs, *task.operation.parquet]
     found = {name: asdict(_Content.of(folder / name)) for name in names}
     record = {"done": hashlib.sha256(done).hexdigest(), "files": found}
     write_atomically(
@@ -178,7 +174,7 @@ def lost_outputs(judge: Judge, task: PlannedTask, *, deep: bool = False) -> dict
 
 def lost_parquet(judge: Judge, task: PlannedTask, *, deep: bool = False) -> dict[str, str]:
     """Return the Parquet files of a done task that are not as it left them, likewise."""
-    names = _parquet_of(task)
+    names = task.operation.parquet
     if not names or judge.judge_all(task).todo.any():
         return {}
     noted = _noted(judge.root, task) or {}
@@ -196,7 +192,7 @@ def lacking_products(judge: Judge, task: PlannedTask) -> list[str]:
     if not has_products(task) or judge.judge_all(task).todo.any():
         return []
     noted, folder = _noted(judge.root, task) or {}, judge.plan.folder(judge.root)
-    names = [*task.operation.outputs, *_parquet_of(task)]
+    names = [*task.operation.outputs, *task.operation.parquet]
     return [name for name in names if name not in noted or not (folder / name).exists()]
 
 

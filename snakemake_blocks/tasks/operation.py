@@ -329,6 +329,11 @@ class Operation:
         return [self.writes[name].array for name in sorted(self.writes)]
 
     @property
+    def parquet(self) -> list[str]:
+        """The Parquet files that tables are written to."""
+        return [table.parquet for table in self.tables.values() if table.parquet]
+
+    @property
     def inputs(self) -> list[ArrayInfo]:
         """The arrays read, in the order of the description."""
         return [read.array for read in self.reads.values()]

@@ -365,6 +365,14 @@ class TestParquet:
         ({"set_up": "functions:no"}, "tasks.nodes.set_up: functions.py defines no no"),
         ({"before_block": "no:no"}, "tasks.nodes.before_block: there is no module no"),
         ({"before_block": 3}, "tasks.nodes.before_block: must be a function as module:name"),
+        ({"outputs": ["s.zarr/raw"]}, "task nodes: outputs: s.zarr/raw is an array; name another"),
+        ({"outputs": ["blocks/x"]}, "blocks/x: lies inside of pipeline.yaml: run_directory"),
+        ({"outputs": ["s.zarr/raw/x"]}, "s.zarr/raw/x: lies inside of s.zarr/raw"),
+        ({"outputs": ["."]}, "run_directory: lies inside of ."),
+        (
+            {"tables": {"t": {"columns": {"a": "int8"}, "parquet": "graph.db"}}},
+            "task nodes: parquet: graph.db is an output; name another file",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(

@@ -45,7 +45,6 @@ PLAUSIBLE: dict[str, tuple[Any, ...]] = {
     "call": ("block", "arrays", "worker", "once", "reduce"),
     "merge": ("functions:count", "functions:none", 3),
     "map": ("functions:count", "functions:smooth", "functions:none", 3),
-    "function": ("functions:count", "functions:smooth", None, "functions:none"),
     "outputs": (
         [], ["a.db"], ["a.db", "a.db"], ["s.zarr"], ["blocks"], ["/etc/passwd"], ["../x"], "a.db",
         ["functions.py"], ["a/b/c"], ["."], [""], [3], ["s.zarr/out"], ["blocks/plan.json"],
