@@ -7,8 +7,10 @@ lost. A Parquet file is written again from the rows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,11 +119,24 @@ def write_products(plan: Plan, task: PlannedTask, root: Path, done: bytes) -> No
             "names, is not there; mend the function, then reset the task"
         )
     names = [*task.operation.outputs, *task.operation.parquet]
+    for name in names:
+        _settle_database(folder / name)
     found = {name: asdict(_Content.of(folder / name)) for name in names}
     record = {"done": hashlib.sha256(done).hexdigest(), "files": found}
     write_atomically(
         RunPaths(root).products(task.slug), (json.dumps(record, indent=2) + "\n").encode()
     )
+
+
+def _settle_database(path: Path) -> None:
+    """Have SQLite move into a database what lies in the journal beside it.
+
+    Whoever reads the database next would, and it would not be what the task left.
+    """
+    if not path.with_name(f"{path.name}-wal").exists():
+        return
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _noted(root: Path, task: PlannedTask) -> dict[str, _Content] | None:

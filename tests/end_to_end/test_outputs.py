@@ -302,6 +302,49 @@ class TestOutputs:
         assert "task: all blocks are done, and none.db, which it is to leave" in done.stdout
         assert "none.db" in (ROOT / "task/logs/done.log").read_text()
 
+    def test_a_journal_beside_it_is_moved_into_it(
+        self, project: Project, raw: NDArray[Any]
+    ) -> None:
+        """It lies there where a process that wrote ended before it closed the database."""
+        with (project.folder / "functions.py").open("a") as file:
+            file.write(
+                "\n\ndef leave(block):\n"
+                "    if os.fork() == 0:\n"
+                "        connection = sqlite3.connect('wal.db', isolation_level=None)\n"
+                "        connection.execute('PRAGMA journal_mode = WAL')\n"
+                "        connection.execute('CREATE TABLE t (n INTEGER)')\n"
+                "        connection.execute('INSERT INTO t VALUES (3)')\n"
+                "        os._exit(0)\n"
+                "    os.wait()\n"
+            )
+        form = {
+            "function": "functions:leave",
+            "outputs": ["wal.db"],
+            "roi": "s.zarr/raw",
+            "block_size": [30, 40],
+        }
+        project.write(("task", form))
+        project.work()
+        with closing(sqlite3.connect("wal.db")) as connection:
+            assert list(connection.execute("SELECT n FROM t")) == [(3,)]
+        assert missing(project) == ""
+
+    @pytest.mark.parametrize("hook", ["set_up", "before_block"])
+    def test_a_hook_that_raises_costs_attempts(
+        self, project: Project, raw: NDArray[Any], hook: str
+    ) -> None:
+        with (project.folder / "functions.py").open("a") as file:
+            file.write("\n\ndef bad(*args, **params):\n    raise RuntimeError('the hook')\n")
+        project.write(("nodes", nodes(**{hook: "functions:bad"})))
+        done = project.blocks("run", "pipeline.yaml", "--cores", "1", "--quiet")
+        assert done.returncode == 1 and "RuntimeError: the hook" in done.stdout
+        status = read_status(Plan.load(ROOT), ROOT)
+        failed = status.tasks["nodes_set_up" if hook == "set_up" else "nodes"]
+        (failure,) = failed.failures
+        assert failure.attempt == 2
+        if hook == "set_up":
+            assert project.records("nodes") == {}
+
     def test_with_snakemake(self, project: Project, raw: NDArray[Any]) -> None:
         project.write(("nodes", nodes()), ("mark", mark()))
         assert project.blocks("run", "pipeline.yaml", "--cores", "2").returncode == 0
