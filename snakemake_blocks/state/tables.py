@@ -6,8 +6,10 @@ they lie in a file of another name, which is looked for only then.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from funlib.geometry import Roi
 
 __all__ = ["StoredTable", "lost_rows", "read_table", "row_bytes", "write_parquet"]
+
+
+# Rows that are written to one Parquet file; of more a data set is made.
+_LARGEST_FILE = 1 << 30
 
 
 class _Part(NamedTuple):
@@ -185,7 +191,8 @@ class StoredTable:
 def write_parquet(plan: Plan, task: PlannedTask, root: Path) -> None:
     """Write the tables of a task for which a Parquet file is asked for; all its blocks are done.
 
-    Rows are in the order of jobs, then of blocks; a job's are in memory at a time.
+    Rows are in the order of jobs, then of blocks; a job's are in memory at a time. Many are written
+    as a data set: a folder of that name with several files.
 
     Raises
     ------
@@ -195,24 +202,67 @@ def write_parquet(plan: Plan, task: PlannedTask, root: Path) -> None:
     for name, table in task.operation.tables.items():
         if not table.parquet:
             continue
-        import pyarrow.parquet
-
         path = plan.folder(root) / table.parquet
         path.parent.mkdir(parents=True, exist_ok=True)
-        judge, stored = Judge(plan, root), StoredTable(root, task, name)
         temporary = path.with_name(f".{path.name}.new")
-        with pyarrow.parquet.ParquetWriter(temporary, schema_of(table)) as writer:
-            for job in task.jobs.jobs:
-                members = task.jobs.members(job)
-                stamps = judge.judge(task, members).stamp
-                if not stored.found(stamps, members)[stamps != 0].all():
-                    raise LedgerError(
-                        f"{path}: rows of table {name} of job {index_name(job)} are lost; "
-                        "`snakemake-blocks run` has its blocks done anew"
-                    )
-                writer.write_table(stored.rows(stamps, members))
-                judge.forget(task, job)
+        _remove(temporary)
+        folder = RunPaths(root).tables(task.slug, name)
+        size = sum(file.stat().st_size for file in folder.glob("*/*") if file.is_file())
+        files = iter([temporary])
+        if size > _LARGEST_FILE:
+            temporary.mkdir()
+            files = map(temporary.joinpath, map("part-{:05}.parquet".format, itertools.count()))
+        _write_parts(_job_rows(plan, task, root, name), schema_of(table), files)
+        _remove(path)
         os.replace(temporary, path)
+
+
+def _write_parts(tables: Iterable[pa.Table], schema: pa.Schema, files: Iterator[Path]) -> None:
+    """Write tables to one file, or to several, none of which gets much too large."""
+    import pyarrow.parquet
+
+    writer, written = pyarrow.parquet.ParquetWriter(next(files), schema), 0
+    try:
+        for table in tables:
+            if written > _LARGEST_FILE and (path := next(files, None)) is not None:
+                writer.close()
+                writer, written = pyarrow.parquet.ParquetWriter(path, schema), 0
+            writer.write_table(table)
+            written += table.nbytes
+    finally:
+        writer.close()
+
+
+def _job_rows(plan: Plan, task: PlannedTask, root: Path, name: str) -> Iterator[pa.Table]:
+    """Yield the rows of one job after the other."""
+    judge, stored = Judge(plan, root), StoredTable(root, task, name)
+    for job in task.jobs.jobs:
+        members = task.jobs.members(job)
+        stamps = judge.judge(task, members).stamp
+        if not stored.found(stamps, members)[stamps != 0].all():
+            raise LedgerError(
+                f"task {task.name}: rows of table {name} of job {index_name(job)} are lost; "
+                "`snakemake-blocks run` has its blocks done anew"
+            )
+        yield stored.rows(stamps, members)
+        judge.forget(task, job)
+
+
+def _remove(path: Path) -> None:
+    """Remove a Parquet file, or a data set of them.
+
+    Raises
+    ------
+    LedgerError
+        If it is a folder in which there is something else.
+    """
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for file in path.iterdir():
+        if not (file.is_file() and file.match("part-*.parquet")):
+            raise LedgerError(f"{path}: is a folder that holds {file.name}; name another file")
+    shutil.rmtree(path)
 
 
 def row_bytes(plan: Plan, root: Path) -> dict[tuple[str, str], float]:

@@ -388,6 +388,36 @@ class TestParquet:
         assert pyarrow.parquet.read_table("out/t.parquet").num_rows == 12
         assert project.records("task") == before
 
+    def test_of_many_rows_is_a_data_set(
+        self, project: Project, form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import pyarrow.parquet
+
+        project.write(("task", {**form, "blocks_per_job": 1}))
+        project.work()
+        whole = pyarrow.parquet.read_table("out/t.parquet")
+        monkeypatch.setattr("snakemake_blocks.state.tables._LARGEST_FILE", 30)
+        Path("out/t.parquet").unlink()
+        project.work()
+        assert len(list(Path("out/t.parquet").glob("part-*.parquet"))) == 3
+        assert pyarrow.parquet.read_table("out/t.parquet").equals(whole)
+        Path("out/t.parquet/part-00001.parquet").unlink()
+        assert "task: out/t.parquet is not what the task left" in missing(project)
+        monkeypatch.setattr("snakemake_blocks.state.tables._LARGEST_FILE", 1 << 30)
+        project.work()
+        assert Path("out/t.parquet").is_file()
+        assert pyarrow.parquet.read_table("out/t.parquet").equals(whole)
+
+    def test_a_folder_of_the_user_is_left_alone(
+        self, project: Project, form: dict[str, Any]
+    ) -> None:
+        Path("out/t.parquet").mkdir(parents=True)
+        Path("out/t.parquet/mine.txt").write_text("mine")
+        project.write(("task", form))
+        done = project.blocks("run", "pipeline.yaml", "--cores", "1")
+        assert done.returncode == 1 and Path("out/t.parquet/mine.txt").read_text() == "mine"
+        assert "holds mine.txt; name another file" in (ROOT / "task/logs/done.log").read_text()
+
     def test_that_cannot_be_written_is_no_success(
         self, project: Project, form: dict[str, Any]
     ) -> None:
