@@ -1,12 +1,12 @@
 """Functions of the pipeline: fragments, their graph in a database, a look-up table, segments."""
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import networkx as nx
 import numpy as np
-from funlib.persistence.graphs import SQLiteGraphDataBase
+from funlib.persistence.graphs import PgSQLGraphDatabase, SQLiteGraphDataBase
 from funlib.persistence.types import Vec
 from scipy.ndimage import center_of_mass, label
 
@@ -26,30 +26,35 @@ def first_id(block):
 
 
 def graph_in(database, mode="r+"):
-    """Return the graph that a file holds: a node per fragment, an edge where two touch."""
-    return SQLiteGraphDataBase(
-        Path(database),
-        position_attribute="position",
-        mode=mode,
-        node_attrs={"position": Vec(float, 3), "size": int},
-        edge_attrs={"contact": int},
-    )
+    """Return the graph in a file, or at a postgresql:// URL: a node per fragment, edges between."""
+    about = {
+        "mode": mode,
+        "node_attrs": {"position": Vec(float, 3), "size": int},
+        "edge_attrs": {"contact": int},
+    }
+    if "://" not in database:
+        return SQLiteGraphDataBase(Path(database), "position", **about)
+    url = urlsplit(database)  # the password is better kept in ~/.pgpass: parameters are stored
+    server = {"db_host": url.hostname, "db_user": url.username, "db_port": url.port}
+    return PgSQLGraphDatabase("position", url.path.strip("/"), **server, **about)
 
 
 def prepare(database):
     """Begin with an empty graph."""
-    for path in (Path(database), Path(database).with_name(f"{Path(database).stem}-meta.json")):
-        path.unlink(missing_ok=True)
+    if "://" not in database:
+        for path in (Path(database), Path(database).with_name(f"{Path(database).stem}-meta.json")):
+            path.unlink(missing_ok=True)
     graph_in(database, "w").close()
 
 
 def drop(block, database):
     """Delete what an earlier attempt of a block has left."""
-    first = first_id(block)
-    mine = first + 1, first + block.write_roi.size
-    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        connection.execute("DELETE FROM nodes WHERE id BETWEEN ? AND ?", mine)
-        connection.execute("DELETE FROM edges WHERE u BETWEEN ? AND ?", mine)
+    first = int(first_id(block))
+    mine = f"BETWEEN {first + 1} AND {first + int(block.write_roi.size)}"
+    with closing(graph_in(database)) as graph:
+        graph.cur.execute(f"DELETE FROM nodes WHERE id {mine}")
+        graph.cur.execute(f"DELETE FROM edges WHERE u {mine}")
+        graph.cur.execute("COMMIT")
 
 
 def touching(fragments, block, database):
@@ -59,7 +64,7 @@ def touching(fragments, block, database):
     ids, counts = np.unique(inner[inner > 0], return_counts=True)
     centers = center_of_mass(inner > 0, inner, ids) if len(ids) else []
     for number, size, center in zip(ids.tolist(), counts.tolist(), centers, strict=True):
-        graph.add_node(number, position=np.add(center, block.write_roi.begin), size=size)
+        graph.add_node(number, position=np.add(center, block.write_roi.begin).tolist(), size=size)
     for axis, size in enumerate(block.write_roi.shape):
         for pair, contact in pairs(fragments, axis, size, block.write_roi.shape):
             graph.add_edge(*pair, contact=contact)

@@ -172,7 +172,8 @@ def _result_problems(task: Task) -> list[Problem]:
     operation = task.operation
     found = []
     made = (*operation.writes, *operation.tables, *operation.outputs)
-    if operation.call in (Call.ARRAYS, Call.ONCE) and not made:
+    elsewhere = operation.before_block is not None  # rows in a database, which it deletes
+    if operation.call in (Call.ARRAYS, Call.ONCE) and not made and not elsewhere:
         needs = f"call: {operation.call} needs at least one array to write, a table or an output"
         found.append(("writes", needs))
     if operation.call.is_once:

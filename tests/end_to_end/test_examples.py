@@ -7,12 +7,16 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 import zarr
 from numpy.typing import NDArray
 from project import BIN
@@ -143,3 +147,53 @@ def test_region_graph(copies: Path) -> None:
     assert second == third
     (missing,) = [line for line in said if line == "the graph is missing"]
     assert said.index(missing) < len(said) - 1
+
+
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    """Start a server of PostgreSQL, if it is installed, and return its URL."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs or os.geteuid() != 0:
+        pytest.skip("needs PostgreSQL from Debian's packages, and root to run it as its user")
+    home = Path(tempfile.mkdtemp())
+    shutil.chown(home, "postgres")
+    user = ["runuser", "-u", "postgres", "--"]
+    data, port = home / "data", 20000 + os.getpid() % 10000
+    subprocess.run([*user, programs[-1] / "initdb", "-A", "trust", "-D", data], check=True)
+    settings = f"-p {port} -k {home} -c listen_addresses=127.0.0.1"
+    control = [*user, programs[-1] / "pg_ctl", "-D", data, "-w"]
+    subprocess.run([*control, "-l", home / "log", "-o", settings, "start"], check=True)
+    yield f"postgresql://postgres@127.0.0.1:{port}/graph"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True)
+    shutil.rmtree(home)
+
+
+@pytest.mark.e2e
+def test_region_graph_in_postgresql(copies: Path, postgresql: str) -> None:
+    """Rows of blocks that run again are replaced there as well."""
+    import psycopg2
+
+    folder = copies / "region_graph"
+    pipeline = yaml.safe_load((folder / "pipeline.yaml").read_text())
+    graph = pipeline["tasks"]["graph"]
+    del graph["outputs"], graph["max_workers"]
+    graph["params"]["database"] = pipeline["tasks"]["lut"]["params"]["database"] = postgresql
+
+    def run(*before: str, threshold: float) -> None:
+        pipeline["tasks"]["fragments"]["params"]["threshold"] = threshold
+        (folder / "pipeline.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+        for words in (before, ("run", "pipeline.yaml", "--cores", "2")):
+            if words:
+                command = [str(BIN / "snakemake-blocks"), *words]
+                done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+                assert done.returncode == 0, done.stdout + done.stderr
+        fragments = np.unique(np.asarray(zarr.open_array(folder / "sample.zarr/fragments")[...]))
+        with closing(psycopg2.connect(postgresql)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT id FROM nodes ORDER BY id")
+            assert [row[0] for row in cursor] == fragments[fragments > 0].tolist()
+
+    sample = [sys.executable, "../sample_data.py", "sample.zarr"]
+    subprocess.run(sample, cwd=folder, check=True)
+    run(threshold=0.25)
+    run(threshold=0.3)
+    run("reset", "blocks", "graph", "--roi", "20:40,64:128,64:128", threshold=0.3)
