@@ -54,6 +54,34 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
+        "tasks/pipeline",
+        "scope |= operation.identity(task.scale)",
+        "pass",
+        "end_to_end/test_outputs.py::TestRows::test_after_another_read",
+        "a set-up is not done again for what its task reads",
+    ),
+    Mutation(
+        "work/block_work",
+        "if self._clear is not None and (again or self.has_leftovers):",
+        "if self._clear is not None and self.has_leftovers:",
+        "end_to_end/test_outputs.py::TestRows::test_a_failed_attempt_is_dropped",
+        "rows of a failed attempt stay",
+    ),
+    Mutation(
+        "state/reset",
+        "chosen |= bool(outputs)",
+        "chosen |= False",
+        "end_to_end/test_outputs.py::TestOutputs::test_is_told_and_made_anew_when_it_is_changed",
+        "a changed output is told and left as it is",
+    ),
+    Mutation(
+        "state/products",
+        "last = [maker for maker in makers if _has_begun(judge.root, maker)][-1]",
+        "last = makers[0]",
+        "end_to_end/test_outputs.py::TestOutputs::test_that_a_later_task_changes_is_right_after_that",
+        "a database that a later task changes counts as damaged",
+    ),
+    Mutation(
         "geometry/tiling",
         "end=begin + length // step * step",
         "end=begin + -(-length // step) * step",

@@ -148,6 +148,15 @@ class TestRows:
         project.work()
         assert "prepare" in calls() and is_exact(raw, 100)
 
+    def test_after_another_read(self, project: Project, raw: NDArray[Any]) -> None:
+        """What a set-up prepares for is another, though its own parameters are not."""
+        project.write(("nodes", nodes()))
+        project.work()
+        calls()
+        project.write(("nodes", nodes(reads={"raw": {"array": "s.zarr/raw", "fill": 0}})))
+        project.work()
+        assert "prepare" in calls() and is_exact(raw)
+
     @pytest.mark.parametrize("block_size", [[5, 20], [15, 10]])
     @pytest.mark.parametrize("set_up", [True, False])
     def test_after_another_block_size(
