@@ -35,9 +35,9 @@ def once_task(
     process_function : callable or str
         ``f(**arrays, **tables, **params)``; it returns rows, or arrays whole. An array that it
         writes is given to it opened, if it has a parameter of that name.
-    reads : mapping of str to path or ArrayInfo
+    reads : mapping of str to path
         Arrays by the names of arguments: they are opened and not loaded. Of one that an upstream
-        task makes, the path is enough.
+        task makes, the path is enough as well; an ``ArrayInfo`` may be given, too.
     upstream_tasks : sequence of Task
         Of all of these it waits for all blocks.
     **more
