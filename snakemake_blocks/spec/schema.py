@@ -405,7 +405,7 @@ class TaskModel(_Model):
         None, description="f(block), called before a block runs again; gets params that it takes."
     )
     roi: RoiForm | None = Field(
-        None, description="Region to WRITE: an array's, or offset and shape; call: once has none."
+        None, description="Region to WRITE: an array's, or offset and shape; call: once needs none."
     )
     block_size: BlockSize | None = Field(
         None, description="What one block writes, in world units or voxels; call: once has none."

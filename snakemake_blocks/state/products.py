@@ -23,7 +23,6 @@ from snakemake_blocks.state.tables import write_parquet
 from snakemake_blocks.system.files import parse_json, read_file, write_atomically
 
 __all__ = [
-    "has_products",
     "lacking_products",
     "lost_outputs",
     "lost_parquet",
@@ -88,7 +87,7 @@ def _digest_of(path: Path) -> str:
     return total.hexdigest()
 
 
-def has_products(task: PlannedTask) -> bool:
+def _has_products(task: PlannedTask) -> bool:
     """Tell whether a task leaves files beside arrays and rows."""
     return bool(task.operation.outputs or task.operation.parquet)
 
@@ -108,7 +107,7 @@ def write_products(plan: Plan, task: PlannedTask, root: Path, done: bytes) -> No
     LedgerError
         If rows are lost, or an output is not there.
     """
-    if not has_products(task):
+    if not _has_products(task):
         return
     write_parquet(plan, task, root)
     folder = plan.folder(root)
@@ -148,7 +147,7 @@ def _noted(root: Path, task: PlannedTask) -> dict[str, _Content] | None:
         if record["done"] != done:
             return None
         return {name: _Content(**content) for name, content in record["files"].items()}
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (FileNotFoundError, AttributeError, ValueError, TypeError, KeyError):
         return None
 
 
@@ -204,7 +203,7 @@ def lost_parquet(judge: Judge, task: PlannedTask, *, deep: bool = False) -> dict
 
 def lacking_products(judge: Judge, task: PlannedTask) -> list[str]:
     """Return the files of a task, all of whose blocks are done, that nobody noted or are gone."""
-    if not has_products(task) or judge.judge_all(task).todo.any():
+    if not _has_products(task) or judge.judge_all(task).todo.any():
         return []
     noted, folder = _noted(judge.root, task) or {}, judge.plan.folder(judge.root)
     names = [*task.operation.outputs, *task.operation.parquet]
@@ -216,7 +215,7 @@ def reopen(judge: Judge) -> Iterator[str]:
     paths = RunPaths(judge.root)
     for task in judge.plan.tasks.values():
         done = paths.done(task.slug)
-        if not has_products(task) or not done.exists():
+        if not _has_products(task) or not done.exists():
             continue
         lost = lost_parquet(judge, task)
         if lost or _noted(judge.root, task) is None:

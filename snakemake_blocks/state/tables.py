@@ -206,10 +206,8 @@ def write_parquet(plan: Plan, task: PlannedTask, root: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.new")
         _remove(temporary)
-        folder = RunPaths(root).tables(task.slug, name)
-        size = sum(file.stat().st_size for file in folder.glob("*/*") if file.is_file())
         files = iter([temporary])
-        if size > _LARGEST_FILE:
+        if _stored_bytes(root, task, name) > _LARGEST_FILE:
             temporary.mkdir()
             files = map(temporary.joinpath, map("part-{:05}.parquet".format, itertools.count()))
         _write_parts(_job_rows(plan, task, root, name), schema_of(table), files)
@@ -265,6 +263,12 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path)
 
 
+def _stored_bytes(root: Path, task: PlannedTask, name: str) -> int:
+    """Return how large the files of a table's rows are together."""
+    folder = RunPaths(root).tables(task.slug, name)
+    return sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file())
+
+
 def row_bytes(plan: Plan, root: Path) -> dict[tuple[str, str], float]:
     """Return the mean bytes of a done block's rows, by task and table, where there are any.
 
@@ -273,8 +277,7 @@ def row_bytes(plan: Plan, root: Path) -> dict[tuple[str, str], float]:
     judge, found = Judge(plan, root), {}
     for task in plan.tasks.values():
         for name in task.operation.tables:
-            folder = RunPaths(root).tables(task.slug, name)
-            size = sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file())
+            size = _stored_bytes(root, task, name)
             if size and (done := int(judge.judge_all(task).done.sum())):
                 found[task.name, name] = size / done
     return found
