@@ -26,6 +26,7 @@ help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 # Stamps: the work is done again only when what it was made from has changed.
+# Each process imports a lot; where PYTHONDONTWRITEBYTECODE is set, it would compile all of it anew.
 
 $(VENV)/.uv: requirements/uv.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -34,12 +35,12 @@ $(VENV)/.uv: requirements/uv.txt
 	@touch $@
 
 $(VENV)/.synced: requirements/lock.txt $(VENV)/.uv
-	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python $<
+	$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(BIN)/python $<
 	@touch $@
 
 $(LOWEST)/.synced: requirements/lowest.txt $(VENV)/.uv
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	$(UV) pip sync --quiet --require-hashes --python $(LOWEST)/bin/python $<
+	$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(LOWEST)/bin/python $<
 	@touch $@
 
 # The locks hold the build backend, so building needs no network; `check` compares with pyproject.toml.

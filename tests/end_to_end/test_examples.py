@@ -140,6 +140,7 @@ def test_chaining(copies: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(900)  # four runs of five tasks
 def test_region_graph(copies: Path) -> None:
     folder = copies / "region_graph"
     said = follow(folder).splitlines()
@@ -169,6 +170,7 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(900)
 def test_region_graph_in_postgresql(copies: Path, postgresql: str) -> None:
     """Rows of blocks that run again are replaced there as well."""
     import psycopg2

@@ -183,8 +183,12 @@ def test_a_job_that_is_killed_records_nothing_that_is_not_stored(
     plan, _ = generate(project.pipeline)
     (job,) = plan.jobs("invert")
     command = [str(BIN / "snakemake-blocks"), "work", job.sentinel]
-    for seconds in (1.2, 2.0):
+    for seconds in (0.1, 0.9):
+        begun = events(project)["STARTED"]
         going = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+        while events(project)["STARTED"] == begun:
+            assert going.poll() is None
+            time.sleep(0.05)
         time.sleep(seconds)
         os.killpg(going.pid, signal.SIGKILL)
         going.wait()
@@ -194,7 +198,6 @@ def test_a_job_that_is_killed_records_nothing_that_is_not_stored(
                 begin = 8 * record["index"]
                 part = tuple(slice(b, b + 8) for b in begin.tolist())
                 np.testing.assert_array_equal(stored[part], 255 - raw[part])
-    assert events(project)["STARTED"] > 0
     run(project)
     np.testing.assert_array_equal(project.read("s.zarr/out"), 255 - raw)
 
