@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from snakemake_blocks.commands.whole_tasks import once_task, reduce_task
     from snakemake_blocks.errors import BlocksError, BusyError, InputError, PlanError, SpecError
     from snakemake_blocks.geometry.block import Block, BlockStatus
-    from snakemake_blocks.spec.loading import load_pipeline
+    from snakemake_blocks.operations.registry import load_pipeline
     from snakemake_blocks.tasks.task import After, Task
     from snakemake_blocks.work.client import Client
 
@@ -59,7 +59,7 @@ _HOMES = {
     "SpecError": "snakemake_blocks.errors",
     "Task": "snakemake_blocks.tasks.task",
     "TaskState": "snakemake_blocks.commands.blockwise",
-    "load_pipeline": "snakemake_blocks.spec.loading",
+    "load_pipeline": "snakemake_blocks.operations.registry",
     "make_plan": "snakemake_blocks.commands.generate",
     "once_task": "snakemake_blocks.commands.whole_tasks",
     "reduce_task": "snakemake_blocks.commands.whole_tasks",

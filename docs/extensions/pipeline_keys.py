@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from snakemake_blocks.spec.schema import json_schema
+from snakemake_blocks.operations.registry import json_schema
 
 Schema = dict[str, Any]
 _SHOWN = 4

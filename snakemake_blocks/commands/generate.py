@@ -23,13 +23,13 @@ from snakemake_blocks.engine.stale_locks import unlock, unmark
 from snakemake_blocks.errors import BusyError, InputError, SpecError
 from snakemake_blocks.geometry.batching import Target
 from snakemake_blocks.geometry.box import Box
+from snakemake_blocks.operations.registry import load_pipeline
 from snakemake_blocks.plan.identity import differences
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.plan import DamagedPlanError, Plan, PlannedTask
 from snakemake_blocks.plan.planning import pickles, pickling_problems, plan_pipeline
 from snakemake_blocks.proof.findings import Proof
 from snakemake_blocks.proof.proof import check_plan
-from snakemake_blocks.spec.loading import load_pipeline
 from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.state.moving import move_state, refuse_running
 from snakemake_blocks.state.products import note_leftovers, reopen

@@ -11,7 +11,7 @@ from snakemake_blocks.commands.generate import prepare
 from snakemake_blocks.engine.input_functions import Rules
 from snakemake_blocks.engine.internals import is_main_process, module_prefix, register_limit
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.spec.loading import load_pipeline
+from snakemake_blocks.operations.registry import load_pipeline
 from snakemake_blocks.system.location import way_to
 
 __all__ = ["module_rules"]

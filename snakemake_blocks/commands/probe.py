@@ -8,10 +8,10 @@ from pathlib import Path
 from snakemake_blocks.commands.generate import Options, generate, load_plan
 from snakemake_blocks.commands.run import run_pipeline
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.operations.registry import load_pipeline
 from snakemake_blocks.plan.job_size import JobSize, job_size
 from snakemake_blocks.plan.plan import PlannedTask
 from snakemake_blocks.spec.editing import with_values
-from snakemake_blocks.spec.loading import load_pipeline
 from snakemake_blocks.system.files import read_text, write_atomically
 from snakemake_blocks.view.export import block_costs
 from snakemake_blocks.view.report import ProbeReport

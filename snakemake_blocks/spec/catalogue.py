@@ -9,6 +9,7 @@ from pathlib import Path
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.spec.schema import (
+    FormModel,
     SidesModel,
     TableReadModel,
     TaskModel,
@@ -40,7 +41,7 @@ class Catalogue:
     """
 
     folder: Path
-    models: Mapping[str, TaskModel]
+    models: Mapping[str, FormModel]
     written: Sequence[tuple[str, str]]
     unit: str = ""
     problems: list[str] = field(default_factory=list)
@@ -72,6 +73,12 @@ class Catalogue:
     def writer(self, path: str) -> str | None:
         """Return the task that writes an array."""
         return self._writers.get(self.plain(path))
+
+    def keep_written(self, task: str, paths: Iterable[str]) -> None:
+        """Forget all that a task was to write but for some arrays."""
+        kept = set(map(self.plain, paths))
+        for path in [p for p, writer in self._writers.items() if writer == task and p not in kept]:
+            del self._writers[path]
 
     def array(self, path: str, place: str) -> StoredArray | None:
         """Return an array that exists or will be made; a problem is noted if it is neither.
@@ -146,7 +153,7 @@ class Catalogue:
 
     def _measures_nothing(self, task: str) -> bool:
         model = self.models[task]
-        return model.kind is Call.ONCE and not model.writes
+        return isinstance(model, TaskModel) and model.kind is Call.ONCE and not model.writes
 
     def _stored(self, path: str) -> StoredArray | None:
         found = self._look_up(path)
@@ -167,29 +174,29 @@ class Catalogue:
         return found
 
 
-def paths_of(model: TaskModel) -> list[str]:
+def paths_of(model: FormModel) -> list[str]:
     """Return all arrays that a form names, the one whose voxels are counted first."""
     reads = read_paths(model)
     roi = [model.roi] if isinstance(model.roi, str) else []
     mask = [model.mask] if model.mask is not None else []
-    return [*roi, *reads, *(write.array for write in model.writes.values()), *mask]
+    return [*roi, *reads, *model.written_paths, *mask]
 
 
-def read_paths(model: TaskModel) -> list[str]:
+def read_paths(model: FormModel) -> list[str]:
     """Return the arrays that a form reads."""
     arrays = (read for read in model.reads.values() if not isinstance(read, TableReadModel))
     return [read if isinstance(read, str) else read.array for read in arrays]
 
 
-def tables_read(model: TaskModel) -> list[str]:
+def tables_read(model: FormModel) -> list[str]:
     """Return the tasks of which a form reads tables."""
     reads = (read for read in model.reads.values() if isinstance(read, TableReadModel))
     return [read.table.partition(".")[0] for read in reads]
 
 
-def _names_in(model: TaskModel) -> Iterable[str]:
+def _names_in(model: FormModel) -> Iterable[str]:
     """Yield the axes that a form names sizes of."""
-    for value in (model.block_size, model.context):
+    for value in (model.block_size, getattr(model, "context", None)):
         if value is None:
             continue
         inner = value.voxels if isinstance(value, VoxelSizesModel | VoxelContextModel) else value

@@ -6,27 +6,30 @@ import graphlib
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from funlib.geometry import Roi
+from pydantic import ValidationError
 
-from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box
 from snakemake_blocks.spec.catalogue import Catalogue, read_paths, tables_read
-from snakemake_blocks.spec.measures import Measures, roi_of
+from snakemake_blocks.spec.frames import frame_of
+from snakemake_blocks.spec.measures import Measures
+from snakemake_blocks.spec.operation_form import OperationModel, Step
 from snakemake_blocks.spec.outputs import Outputs
+from snakemake_blocks.spec.region import Region
 from snakemake_blocks.spec.schema import (
     CallWord,
     CheckModel,
+    FormModel,
     ReadModel,
-    RoiModel,
     TableReadModel,
     TaskModel,
-    VoxelRoiModel,
+    problems_of,
 )
 from snakemake_blocks.storage.arrays import block_presence
-from snakemake_blocks.storage.lattice import Lattice, StoredArray, TaskAxis
+from snakemake_blocks.storage.lattice import StoredArray
 from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.dtypes import holds
 from snakemake_blocks.tasks.operation import Call, Context, Read, Write
@@ -102,8 +105,11 @@ class Describer:
     names: Sequence[str]
     unsure: Collection[str]
 
+    steps: dict[str, TaskModel] = field(default_factory=dict, init=False)
+    """The forms of the tasks that operations become, by name of the task."""
+
     @property
-    def models(self) -> Mapping[str, TaskModel]:
+    def models(self) -> Mapping[str, FormModel]:
         """The usable forms by name of the task."""
         return self.arrays.models
 
@@ -111,8 +117,63 @@ class Describer:
         """Return the tasks without problems, in the order of the file."""
         found: dict[str, list[Task]] = {}
         for name in self._writers_first():
-            found[name] = _TaskDescriber(self, name, self.models[name], found).tasks()
+            model = self.models[name]
+            if isinstance(model, OperationModel):
+                found[name] = self._expanded(name, model, found)
+            elif isinstance(model, TaskModel):
+                found[name] = _TaskDescriber(self, name, model, found).tasks()
         return [task for name in self.models for task in found[name]]
+
+    def task_called(self, name: str, table: str = "") -> str:
+        """Return the task that a name means: of an operation, the step that makes its result.
+
+        Parameters
+        ----------
+        name : str
+            As in the description.
+        table : str
+            Which of its tables is meant, if one is.
+        """
+        model = self.models.get(name)
+        if not isinstance(model, OperationModel):
+            return name
+        steps = [f"{name}_{step}" for step in model.step_names]
+        made = [step for step in steps if step in self.steps]
+        having = [step for step in made if table in self.steps[step].tables]
+        return (having or made or steps)[-1]
+
+    def _expanded(
+        self, name: str, model: OperationModel, found: dict[str, list[Task]]
+    ) -> list[Task]:
+        """Return the tasks that an operation becomes."""
+        before, place = len(self.arrays.problems), f"tasks.{name}"
+        frame = frame_of(self.arrays, name, model)
+        forms = {} if frame is None else model.expand(frame)
+        for step in model.steps.keys() - forms.keys() if forms else ():
+            known = ", ".join(forms)
+            self.arrays.say(f"{place}.steps.{step}", f"there is no such step; known are {known}")
+        tasks: list[Task] = []
+        for step, form in forms.items():
+            if (called := f"{name}_{step}") in self.names:
+                text = f"becomes a task {called}, and there is one; rename one of the two"
+                self.arrays.say(place, text)
+                continue
+            made = self._step(f"{place}.steps.{step}", _changed(form, model.steps.get(step, {})))
+            if made is None:
+                continue
+            self.steps[called] = made
+            found[called] = _TaskDescriber(self, called, made, found, owner=name).tasks()
+            tasks += found[called]
+        self.arrays.keep_written(name, [p for m in self.steps.values() for p in m.written_paths])
+        return tasks if len(self.arrays.problems) == before else []
+
+    def _step(self, place: str, form: Mapping[str, Any]) -> TaskModel | None:
+        try:
+            return TaskModel.model_validate(form)
+        except ValidationError as error:
+            for keys, text in problems_of(error):
+                self.arrays.say(".".join([place, *map(str, keys)]), text)
+            return None
 
     def _writers_first(self) -> list[str]:
         """Return the names so that arrays to be made are known before they are read."""
@@ -126,11 +187,28 @@ class Describer:
             self.arrays.say(f"tasks.{cycle[0]}.after", f"{text}; cut one of these needs")
             return list(self.models)
 
-    def _needs(self, name: str, model: TaskModel) -> list[str]:
+    def _needs(self, name: str, model: FormModel) -> list[str]:
         paths = [*read_paths(model), *([model.roi] if isinstance(model.roi, str) else [])]
         writers = filter(None, map(self.arrays.writer, paths))
         needs = [*(up.task for up in model.waits), *tables_read(model), *writers]
-        return [n for n in needs if n in self.models and n != name]
+        forms = map(self._form_of, needs)
+        return [n for n in forms if n in self.models and n != name]
+
+    def _form_of(self, task: str) -> str:
+        """Return the form of a task: one of its name, or the operation whose step it is."""
+        operations = ((n, m) for n, m in self.models.items() if isinstance(m, OperationModel))
+        steps = {f"{name}_{step}": name for name, m in operations for step in m.step_names}
+        return steps.get(task, task)
+
+
+def _changed(form: Step, more: Mapping[str, Any]) -> Step:
+    """Return the form of a step with keys of the user; in mappings key by key."""
+    both = {
+        key: {**form[key], **value}
+        for key, value in more.items()
+        if isinstance(value, Mapping) and isinstance(form.get(key), Mapping)
+    }
+    return {**form, **more, **both}
 
 
 @dataclass(slots=True)
@@ -147,19 +225,27 @@ class _TaskDescriber:
         Its form.
     before : mapping of str to list of Task
         Tasks of the forms that come before it, by the name of the form.
+    owner : str
+        The operation whose step it is, empty if it is none.
     """
 
     all: Describer
     name: str
     model: TaskModel
     before: Mapping[str, list[Task]]
+    owner: str = ""
 
     @property
     def _arrays(self) -> Catalogue:
         return self.all.arrays
 
     def _say(self, key: str, text: str) -> None:
-        self._arrays.say(f"tasks.{self.name}.{key}", text)
+        self._arrays.say(f"{self._place}.{key}", text)
+
+    @property
+    def _place(self) -> str:
+        step = self.name.removeprefix(f"{self.owner}_")
+        return f"tasks.{self.owner}.steps.{step}" if self.owner else f"tasks.{self.name}"
 
     def tasks(self) -> list[Task]:
         """Return the tasks that are meant: one, but for a reduction; none if something is wrong."""
@@ -226,7 +312,8 @@ class _TaskDescriber:
         if len(self._arrays.problems) > before:
             return None
         ((_, read),) = reads.items()
-        return next((t for t in self.before.get(read.task, ()) if t.task_id == read.task), None)
+        known = (task for tasks in self.before.values() for task in tasks)
+        return next((task for task in known if task.task_id == read.task), None)
 
     def _merges(self, source: Task, table: str, name: str, parquet: str) -> list[Task]:
         return merging_tasks(
@@ -265,10 +352,11 @@ class _TaskDescriber:
             for key in lacking:
                 self._say(key, "is missing")
             return None
-        ruler = self._ruler(stored)
+        region = Region(self._arrays, self.owner or self.name, self._place, model.roi)
+        ruler = region.ruler(stored)
         mask = self._mask()
-        measures = self._scaled(self._measures(ruler), ruler)
-        roi = self._roi(measures) if measures else None
+        measures = region.measures(ruler)
+        roi = region.written(measures) if measures else None
         if measures is None or roi is None:
             return None
         ruler = ruler if measures.ruler else None
@@ -337,7 +425,7 @@ class _TaskDescriber:
                 call=model.kind,
                 check_function=pair,
                 num_workers=None,
-                after=model.waits,
+                after=[replace(up, task=self.all.task_called(up.task)) for up in model.waits],
                 **made,
                 **plain,
             )
@@ -374,24 +462,28 @@ class _TaskDescriber:
         for name, read in self.model.reads.items():
             if not isinstance(read, TableReadModel):
                 continue
-            task, _, table = read.table.partition(".")
-            made = self.all.models[task].tables if task in self.all.models else {}
+            named, _, table = read.table.partition(".")
+            task = self.all.task_called(named, table)
+            form = self.all.steps.get(task) or self.all.models.get(task)
+            made = form.tables if isinstance(form, TaskModel) else {}
             if task == self.name:
                 self._say(f"reads.{name}", "a task cannot read its own table; make another task")
-            elif task not in self.all.names:
+            elif named not in self.all.names and task not in self.all.steps:
                 known = ", ".join(self.all.names)
                 self._say(f"reads.{name}", f"there is no task {task}; known are {known}")
-            elif table not in made and task not in self.all.unsure:
+            elif table not in made and named not in self.all.unsure:
                 known = ", ".join(made) or "none"
                 self._say(f"reads.{name}", f"task {task} has no table {table}; known are {known}")
-            found[name] = TableRead(task, table, read.whole)
+            if read.batches and self.model.kind is not Call.ONCE:
+                self._say(f"reads.{name}.batches", "has a meaning with call: once alone; remove it")
+            found[name] = TableRead(task, table, read.whole, read.batches)
         return found
 
     def _check_after(self) -> None:
         for up in (wait.task for wait in self.model.waits):
             if up == self.name:
                 self._say("after", f"{up} would wait for itself; remove it")
-            elif up not in self.all.names:
+            elif up not in self.all.names and up not in self.all.steps:
                 known = ", ".join(self.all.names)
                 self._say("after", f"there is no task {up}; known are {known}")
 
@@ -457,14 +549,14 @@ class _TaskDescriber:
 
     def _stored_reads(self, *, is_own: bool) -> dict[str, StoredArray]:
         """Return the arrays that are read, of the task's own outputs or of others."""
-        own = {self._arrays.plain(w.array) for w in self.model.writes.values()}
+        own = set(map(self._arrays.plain, self.model.written_paths))
         found: dict[str, StoredArray] = {}
         for name, read in self.model.reads.items():
             if isinstance(read, TableReadModel):
                 continue
             path = read if isinstance(read, str) else read.array
             if (self._arrays.plain(path) in own) is is_own:
-                stored = self._arrays.array(path, f"tasks.{self.name}.reads.{name}")
+                stored = self._arrays.array(path, f"{self._place}.reads.{name}")
                 found |= {name: stored} if stored is not None else {}
         return found
 
@@ -483,65 +575,6 @@ class _TaskDescriber:
                 self._say(f"reads.{name}.fill", f"{info.dtype} of {path} cannot hold {fill}")
         return found
 
-    def _ruler(self, reads: Mapping[str, StoredArray]) -> StoredArray | None:
-        """Return the array whose voxels are counted: that of the roi, else the first one read."""
-        roi = self.model.roi
-        if isinstance(roi, str):
-            return self._arrays.array(roi, f"tasks.{self.name}.roi")
-        return next(iter(reads.values()), None)
-
-    def _measures(self, ruler: StoredArray | None) -> Measures | None:
-        """Return how the task counts, None if its region is that of an array which is not there."""
-        roi, named = self.model.roi, self._arrays.named_axes
-        lattice = self._arrays.lattice(self.name)
-        ndim = None if roi is None or isinstance(roi, str) else self._ndim(roi)
-        if (ndim is None and ruler is None) or ndim == 0:
-            return None
-        if ruler is not None:
-            axes = ruler.task_axes(named)
-            if ndim in (None, len(axes), sum(axis.is_measured for axis in axes)):
-                counted = self._counted(ruler, lattice, "reads" if ndim else "roi")
-                if counted is None:
-                    return None
-                return Measures(axes, lattice, counted, self._say, named)
-        axes = (TaskAxis(""),) * (ndim or 0)
-        found = Measures(axes, lattice, None, self._say, named)
-        if ruler is None:
-            return found
-        spatial = len(ruler.task_axes(named))
-        return replace(found, no_ruler=f"{ruler.path} has {spatial} spatial axes, the roi {ndim}")
-
-    def _ndim(self, roi: RoiModel | VoxelRoiModel | None) -> int:
-        """Return for how many axes a region is given by numbers; 0, and why noted, if not alike."""
-        assert roi is not None  # that was said before
-        place = roi.voxels if isinstance(roi, VoxelRoiModel) else roi
-        if len(place.offset) == len(place.shape):
-            return len(place.offset)
-        lengths = f"{len(place.offset)} axes by offset, {len(place.shape)} by shape"
-        self._say("roi", f"{lengths}; give both an entry per axis")
-        return 0
-
-    def _counted(self, ruler: StoredArray, lattice: Lattice, key: str) -> ArrayInfo | None:
-        try:
-            return ruler.info(lattice, named=self._arrays.named_axes)
-        except InputError as error:
-            self._say(key, str(error))
-            return None
-
-    def _scaled(self, measures: Measures | None, ruler: StoredArray | None) -> Measures | None:
-        """Return how the task counts, with its own numbers; None if it has none."""
-        try:
-            return measures and replace(measures, scale=measures.scale_of(ruler))
-        except InputError as error:
-            self._say("roi", str(error))
-            return None
-
-    def _roi(self, measures: Measures) -> Box | None:
-        roi = self.model.roi
-        if roi is None or isinstance(roi, str):  # what runs once is where its first array is
-            return measures.ruler.roi if measures.ruler else None
-        return roi_of(measures, roi)
-
     def _mask(self) -> StoredArray | None:
         path = self.model.mask
         if path is None:
@@ -554,7 +587,7 @@ class _TaskDescriber:
                 "it with a pipeline of its own",
             )
             return None
-        return self._arrays.array(path, f"tasks.{self.name}.mask")
+        return self._arrays.array(path, f"{self._place}.mask")
 
     def _check_units(
         self, ruler: ArrayInfo | None, uses: Iterable[Read | Write], mask: ArrayInfo | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from snakemake_blocks.errors import InputError, SpecError
 from snakemake_blocks.spec.catalogue import Catalogue
 from snakemake_blocks.spec.description import UNKNOWN_FUNCTION, Describer
-from snakemake_blocks.spec.schema import PipelineModel, json_schema, problems_of
+from snakemake_blocks.spec.operation_form import OperationModel, pipeline_model
+from snakemake_blocks.spec.schema import PipelineModel, problems_of
 from snakemake_blocks.spec.yaml_text import YamlError, parse_yaml
 from snakemake_blocks.system.files import read_file
 from snakemake_blocks.tasks.pipeline import Pipeline
 
-__all__ = ["PipelineModel", "json_schema", "load_pipeline"]
+__all__ = ["load_pipeline"]
 
 # Reading more takes longer than anyone should wait for a message.
 _MOST = 1 << 20
@@ -31,8 +32,15 @@ _HARMLESS: dict[str, dict[str, Any]] = {
 }
 
 
-def load_pipeline(path: Path | str) -> Pipeline:
+def load_pipeline(path: Path | str, operations: Sequence[type[OperationModel]] = ()) -> Pipeline:
     """Return the pipeline that a YAML file describes, with all arrays looked up.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    operations : sequence of classes
+        What ``use`` may name in it.
 
     Raises
     ------
@@ -43,15 +51,15 @@ def load_pipeline(path: Path | str) -> Pipeline:
     """
     path = Path(path)
     try:
-        return _pipeline(path, _mapping(path))
+        return _pipeline(path, _mapping(path), pipeline_model(operations))
     except SpecError as error:
         raise SpecError([f"{path.name}: {p}" for p in dict.fromkeys(error.problems)]) from None
 
 
-def _pipeline(path: Path, data: dict[Any, Any]) -> Pipeline:
-    model, problems, unsure = _model(data)
+def _pipeline(path: Path, data: dict[Any, Any], form: type[PipelineModel]) -> Pipeline:
+    model, problems, unsure = _model(data, form)
     names = [str(name) for name in data["tasks"]]
-    arrays = Catalogue(path.parent, model.tasks, _written(data), model.unit or "")
+    arrays = Catalogue(path.parent, model.tasks, _written(data, model), model.unit or "")
     tasks = Describer(arrays, names, unsure).tasks()
     if problems or arrays.problems:
         raise SpecError(problems + arrays.problems)
@@ -79,19 +87,21 @@ def _mapping(path: Path) -> dict[Any, Any]:
     return data
 
 
-def _model(data: dict[Any, Any]) -> tuple[PipelineModel, list[str], set[str]]:
+def _model(
+    data: dict[Any, Any], form: type[PipelineModel]
+) -> tuple[PipelineModel, list[str], set[str]]:
     """Return the checked form, what is wrong and left out of it, and of which tasks.
 
     So the rest can still be checked against the arrays on disk, and everything is said at once.
     """
     try:
-        return PipelineModel.model_validate(data), [], set()
+        return form.model_validate(data), [], set()
     except ValidationError as error:
         found = problems_of(error)
     problems = [f"{'.'.join(str(k) or repr('') for k in place)}: {text}" for place, text in found]
     tasks = {str(place[1]) for place, _ in found if len(place) > 1}
     try:
-        rest = PipelineModel.model_validate(_without(data, [place for place, _ in found]))
+        rest = form.model_validate(_without(data, [place for place, _ in found]))
         return rest, problems, tasks
     except ValidationError:
         raise SpecError(problems) from None
@@ -106,7 +116,7 @@ def _without(data: dict[Any, Any], places: Iterable[tuple[Any, ...]]) -> dict[An
             rest.pop(top, None)
             continue
         name, *keys = inner
-        if not keys or keys[0] in ("roi", "block_size"):
+        if not keys or keys[0] in ("roi", "block_size") or "use" in (tasks.get(name) or ()):
             tasks.pop(name, None)
         elif name in tasks:
             tasks[name].pop(keys[0], None)
@@ -114,12 +124,14 @@ def _without(data: dict[Any, Any], places: Iterable[tuple[Any, ...]]) -> dict[An
     return rest
 
 
-def _written(data: dict[Any, Any]) -> list[tuple[str, str]]:
+def _written(data: dict[Any, Any], model: PipelineModel) -> list[tuple[str, str]]:
     """Return path and task of every array written, as far as the form allows to tell."""
-    return [
-        (write["array"], str(name))
+    named = [
+        (write["array"] if isinstance(write, dict) else write, str(name))
         for name, task in data["tasks"].items()
         if isinstance(task, dict) and isinstance(task.get("writes"), dict)
         for write in task["writes"].values()
-        if isinstance(write, dict) and isinstance(write.get("array"), str)
+        if isinstance(write, str) or (isinstance(write, dict) and "array" in write)
     ]
+    forms = [(path, name) for name, form in model.tasks.items() for path in form.written_paths]
+    return [(path, name) for path, name in dict.fromkeys(named + forms) if isinstance(path, str)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 from pydantic import (
     AfterValidator,
@@ -32,6 +32,7 @@ from snakemake_blocks.tasks.units import unit_name
 __all__ = [
     "CallWord",
     "CheckModel",
+    "FormModel",
     "PipelineModel",
     "ReadModel",
     "SidesModel",
@@ -42,8 +43,10 @@ __all__ = [
     "VoxelRoiModel",
     "VoxelSizesModel",
     "WriteModel",
-    "json_schema",
+    "one_of",
     "problems_of",
+    "refuse",
+    "text_kind",
 ]
 
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
@@ -55,7 +58,7 @@ _SIZES = "must be a whole number, a list with one per axis, or sizes by the name
 _BLOCKS = "must be auto, a whole number, or a list with one per axis"
 
 
-def _text_kind(value: Any) -> str:
+def text_kind(value: Any) -> str:
     """Return which member of a union a YAML value is meant to be."""
     if isinstance(value, Mapping | BaseModel):
         return "<keys>"
@@ -65,13 +68,13 @@ def _text_kind(value: Any) -> str:
 def _read_kind(value: Any) -> str:
     """Tell tables that are read from arrays."""
     is_table = isinstance(value, TableReadModel) or _has_key(value, "table")
-    return "<table>" if is_table else _text_kind(value)
+    return "<table>" if is_table else text_kind(value)
 
 
 def _number_kind(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "<list>"
-    found = _text_kind(value)
+    found = text_kind(value)
     return "<number>" if found == "<other>" else found
 
 
@@ -110,6 +113,11 @@ def _fill_kind(value: Any) -> str:
     return "<whole>" if isinstance(value, int) else "<number>"
 
 
+def refuse(text: str) -> NoReturn:
+    """Refuse a form with words of ours."""
+    raise PydanticCustomError("refused", "{text}", {"text": text})
+
+
 def _resource_name(name: str) -> str:
     if not is_resource_name(name):
         raise PydanticCustomError("taken", "cannot be the name of a resource; choose another")
@@ -130,7 +138,7 @@ def _printable(path: str) -> str:
     return path
 
 
-def _one_of(kind: Any, words: str) -> Discriminator:
+def one_of(kind: Any, words: str) -> Discriminator:
     """Return a discriminator that says what may stand here when nothing fits."""
     return Discriminator(kind, custom_error_type="form", custom_error_message=words)
 
@@ -153,7 +161,7 @@ Sizes = Annotated[
     Annotated[Natural, Tag("<number>")]
     | Annotated[list[Natural], Tag("<list>")]
     | Annotated[dict[AxisName, Natural], Tag("<names>")],
-    _one_of(_size_kind, _SIZES),
+    one_of(_size_kind, _SIZES),
 ]
 
 
@@ -161,7 +169,7 @@ Fill = Annotated[
     Annotated[Whole, Tag("<whole>")]
     | Annotated[Number, Tag("<number>")]
     | Annotated[Border, Tag("<word>")],
-    _one_of(_fill_kind, f"must be a number, or one of {', '.join(Border)}"),
+    one_of(_fill_kind, f"must be a number, or one of {', '.join(Border)}"),
 ]
 
 
@@ -182,7 +190,7 @@ Sides = Annotated[
     | Annotated[list[Natural], Tag("<list>")]
     | Annotated[dict[AxisName, Natural], Tag("<names>")]
     | Annotated[SidesModel, Tag("<keys>")],
-    _one_of(_size_kind, _SIDES),
+    one_of(_size_kind, _SIDES),
 ]
 
 
@@ -198,13 +206,13 @@ Context = Annotated[
     | Annotated[dict[AxisName, Natural], Tag("<names>")]
     | Annotated[SidesModel, Tag("<keys>")]
     | Annotated[VoxelContextModel, Tag("<voxels>")],
-    _one_of(_size_kind, f"{_SIDES}, or {{voxels: ...}}"),
+    one_of(_size_kind, f"{_SIDES}, or {{voxels: ...}}"),
 ]
 BlockSizes = Annotated[
     Annotated[Positive, Tag("<number>")]
     | Annotated[list[Positive], Tag("<list>")]
     | Annotated[dict[AxisName, Positive], Tag("<names>")],
-    _one_of(_size_kind, _SIZES),
+    one_of(_size_kind, _SIZES),
 ]
 
 
@@ -219,7 +227,7 @@ BlockSize = Annotated[
     | Annotated[list[Positive], Tag("<list>")]
     | Annotated[dict[AxisName, Positive], Tag("<names>")]
     | Annotated[VoxelSizesModel, Tag("<voxels>")],
-    _one_of(_size_kind, f"{_SIZES}, or {{voxels: ...}}"),
+    one_of(_size_kind, f"{_SIZES}, or {{voxels: ...}}"),
 ]
 Select = dict[AxisName, Natural]
 Layout = Annotated[
@@ -227,7 +235,7 @@ Layout = Annotated[
     | Annotated[list[Positive], Tag("<list>")]
     | Annotated[dict[AxisName, Positive], Tag("<names>")]
     | Annotated[Literal["auto"], Tag("<word>")],
-    _one_of(_size_kind, f"must be auto, or {_SIZES.removeprefix('must be ')}"),
+    one_of(_size_kind, f"must be auto, or {_SIZES.removeprefix('must be ')}"),
 ]
 
 
@@ -250,6 +258,9 @@ class TableReadModel(_Model):
     table: str = Field(pattern=_TABLE, description="task.table: whose, and which.")
     whole: Flag = Field(
         False, description="All rows, for every block; default: of the blocks that it meets."
+    )
+    batches: Flag = Field(
+        False, description="With call: once: tables of some blocks each, one after the other."
     )
 
 
@@ -309,38 +320,36 @@ ReadForm = Annotated[
     Annotated[ArrayPath, Tag("<word>")]
     | Annotated[ReadModel, Tag("<keys>")]
     | Annotated[TableReadModel, Tag("<table>")],
-    _one_of(_read_kind, f"{_PATH}, or {{array: ..., fill: ..., context: ...}}, or {{table: ...}}"),
+    one_of(_read_kind, f"{_PATH}, or {{array: ..., fill: ..., context: ...}}, or {{table: ...}}"),
 ]
 RoiForm = Annotated[
     Annotated[ArrayPath, Tag("<word>")]
     | Annotated[RoiModel, Tag("<keys>")]
     | Annotated[VoxelRoiModel, Tag("<voxels>")],
-    _one_of(
-        _voxel_kind, f"{_PATH}, or {{offset: [...], shape: [...]}}, by themselves or as voxels"
-    ),
+    one_of(_voxel_kind, f"{_PATH}, or {{offset: [...], shape: [...]}}, by themselves or as voxels"),
 ]
 CheckForm = Annotated[
     Annotated[FunctionName, Tag("<word>")] | Annotated[CheckModel, Tag("<keys>")],
-    _one_of(_text_kind, f"{_CALLABLE}, or {{before: ..., after: ...}}"),
+    one_of(text_kind, f"{_CALLABLE}, or {{before: ..., after: ...}}"),
 ]
 BlocksPerJob = Annotated[
     Annotated[Positive, Tag("<number>")]
     | Annotated[list[Positive], Tag("<list>")]
     | Annotated[Literal["auto"], Tag("<word>")],
-    _one_of(_number_kind, _BLOCKS),
+    one_of(_number_kind, _BLOCKS),
 ]
 Timeout = Annotated[
     Annotated[Finite, Tag("<number>")]
     | Annotated[Integer, Tag("<whole>")]
     | Annotated[str, Tag("<word>")],
-    _one_of(_scalar_kind, "must be seconds, or a time like 90s, 10m, 2h, 1d"),
+    one_of(_scalar_kind, "must be seconds, or a time like 90s, 10m, 2h, 1d"),
 ]
 ResourceName = Annotated[str, StringConstraints(pattern=_NAME), AfterValidator(_resource_name)]
 Resource = Annotated[
     Annotated[Natural, Tag("<whole>")]
     | Annotated[Finite, Field(ge=0), Tag("<number>")]
     | Annotated[str, Tag("<word>")],
-    _one_of(_scalar_kind, "must be a number or text"),
+    one_of(_scalar_kind, "must be a number or text"),
 ]
 
 
@@ -353,7 +362,7 @@ class AfterModel(_Model):
 
 AfterForm = Annotated[
     Annotated[str, Tag("<word>")] | Annotated[AfterModel, Tag("<keys>")],
-    _one_of(_text_kind, "must be the name of a task, or {task: ..., whole: true}"),
+    one_of(text_kind, "must be the name of a task, or {task: ..., whole: true}"),
 ]
 
 _INNER: dict[str, type[BaseModel]] = {
@@ -378,7 +387,46 @@ class CallWord(StrEnum):
     REDUCE = "reduce"
 
 
-class TaskModel(_Model):
+class FormModel(_Model):
+    """What forms under ``tasks`` have in common."""
+
+    # What stands in the places of problems for this form.
+    mark: ClassVar[str] = "<task>"
+
+    reads: dict[ArgumentName, ReadForm] = Field({}, description="Arrays read, by argument name.")
+    roi: RoiForm | None = Field(
+        None, description="Region to WRITE: an array's, or offset and shape; call: once needs none."
+    )
+    block_size: BlockSize | None = Field(
+        None, description="What one block writes, in world units or voxels; call: once has none."
+    )
+    mask: ArrayPath | None = Field(None, description="Array whose zeros need no processing.")
+    retries: Natural = Field(2, description="Attempts of a block in one run, less one.")
+    timeout: Timeout | None = Field(None, description="Per attempt: seconds, or 10m, 2h.")
+    workers: Positive = Field(1, description="Processes per job.")
+    threads: Positive = Field(1, description="Threads per worker.")
+    max_workers: Positive | None = Field(None, description="Processes over all jobs.")
+    blocks_per_job: BlocksPerJob = Field("auto", description="Number, box, or auto.")
+    source: SourceChange = Field(
+        SourceChange.WARN, description="When the function's source changed since blocks were done."
+    )
+    resources: dict[ResourceName, Resource] = Field({}, description="Snakemake resources.")
+    after: list[AfterForm] = Field(
+        [], description="Upstream tasks, beside those that arrays tell; whole: wait for all of it."
+    )
+
+    @property
+    def written_paths(self) -> list[str]:
+        """The arrays that it writes."""
+        return []
+
+    @property
+    def waits(self) -> list[After]:
+        """The upstream tasks that are named."""
+        return [After(u) if isinstance(u, str) else After(u.task, u.whole) for u in self.after]
+
+
+class TaskModel(FormModel):
     """One blockwise task."""
 
     function: FunctionName | None = Field(
@@ -392,7 +440,6 @@ class TaskModel(_Model):
         None, description="With call: reduce: f(a, b) or f(rows), rows of blocks into one's."
     )
     params: dict[ArgumentName, Any] = Field({}, description="Keyword arguments of the function.")
-    reads: dict[ArgumentName, ReadForm] = Field({}, description="Arrays read, by argument name.")
     writes: dict[ArgumentName, WriteModel] = Field({}, description="Arrays written, by name.")
     tables: dict[ArgumentName, TableModel] = Field({}, description="Tables made, by name.")
     outputs: list[ArrayPath] = Field(
@@ -404,35 +451,15 @@ class TaskModel(_Model):
     before_block: FunctionName | None = Field(
         None, description="f(block), called before a block runs again; gets params that it takes."
     )
-    roi: RoiForm | None = Field(
-        None, description="Region to WRITE: an array's, or offset and shape; call: once needs none."
-    )
-    block_size: BlockSize | None = Field(
-        None, description="What one block writes, in world units or voxels; call: once has none."
-    )
     context: Context = Field(
         0, description="Read beyond what is written, in world units or voxels."
     )
     fit: Fit = Field(Fit.VALID, description="What to do where the roi is no multiple of a block.")
     conflict: Flag = Field(True, description="Blocks read what their neighbours write.")
-    mask: ArrayPath | None = Field(None, description="Array whose zeros need no processing.")
     check: CheckForm | None = Field(
         None, description="Tells whether a block is done: before, or before and after."
     )
-    retries: Natural = Field(2, description="Attempts of a block in one run, less one.")
-    timeout: Timeout | None = Field(None, description="Per attempt: seconds, or 10m, 2h.")
-    workers: Positive = Field(1, description="Processes per job.")
-    threads: Positive = Field(1, description="Threads per worker.")
-    max_workers: Positive | None = Field(None, description="Processes over all jobs.")
-    blocks_per_job: BlocksPerJob = Field("auto", description="Number, box, or auto.")
     chunks: Chunks = Field(Chunks.COLOR, description="When blocks share a storage chunk.")
-    source: SourceChange = Field(
-        SourceChange.WARN, description="When the function's source changed since blocks were done."
-    )
-    resources: dict[ResourceName, Resource] = Field({}, description="Snakemake resources.")
-    after: list[AfterForm] = Field(
-        [], description="Upstream tasks, beside those that arrays tell; whole: wait for all of it."
-    )
 
     @property
     def kind(self) -> Call:
@@ -440,9 +467,9 @@ class TaskModel(_Model):
         return Call.ARRAYS if self.call is CallWord.REDUCE else Call(self.call)
 
     @property
-    def waits(self) -> list[After]:
-        """The upstream tasks that are named."""
-        return [After(u) if isinstance(u, str) else After(u.task, u.whole) for u in self.after]
+    def written_paths(self) -> list[str]:
+        """The arrays that it writes."""
+        return [write.array for write in self.writes.values()]
 
 
 Unit = Annotated[str, AfterValidator(_unit)]
@@ -459,12 +486,6 @@ class PipelineModel(_Model):
     )
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of pipeline.yaml; editors check and complete with it."""
-    schema = PipelineModel.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
 # What pydantic puts into places beside keys; a user may have such keys, too.
 _MARKS = frozenset(
     {
@@ -477,16 +498,21 @@ _MARKS = frozenset(
         "<table>",
         "<whole>",
         "<voxels>",
+        "<task>",
         "[key]",
     }
 )
+
+
+def _is_mark(part: Any) -> bool:
+    return part in _MARKS or str(part).startswith("<use ")
 
 
 def problems_of(error: ValidationError) -> list[tuple[tuple[Any, ...], str]]:
     """Return the place and our words for everything that a form says is wrong."""
     found: dict[tuple[tuple[Any, ...], str], None] = {}
     for entry in error.errors():
-        loc = tuple(p for p in entry["loc"] if p not in _MARKS) or entry["loc"]
+        loc = tuple(p for p in entry["loc"] if not _is_mark(p)) or entry["loc"]
         found.setdefault((loc, _words(entry, loc)))
     return list(found)
 
@@ -521,8 +547,8 @@ def _words(entry: Any, loc: tuple[Any, ...]) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
-        return _unknown(loc)
-    if kind in ("taken", "unit", "unprintable"):
+        return _unknown(loc, entry["loc"])
+    if kind in ("taken", "unit", "unprintable", "refused"):
         return str(entry["msg"])
     if kind == "string_pattern_mismatch":
         return _misnamed(context["pattern"], value)
@@ -552,24 +578,34 @@ def _must_be(entry: Any, context: Mapping[str, Any], key: str) -> str:
     return f"must be {what}" if what else str(entry["msg"])
 
 
-def _unknown(loc: tuple[Any, ...]) -> str:
+def _unknown(loc: tuple[Any, ...], marked: tuple[Any, ...]) -> str:
     """Return what to say of a key that does not exist, with the one that may be meant."""
     key = str(loc[-1])
-    known = list(_model_at(loc[:-1]).model_fields)
+    known = list(_model_at(loc[:-1], marked).model_fields)
     near = difflib.get_close_matches(key.lower(), known, 1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     return f"is not a known key; {hint}"
 
 
-def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
-    """Return which form the keys at a place belong to."""
+def _model_at(loc: tuple[Any, ...], marked: tuple[Any, ...]) -> type[BaseModel]:
+    """Return which form the keys at a place belong to; marks tell which operation's."""
     if len(loc) < 2:
         return PipelineModel
+    form = next((f for f in _forms(FormModel) if marked[2:3] == (f.mark,)), TaskModel)
     if len(loc) == 2:
-        return TaskModel
+        return form
     if "context" in loc[2:]:
         return SidesModel
+    inner = form.model_fields[loc[2]].annotation
+    if isinstance(inner, type) and issubclass(inner, BaseModel):
+        return inner
     return _INNER[loc[2]]
+
+
+def _forms(form: type[FormModel]) -> Iterator[type[FormModel]]:
+    for inner in form.__subclasses__():
+        yield inner
+        yield from _forms(inner)
 
 
 def _misnamed(pattern: str, value: Any) -> str:

@@ -40,6 +40,10 @@ _MAGIC = b"\x93rows\x01\r\n"
 # Behind the magic: blocks, axes, bytes of the record batch, checksums of the blocks and of that.
 _HEAD = struct.Struct("<8sIIQII")
 _MOST_BLOCKS = 1 << 24
+# What Linux writes at once at most; nobody else appends to a file with that much of one block.
+_AT_ONCE = 0x7FFFF000
+# Each one that stays in its file keeps that open.
+_LARGE = 64 << 20
 
 
 @lru_cache
@@ -63,7 +67,9 @@ def _schema(types: tuple[tuple[str, Column], ...]) -> pa.Schema:
 def _arrow_type(column: Column) -> pa.DataType:
     import pyarrow as pa
 
-    kind = pa.string() if column.is_text else pa.from_numpy_dtype(np.dtype(column.dtype))
+    if column.is_plain:
+        return pa.string() if column.is_text else pa.binary()
+    kind = pa.from_numpy_dtype(np.dtype(column.dtype))
     return pa.list_(kind, column.width) if column.width else kind
 
 
@@ -75,10 +81,14 @@ def as_batch(table: Table, parts: Sequence[Rows]) -> pa.RecordBatch:
     columns = []
     for name, column in table.types.items():
         values = [part[name] for part in parts]
-        if column.is_text:
-            columns.append(pa.array([text for some in values for text in some], pa.string()))
+        if column.is_plain:
+            plain = [value for some in values for value in some]
+            columns.append(pa.array(plain, _arrow_type(column)))
             continue
-        joined = np.concatenate(values) if values else np.zeros(0, column.dtype)
+        if len(values) == 1:
+            joined = np.asarray(values[0])  # one may be large, and Arrow takes it as it is
+        else:
+            joined = np.concatenate(values) if values else np.zeros(0, column.dtype)
         array = pa.array(joined.ravel())
         if column.width:
             array = pa.FixedSizeListArray.from_arrays(array, column.width)
@@ -99,13 +109,17 @@ def append_rows(path: Path, entries: NDArray[np.void], batch: pa.RecordBatch) ->
     ndim = entries.dtype["index"].shape[0]
     sums = zlib.crc32(blocks), zlib.crc32(payload)
     head = _HEAD.pack(_MAGIC, len(entries), ndim, len(payload), *sums)
-    data = b"".join((head, blocks, payload))
+    parts = [memoryview(head + blocks), payload]
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        written = os.write(descriptor, data)
-        if written != len(data):
-            raise OSError(f"{path}: {written} of {len(data)} bytes were stored")
+        while left := sum(map(len, parts)):
+            written = os.writev(descriptor, parts)
+            if written != min(left, _AT_ONCE):
+                raise OSError(f"{path}: {written} of {left} bytes were stored")
+            while parts and written >= len(parts[0]):
+                written -= len(parts.pop(0))
+            parts[:1] = [part[written:] for part in parts[:1]]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -139,7 +153,9 @@ class Frame:
         """
         import pyarrow as pa
 
-        payload = pa.py_buffer(bytes(data[self.begin : self.begin + self.size]))
+        stored = data[self.begin : self.begin + self.size]
+        # Large ones stay in their file, of which only what is looked at comes into memory.
+        payload = pa.py_buffer(stored if self.size >= _LARGE else bytes(stored))
         try:
             found = pa.ipc.read_record_batch(payload, schema)
         except pa.ArrowInvalid:
@@ -168,9 +184,9 @@ def frames_in(path: Path, first: Index) -> Iterator[tuple[memoryview, Iterator[F
         if not size:
             yield memoryview(b""), iter(())
             return
-        mapped = stack.enter_context(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
-        data = stack.enter_context(memoryview(mapped))
-        yield data, _frames(mapped, data, first)
+        # Closed when nothing looks at it any more, which may be later.
+        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        yield memoryview(mapped), _frames(mapped, memoryview(mapped), first)
 
 
 def _frames(mapped: mmap.mmap, data: memoryview, first: Index) -> Iterator[Frame]:
@@ -180,6 +196,8 @@ def _frames(mapped: mmap.mmap, data: memoryview, first: Index) -> Iterator[Frame
         if found is None:
             at += 1
             continue
+        if found.size >= _LARGE:
+            mapped.madvise(mmap.MADV_DONTNEED)  # its checksum had to see all of it
         yield found
         at = found.begin + found.size
 

@@ -1,7 +1,7 @@
 """Tables: rows that blocks return beside arrays, in columns of declared types.
 
-Types are numpy's names of numbers, ``string``, or a number of values as in ``float64[3]``. Nothing
-here imports Arrow, which takes a quarter of a second.
+Types are numpy's names of numbers, ``string``, ``binary``, or a number of values as in
+``float64[3]``. Nothing here imports Arrow, which takes a quarter of a second.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from snakemake_blocks.tasks.dtypes import number_type
-from snakemake_blocks.tasks.forms import fitting, is_text, mapping_of, unfit_key
+from snakemake_blocks.tasks.forms import is_text, mapping_of, unfit_key
 from snakemake_blocks.tasks.keys import Kind, Problem
 
 __all__ = ["TABLES", "TABLE_READS", "Column", "Table", "TableRead", "column_of"]
 
 _NAME = re.compile(r"[^\W\d]\w*")
+_OBJECTS_CALLED = {"string": "string", "str": "string", "binary": "binary", "bytes": "binary"}
+_OBJECTS = frozenset(_OBJECTS_CALLED.values())
 # Lists of more are arrays, and belong into one.
 _WIDEST = 2**20
 
@@ -33,7 +35,7 @@ class Column:
     Parameters
     ----------
     dtype : str
-        numpy's name of a type of numbers, or ``string``.
+        numpy's name of a type of numbers, ``string``, or ``binary``.
     width : int
         Values per row; 0 for one that is no list.
     """
@@ -46,6 +48,11 @@ class Column:
         """Whether it holds text."""
         return self.dtype == "string"
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it holds objects of Python, and no numbers."""
+        return self.dtype in _OBJECTS
+
     def __str__(self) -> str:
         return f"{self.dtype}[{self.width}]" if self.width else self.dtype
 
@@ -55,10 +62,10 @@ def column_of(text: str) -> Column | None:
     match = re.fullmatch(r"(\w+)(?:\[([0-9]{1,7})\])?", str(text))
     if match is None:
         return None
-    name = "string" if match[1] in ("string", "str") else number_type(match[1])
+    name = _OBJECTS_CALLED.get(match[1]) or number_type(match[1])
     width = int(match[2] or 0)
-    known = name == "string" or (name != "" and np.dtype(name).kind in "biuf")
-    if not known or (match[2] and not 1 <= width <= _WIDEST) or (name == "string" and width):
+    known = name in _OBJECTS or (name != "" and np.dtype(name).kind in "biuf")
+    if not known or (match[2] and not 1 <= width <= _WIDEST) or (name in _OBJECTS and width):
         return None
     return Column(name, width)
 
@@ -122,20 +129,24 @@ class TableRead:
         Whose it is, and which.
     whole : bool
         Whether every block gets all rows; else those of the blocks that its read Roi meets.
+    batches : bool
+        Whether what runs once gets them as tables of the blocks of one upstream job each.
     """
 
     task: str
     table: str
     whole: bool = False
+    batches: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
-        return {"task": self.task, "table": self.table, "whole": self.whole}
+        found = {"task": self.task, "table": self.table, "whole": self.whole}
+        return {**found, "batches": True} if self.batches else found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TableRead:
         """Return what :meth:`to_json` described."""
-        return cls(data["task"], data["table"], data["whole"])
+        return cls(data["task"], data["table"], data["whole"], data.get("batches", False))
 
     @classmethod
     def of(cls, value: TableRead | str) -> TableRead:
@@ -158,7 +169,9 @@ def _table_problems(tables: Mapping[str, object]) -> Iterable[Problem]:
             if not _NAME.fullmatch(str(column)):
                 yield f"{name}.columns", f"{column!r} cannot be the name of a column"
             elif column_of(text) is None:
-                known = "write a numpy type such as float64, string, or several as float64[3]"
+                known = (
+                    "write a numpy type such as float64, string, binary, or several as float64[3]"
+                )
                 yield f"{name}.columns.{column}", f"{text!r} is no type of a column; {known}"
 
 
@@ -174,6 +187,10 @@ def _is_table(value: Any) -> bool:
     return unfit_key(value, {"columns": _are_columns}, {"parquet": is_text}) is None
 
 
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
 def _are_columns(value: Any) -> bool:
     return mapping_of(is_text)(value) and bool(value) and all(map(column_of, value.values()))
 
@@ -187,7 +204,12 @@ TABLES = Kind(
 """Tables by name."""
 TABLE_READS = Kind(
     mapping_of(
-        fitting({"task": is_text, "table": is_text, "whole": lambda value: type(value) is bool})
+        lambda value: (
+            unfit_key(
+                value, {"task": is_text, "table": is_text, "whole": _is_flag}, {"batches": _is_flag}
+            )
+            is None
+        )
     ),
     _read_problems,
     to_json=lambda reads: {name: read.to_json() for name, read in reads.items()},

@@ -124,15 +124,17 @@ def _names(returned: Any, place: str) -> list[Any]:
 def _values(given: Any, column: Column, place: str) -> tuple[Any, str]:
     """Return the values of a column, and what was cut off."""
     if hasattr(given, "to_pylist"):  # of Arrow
-        given = given.to_pylist() if column.is_text or column.width else given.to_numpy()
+        is_listed = column.is_plain or column.width
+        given = given.to_pylist() if is_listed else given.to_numpy()
     elif hasattr(given, "to_numpy"):  # of pandas or polars
         given = given.to_numpy()
-    if column.is_text:
-        texts = list(given)
-        wrong = [text for text in texts if not isinstance(text, str)]
+    if column.is_plain:
+        kind, called = (str, "text") if column.is_text else (bytes, "bytes")
+        objects = list(given)
+        wrong = [value for value in objects if not isinstance(value, kind)]
         if wrong:
-            raise InputError(f"{place}: {wrong[0]!r} is no text; declare another type")
-        return [str(text) for text in texts], ""
+            raise InputError(f"{place}: {wrong[0]!r:.60} is no {called}; declare another type")
+        return [kind(value) for value in objects], ""
     values = as_values(
         given if isinstance(given, np.ndarray | list | tuple) else list(given), place
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -43,6 +43,9 @@ class RowSource(Protocol):
     def rows(self, up: PlannedTask, name: str, blocks: Box) -> pa.Table:
         """Return the rows of a box of blocks, in their order."""
 
+    def batches(self, up: PlannedTask, name: str) -> Iterator[pa.Table]:
+        """Yield the rows of all blocks, of those of one job at a time."""
+
 
 @dataclass(slots=True)
 class TableInput:
@@ -80,13 +83,15 @@ class TableInput:
             if is_there
         ]
 
-    def of(self, index: Index) -> dict[str, pa.Table]:
+    def of(self, index: Index) -> dict[str, pa.Table | Iterator[pa.Table]]:
         """Return the rows that a block is given, by the names of arguments."""
         reads = self.task.operation.table_reads
         return {name: self._rows(read, index) for name, read in reads.items()}
 
-    def _rows(self, read: TableRead, index: Index) -> pa.Table:
+    def _rows(self, read: TableRead, index: Index) -> pa.Table | Iterator[pa.Table]:
         up = self.plan.tasks[read.task]
+        if read.batches:
+            return self.source.batches(up, read.table)
         blocks = up.grid.indices if up.name in self.task.whole else self._met(up, index)
         return self.source.rows(up, read.table, blocks)
 
@@ -114,6 +119,10 @@ class RowsInMemory:
             self._rows[key] for index in blocks if (key := (up.name, name, index)) in self._rows
         ]
         return pa.Table.from_batches(found, schema_of(up.operation.tables[name]))
+
+    def batches(self, up: PlannedTask, name: str) -> Iterator[pa.Table]:
+        """Yield the rows of all blocks, of those of one job at a time."""
+        return (self.rows(up, name, up.jobs.members(job)) for job in up.jobs.jobs)
 
 
 @dataclass(slots=True)
@@ -158,6 +167,13 @@ class StoredRows:
             parts += [kept.rows.slice(begin, end - begin) for begin, end in pairs]
         schema = schema_of(up.operation.tables[name])
         return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def batches(self, up: PlannedTask, name: str) -> Iterator[pa.Table]:
+        """Yield the rows of all blocks, of those of one job at a time."""
+        stored = StoredTable(self.root, up, name)
+        for job in up.jobs.jobs:
+            members = up.jobs.members(job)
+            yield stored.rows(self._stamps(up, members), members)
 
     def _all_rows(self, up: PlannedTask, name: str) -> pa.Table:
         """Return all rows of a task, read once."""

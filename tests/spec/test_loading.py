@@ -13,7 +13,7 @@ from project import Project
 
 from snakemake_blocks.errors import BlocksError, InputError, SpecError
 from snakemake_blocks.geometry.box import Box
-from snakemake_blocks.spec.loading import json_schema, load_pipeline
+from snakemake_blocks.operations.registry import json_schema, load_pipeline
 
 FUNCTIONS = """
     CONSTANT = 3

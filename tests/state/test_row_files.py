@@ -125,7 +125,7 @@ def test_workers_append_to_one_file(tmp_path: Path) -> None:
 def test_a_frame_that_is_not_stored_whole_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.write", lambda descriptor, data: len(data) - 1)
+    monkeypatch.setattr("os.writev", lambda descriptor, parts: sum(map(len, parts)) - 1)
     with pytest.raises(OSError, match="bytes were stored"):
         append(tmp_path / "rows", {(0, 0): 1})
 

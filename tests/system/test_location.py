@@ -12,7 +12,7 @@ from project import Project
 
 from snakemake_blocks.commands.generate import check_pipeline, generate, make_plan
 from snakemake_blocks.errors import InputError
-from snakemake_blocks.spec.loading import load_pipeline
+from snakemake_blocks.operations.registry import load_pipeline
 from snakemake_blocks.system.location import Names, is_inside, is_same, place_of, way_to
 from snakemake_blocks.tasks.pipeline import Pipeline
 

@@ -47,7 +47,7 @@ def task(**more: Any) -> list[str]:
          ["tables.t.columns: 'a b' cannot be the name of a column"]),
         ({"tables": {"t": Table({"a": "int"}, ), "u": Table({"a": "x"})}},
          ["tables.u.columns.a: 'x' is no type of a column; write a numpy type such as float64, "
-          "string, or several as float64[3]"]),
+          "string, binary, or several as float64[3]"]),
         ({"call": "worker"},
          ["tables: call: worker returns nothing; use call: block or arrays"]),
         ({"check_function": FUNCTION},

@@ -251,7 +251,7 @@ class TestFunctions:
     def test_declared_arrays_are_made_and_what_lower_phases_wrote_is_seen(
         self, project: Project
     ) -> None:
-        from snakemake_blocks.spec.loading import load_pipeline
+        from snakemake_blocks.operations.registry import load_pipeline
 
         project.array("s.zarr/raw", np.arange(40), voxel_size=[1], offset=[0])
         project.functions("def f(raw, own): return raw + own.max()")
