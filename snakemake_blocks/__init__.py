@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from snakemake_blocks.commands.whole_tasks import once_task, reduce_task
     from snakemake_blocks.errors import BlocksError, BusyError, InputError, PlanError, SpecError
     from snakemake_blocks.geometry.block import Block, BlockStatus
-    from snakemake_blocks.operations.registry import load_pipeline
+    from snakemake_blocks.operations.registry import load_pipeline, operation_task
     from snakemake_blocks.tasks.task import After, Task
     from snakemake_blocks.work.client import Client
 
@@ -39,6 +39,7 @@ __all__ = [
     "load_pipeline",
     "make_plan",
     "once_task",
+    "operation_task",
     "read_table",
     "reduce_task",
     "run_blockwise",
@@ -62,6 +63,7 @@ _HOMES = {
     "load_pipeline": "snakemake_blocks.operations.registry",
     "make_plan": "snakemake_blocks.commands.generate",
     "once_task": "snakemake_blocks.commands.whole_tasks",
+    "operation_task": "snakemake_blocks.operations.registry",
     "reduce_task": "snakemake_blocks.commands.whole_tasks",
     "read_table": "snakemake_blocks.state.tables",
     "run_blockwise": "snakemake_blocks.commands.blockwise",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from snakemake_blocks.spec.description import UNKNOWN_FUNCTION, Describer
 from snakemake_blocks.spec.operation_form import OperationModel, pipeline_model
 from snakemake_blocks.spec.schema import PipelineModel, problems_of
 from snakemake_blocks.spec.yaml_text import YamlError, parse_yaml
+from snakemake_blocks.storage.lattice import StoredArray
 from snakemake_blocks.system.files import read_file
 from snakemake_blocks.tasks.pipeline import Pipeline
+from snakemake_blocks.tasks.task import Task
 
-__all__ = ["load_pipeline"]
+__all__ = ["load_pipeline", "tasks_of"]
 
 # Reading more takes longer than anyone should wait for a message.
 _MOST = 1 << 20
@@ -54,6 +56,46 @@ def load_pipeline(path: Path | str, operations: Sequence[type[OperationModel]] =
         return _pipeline(path, _mapping(path), pipeline_model(operations))
     except SpecError as error:
         raise SpecError([f"{path.name}: {p}" for p in dict.fromkeys(error.problems)]) from None
+
+
+def tasks_of(
+    name: str,
+    form: Mapping[str, Any],
+    operations: Sequence[type[OperationModel]],
+    upstream: Sequence[Task],
+    *,
+    unit: str = "",
+) -> list[Task]:
+    """Return the tasks that one form becomes, in the folder in which this process is.
+
+    Parameters
+    ----------
+    name : str
+        The task.
+    form : mapping
+        As in a file.
+    operations : sequence of classes
+        What ``use`` may name.
+    upstream : sequence of Task
+        Tasks that write arrays which are still to be made.
+    unit : str
+        What a world unit is.
+
+    Raises
+    ------
+    SpecError
+        With all that is wrong.
+    """
+    data = {"tasks": {name: dict(form)}, **({"unit": unit} if unit else {})}
+    model, problems, _ = _model(data, pipeline_model(operations))
+    arrays = Catalogue(Path.cwd(), model.tasks, _written(data, model), model.unit or "")
+    made = (array for task in upstream for array in task.operation.written if not array.exists)
+    for array in made:
+        arrays.declare(StoredArray.of_new(array))
+    tasks = Describer(arrays, [name], set()).tasks()
+    if problems or arrays.problems:
+        raise SpecError(problems + arrays.problems)
+    return tasks
 
 
 def _pipeline(path: Path, data: dict[Any, Any], form: type[PipelineModel]) -> Pipeline:

@@ -179,6 +179,35 @@ class StoredArray:
             sizes = self._stored("voxel_size")
             raise InputError(f"{self.path}: voxel_size {sizes} is not positive")
 
+    @classmethod
+    def of_new(cls, info: ArrayInfo) -> StoredArray:
+        """Return an array that a task of Python is to make.
+
+        Raises
+        ------
+        InputError
+            If it was not described by this package, so nobody knows its axes.
+        """
+        making = info.making
+        if making is None or not making.voxel_size:
+            raise InputError(f"{info.path}: does not exist yet, and nobody knows its axes; make it")
+        names = making.names or ("",) * len(info.full_shape)
+        units = info.units or ("",) * info.ndim
+        tiled = {
+            place: PlacedAxis(
+                names[place],
+                not making.counted[a],
+                making.offset[a],
+                making.voxel_size[a],
+                units[a],
+            )
+            for a, place in enumerate(info.places)
+        }
+        counted = (PlacedAxis(name, is_measured=False) for name in names)
+        axes = tuple(tiled.get(number, axis) for number, axis in enumerate(counted))
+        place = Place(info.path, axes)
+        return cls(place, info.full_shape, info.chunks, info.dtype, exists=False, making=making)
+
     @property
     def path(self) -> str:
         """Store and name in one."""
