@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.block import Block
+from snakemake_blocks.operations.grid import VoxelGrid, later_neighbours
 from snakemake_blocks.operations.unions import Sets
 from snakemake_blocks.spec.operation_form import Frame, OperationModel, Step
 
@@ -201,7 +202,7 @@ def _equal_components(values: Volume, connectivity: int) -> Volume:
     """Return components of equal values: any library's way needs a mask, or three axes."""
     numbers = np.arange(1, values.size + 1, dtype=np.int64).reshape(values.shape)
     sets = Sets(values.size + 1)
-    for offset in _offsets(values.ndim, connectivity):
+    for offset in later_neighbours(values.ndim, connectivity):
         here, there = _shifted(offset)
         same = (values[here] == values[there]) & (values[here] != 0)
         sets.join(numbers[here][same], numbers[there][same])
@@ -230,13 +231,6 @@ def _firsts(found: Volume) -> NDArray[np.int64]:
     return first[1:]
 
 
-def _offsets(ndim: int, connectivity: int) -> Iterator[tuple[int, ...]]:
-    """Yield the offsets of neighbours that come later in C order."""
-    for offset in itertools.product((-1, 0, 1), repeat=ndim):
-        if offset > (0,) * ndim and sum(map(abs, offset)) <= connectivity:
-            yield offset
-
-
 def _shifted(offset: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Return where voxels have a neighbour at an offset, and where these are."""
     return tuple(_WITHIN[o][0] for o in offset), tuple(_WITHIN[o][1] for o in offset)
@@ -250,32 +244,6 @@ _WITHIN = {
     -1: (slice(1, None), slice(None, -1)),
 }
 _ACROSS = {1: (slice(-1, None), slice(0, 1)), -1: (slice(0, 1), slice(-1, None))}
-
-
-class _Grid:
-    """Where the blocks of a volume are: its shape, and theirs, in voxels."""
-
-    def __init__(self, shape: Sequence[int], size: Sequence[int]) -> None:
-        self.shape, self.size = tuple(shape), tuple(size)
-        self.counts = tuple(-(-n // w) for n, w in zip(shape, size, strict=True))
-
-    def number(self, index: Sequence[int]) -> int:
-        """Return the number of a block, in C order."""
-        return int(np.ravel_multi_index(tuple(index), self.counts))
-
-    def extent(self, index: Sequence[int]) -> tuple[int, ...]:
-        """Return how large a block is; the last ones may be smaller."""
-        sides = zip(index, self.size, self.shape, strict=True)
-        return tuple(min(w, n - k * w) for k, w, n in sides)
-
-    def global_index(self, index: Sequence[int], local: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Return flat indices in the volume of flat indices in a block."""
-        places = np.unravel_index(local, self.extent(index))
-        whole = [p + k * w for p, k, w in zip(places, index, self.size, strict=True)]
-        found = np.zeros(len(local), np.uint64)
-        for place, n in zip(whole, self.shape, strict=True):
-            found = found * np.uint64(n) + place.astype(np.uint64)
-        return found
 
 
 def _found(
@@ -316,7 +284,7 @@ def faces(
         ``blocks``: its number and how many components it has; ``firsts``: the flat index in the
         volume of each one's first voxel; ``faces``: the components on each of its sides.
     """
-    grid = _Grid(shape, size)
+    grid = VoxelGrid(shape, size)
     number = grid.number(block.index)
     found, count = _found(mask, labels, connectivity, background)
     rows: dict[str, list[Any]] = {name: [] for name in _FACE_COLUMNS}
@@ -374,10 +342,10 @@ def pairs(
     dict
         ``a`` and ``b``: number of the block and, in the lower 32 bits, of the component.
     """
-    grid = _Grid(shape, size)
+    grid = VoxelGrid(shape, size)
     sides = _Sides(faces, grid)
     found = [np.zeros((0, 2), np.uint64)]
-    for away in _offsets(len(grid.shape), connectivity):
+    for away in later_neighbours(len(grid.shape), connectivity):
         axis = next(a for a, d in enumerate(away) if d)
         other = tuple(k + d for k, d in zip(block.index, away, strict=True))
         mine, theirs = sides.get(block.index, 2 * axis + 1), sides.get(other, 2 * axis)
@@ -402,7 +370,7 @@ def pairs(
 class _Sides:
     """The components on sides of blocks, unpacked when they are asked for."""
 
-    def __init__(self, faces: pa.Table, grid: _Grid) -> None:
+    def __init__(self, faces: pa.Table, grid: VoxelGrid) -> None:
         self._grid = grid
         numbers = faces.column("block").to_pylist()
         self._rows = dict(
@@ -416,8 +384,7 @@ class _Sides:
 
     def get(self, index: Sequence[int], side: int) -> tuple[Volume, Volume | None] | None:
         """Return the components on a side of a block, and their values; None if there are none."""
-        inside = zip(index, self._grid.counts, strict=True)
-        if not all(0 <= k < n for k, n in inside):
+        if index not in self._grid:
             return None
         row = self._rows.get((self._grid.number(index), side))
         if row is None:
@@ -475,7 +442,7 @@ def merge(
         ``ids``: a number per component; ``blocks``: where those of each block begin, and how many
         there are, by the number of the block.
     """
-    grid = _Grid(shape, size)
+    grid = VoxelGrid(shape, size)
     counts = np.zeros(math.prod(grid.counts), np.uint32)
     begins = np.zeros(len(counts), np.uint64)
     total = 0
@@ -552,7 +519,7 @@ def relabelled(
     InputError
         If there are other components than :func:`faces` found.
     """
-    number = _Grid(shape, size).number(block.index)
+    number = VoxelGrid(shape, size).number(block.index)
     begin, count = (blocks.column(n)[number].as_py() for n in ("begin", "count"))
     found, now = _found(mask, labels, connectivity, background)
     if now != count:

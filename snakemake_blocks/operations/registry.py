@@ -8,13 +8,21 @@ from typing import Any
 
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.operations.label import LabelModel
+from snakemake_blocks.operations.relabel import RelabelModel
+from snakemake_blocks.operations.stitch import StitchModel
+from snakemake_blocks.operations.watershed import WatershedModel
 from snakemake_blocks.spec import loading, operation_form
 from snakemake_blocks.tasks.pipeline import Pipeline
 from snakemake_blocks.tasks.task import Task
 
 __all__ = ["OPERATIONS", "json_schema", "load_pipeline", "operation_task"]
 
-OPERATIONS: tuple[type[operation_form.OperationModel], ...] = (LabelModel,)
+OPERATIONS: tuple[type[operation_form.OperationModel], ...] = (
+    LabelModel,
+    RelabelModel,
+    StitchModel,
+    WatershedModel,
+)
 """The forms of all operations."""
 
 

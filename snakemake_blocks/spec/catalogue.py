@@ -10,10 +10,12 @@ from pathlib import Path
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.spec.schema import (
     FormModel,
+    RoiModel,
     SidesModel,
     TableReadModel,
     TaskModel,
     VoxelContextModel,
+    VoxelRoiModel,
     VoxelSizesModel,
 )
 from snakemake_blocks.storage.arrays import stored_array
@@ -21,7 +23,7 @@ from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.system.location import Names
 from snakemake_blocks.tasks.operation import Call
 
-__all__ = ["Catalogue", "paths_of", "read_paths", "tables_read"]
+__all__ = ["Catalogue", "paths_of", "read_paths", "roi_path", "tables_read"]
 
 
 @dataclass(slots=True)
@@ -176,15 +178,21 @@ class Catalogue:
 
 def paths_of(model: FormModel) -> list[str]:
     """Return all arrays that a form names, the one whose voxels are counted first."""
-    reads = read_paths(model)
-    roi = [model.roi] if isinstance(model.roi, str) else []
+    reads = read_paths(model, model.aside)
+    roi = list(filter(None, [roi_path(model.roi)]))
     mask = [model.mask] if model.mask is not None else []
     return [*roi, *reads, *model.written_paths, *mask]
 
 
-def read_paths(model: FormModel) -> list[str]:
-    """Return the arrays that a form reads."""
-    arrays = (read for read in model.reads.values() if not isinstance(read, TableReadModel))
+def roi_path(roi: str | RoiModel | VoxelRoiModel | None) -> str | None:
+    """Return the array whose region, or whose voxels, a form names; None if it names none."""
+    return roi.array if isinstance(roi, VoxelRoiModel) else roi if isinstance(roi, str) else None
+
+
+def read_paths(model: FormModel, but: Sequence[str] = ()) -> list[str]:
+    """Return the arrays that a form reads, but for some."""
+    reads = (read for name, read in model.reads.items() if name not in but)
+    arrays = (read for read in reads if not isinstance(read, TableReadModel))
     return [read if isinstance(read, str) else read.array for read in arrays]
 
 

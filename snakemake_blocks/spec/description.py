@@ -13,7 +13,7 @@ from funlib.geometry import Roi
 from pydantic import ValidationError
 
 from snakemake_blocks.geometry.box import Box
-from snakemake_blocks.spec.catalogue import Catalogue, read_paths, tables_read
+from snakemake_blocks.spec.catalogue import Catalogue, read_paths, roi_path, tables_read
 from snakemake_blocks.spec.frames import frame_of
 from snakemake_blocks.spec.measures import Measures
 from snakemake_blocks.spec.operation_form import OperationModel, Step
@@ -188,7 +188,7 @@ class Describer:
             return list(self.models)
 
     def _needs(self, name: str, model: FormModel) -> list[str]:
-        paths = [*read_paths(model), *([model.roi] if isinstance(model.roi, str) else [])]
+        paths = [*read_paths(model), *filter(None, [roi_path(model.roi)])]
         writers = filter(None, map(self.arrays.writer, paths))
         needs = [*(up.task for up in model.waits), *tables_read(model), *writers]
         forms = map(self._form_of, needs)
@@ -513,7 +513,7 @@ class _TaskDescriber:
         check = model.check
         key, function = ("map", model.map) if model.map else ("function", model.function)
         named = {key: function or ""}
-        named |= {name: getattr(model, name) or "" for name in ("set_up", "before_block")}
+        named |= {name: getattr(model, name) or "" for name in ("then", "set_up", "before_block")}
         if isinstance(check, CheckModel):
             named |= {"check.before": check.before or "", "check.after": check.after or ""}
         else:

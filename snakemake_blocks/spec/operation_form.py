@@ -20,6 +20,7 @@ from snakemake_blocks.spec.schema import (
     ArrayPath,
     FormModel,
     PipelineModel,
+    TableModel,
     TaskModel,
     TaskName,
     WriteModel,
@@ -39,6 +40,12 @@ class OutputModel(WriteModel):
     """An array that an operation writes."""
 
     dtype: str = Field("", description="numpy name of the type; default: what fits the operation.")
+
+
+class OutputTableModel(TableModel):
+    """A table that an operation makes; it knows the columns."""
+
+    columns: dict[ArgumentName, str] = Field({}, description="As they are; only for reading.")
 
 
 OutputForm = Annotated[
@@ -100,8 +107,12 @@ class OperationModel(FormModel):
     # What the reads and writes of an operation can be called; the first one read is the main one.
     inputs: ClassVar[Sequence[str]] = ()
     results: ClassVar[Sequence[str]] = ()
+    # Whether reads can have any names: a function of the user gets them.
+    takes_any: ClassVar[bool] = False
     # Whether all inputs, or at least one, have to be given.
     needs: ClassVar[Sequence[str]] = ()
+    # Its tables that can be named, to have them written to a file.
+    made: ClassVar[Sequence[str]] = ()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -109,6 +120,9 @@ class OperationModel(FormModel):
 
     use: str = Field(description="Which operation.")
     writes: dict[ArgumentName, OutputForm] = Field({}, description="Arrays written, by name.")
+    tables: dict[ArgumentName, OutputTableModel] = Field(
+        {}, description="Where tables that it makes are written."
+    )
     steps: dict[str, dict[str, Any]] = Field(
         {}, description="Keys of the tasks that it becomes, by what follows the task's name."
     )
@@ -117,10 +131,14 @@ class OperationModel(FormModel):
     def _names(self) -> OperationModel:
         for key, names in (("reads", self.inputs), ("writes", self.results)):
             for name in getattr(self, key):
-                if name not in names:
+                if name not in names and not (self.takes_any and key == "reads"):
                     refuse(
                         f"{self.use} has {key} called {' or '.join(names) or 'nothing'}, not {name}"
                     )
+        for name in self.tables.keys() - set(self.made):
+            refuse(
+                f"{self.use} has tables called {' or '.join(self.made) or 'nothing'}, not {name}"
+            )
         for name in self.needs:
             if name not in self.reads and name not in self.writes:
                 kind = "reads" if name in self.inputs else "writes"
@@ -171,6 +189,9 @@ class OperationModel(FormModel):
         """Return the form of a step that has the blocks of this one, with all that was given."""
         common = ("roi", "mask", *_OF_BLOCKS, *_OF_ALL)
         given = {key: self._given(key) for key in common if key in self.model_fields_set}
+        if not isinstance(given.get("roi", ""), str):  # also steps that read no array count so
+            voxels = {"offset": list(frame.offset), "shape": list(frame.shape)}
+            given["roi"] = {"array": self.main_path, "voxels": voxels}
         place = {"roi": self.main_path, "block_size": {"voxels": list(frame.block)}}
         return {"call": "arrays", "fit": "shrink", **place, **given, **form}
 
@@ -189,6 +210,12 @@ class OperationModel(FormModel):
         """Return the form of a write of this form, with keys where it says nothing."""
         given = self.outputs_of[name].model_dump(exclude_unset=True)
         return {**more, **given}
+
+    def table(self, name: str, columns: Mapping[str, str]) -> Step:
+        """Return the form of a table, with where this form has it written."""
+        given = self.tables.get(name)
+        parquet = {} if given is None or given.parquet is None else {"parquet": given.parquet}
+        return {"columns": dict(columns), **parquet}
 
     def _given(self, key: str) -> Any:
         value = self.model_dump(include={key}, exclude_unset=True, mode="json")

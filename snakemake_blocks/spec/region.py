@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box
-from snakemake_blocks.spec.catalogue import Catalogue
+from snakemake_blocks.spec.catalogue import Catalogue, roi_path
 from snakemake_blocks.spec.measures import Measures, roi_of
 from snakemake_blocks.spec.schema import RoiModel, VoxelRoiModel
 from snakemake_blocks.storage.lattice import Lattice, StoredArray, TaskAxis
@@ -42,9 +42,9 @@ class Region:
 
     def ruler(self, reads: Mapping[str, StoredArray]) -> StoredArray | None:
         """Return the array whose voxels are counted: that of the roi, else the first one read."""
-        roi = self.roi
-        if isinstance(roi, str):
-            return self.arrays.array(roi, f"{self.place}.roi")
+        path = roi_path(self.roi)
+        if path is not None:
+            return self.arrays.array(path, f"{self.place}.roi")
         return next(iter(reads.values()), None)
 
     def measures(self, ruler: StoredArray | None) -> Measures | None:

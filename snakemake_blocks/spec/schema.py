@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
@@ -307,6 +307,9 @@ class VoxelRoiModel(_Model):
     """A region counted in voxels."""
 
     voxels: RoiModel = Field(description="offset and shape, from the array's first voxel on.")
+    array: ArrayPath | None = Field(
+        None, description="Whose voxels; default: those of the first array read."
+    )
 
 
 class CheckModel(_Model):
@@ -390,6 +393,8 @@ class CallWord(StrEnum):
 class FormModel(_Model):
     """What forms under ``tasks`` have in common."""
 
+    # Reads that have no place among blocks, such as look-up tables.
+    aside: ClassVar[Sequence[str]] = ()
     # What stands in the places of problems for this form.
     mark: ClassVar[str] = "<task>"
 
@@ -444,6 +449,9 @@ class TaskModel(FormModel):
     tables: dict[ArgumentName, TableModel] = Field({}, description="Tables made, by name.")
     outputs: list[ArrayPath] = Field(
         [], description="Files and folders made beside arrays and tables, relative to this file."
+    )
+    then: FunctionName | None = Field(
+        None, description="f(returned, block): makes what is stored of what the function returned."
     )
     set_up: FunctionName | None = Field(
         None, description="Runs once before the first block, with the params that it takes."
@@ -535,6 +543,7 @@ _TEXTS = {
     "map": _CALLABLE,
     "merge": _CALLABLE,
     "set_up": _CALLABLE,
+    "then": _CALLABLE,
     "before_block": _CALLABLE,
     "before": _CALLABLE,
     "after": _CALLABLE,

@@ -270,6 +270,8 @@ class Operation:
         Declared arrays by name.
     tables, table_reads : mapping
         Tables that it makes, and tables of other tasks that it reads, by name.
+    then : FunctionRef, optional
+        Makes what is stored of what ``function`` returned for arrays and a block.
     before_block : FunctionRef, optional
         Called with a block before it runs again.
     set_up : FunctionRef, optional
@@ -295,6 +297,7 @@ class Operation:
     writes: Mapping[str, Write] = key(_WRITES, {})
     tables: Mapping[str, Table] = key(TABLES, {})
     table_reads: Mapping[str, TableRead] = key(TABLE_READS, {})
+    then: FunctionRef | None = key(_MAYBE_FUNCTION, None)
     before_block: FunctionRef | None = key(_MAYBE_FUNCTION, None)
     set_up: FunctionRef | None = key(_MAYBE_FUNCTION, None)
     outputs: Sequence[str] = key(_OUTPUTS, ())

@@ -262,6 +262,7 @@ class Task:
             "check_before": before,
             "check_after": after,
             "init": self.init_callback_fn,
+            "then": self.keys.get("then"),
             "before_block": self.keys.get("before_block"),
             "set_up": self.keys.get("set_up"),
         }
@@ -589,6 +590,8 @@ def _result_problems(task: Task) -> list[Problem]:
         ]
     if operation.before_block is not None and operation.call.is_once:
         found.append(("before_block", "call: once has no blocks; remove it"))
+    if operation.then is not None and operation.call is not Call.ARRAYS:
+        found.append(("then", "takes what a function of call: arrays returns; use that"))
     if operation.tables and operation.call is Call.WORKER:
         found.append(("tables", "call: worker returns nothing; use call: block or arrays"))
     if operation.tables and operation.check_before is not None:

@@ -49,6 +49,8 @@ class ArrayCall:
         What Rois of blocks count.
     tables : callable
         Returns the tables that a block is given, by name.
+    then : callable, optional
+        Makes what is stored of what the function returned.
     """
 
     operation: Operation
@@ -57,6 +59,7 @@ class ArrayCall:
     params: Mapping[str, Any]
     scale: Scale = WORLD
     tables: Callable[[Block], Mapping[str, Any]] = lambda block: {}
+    then: Callable[[Any, Block], Any] | None = None
     rows: Mapping[str, Any] = field(default_factory=dict, init=False)
     """What the last block returned for tables, by name."""
     _own: frozenset[str] = field(init=False, repr=False)
@@ -94,7 +97,10 @@ class ArrayCall:
         inputs = {n: self._input(n, read, regions[n], visible) for n, read in reads.items()}
         more = {"block": block} if self._takes_block else {}
         given = {**inputs, **self.tables(block), **more, **self.params}
-        returned = named_results(self.function(**given), self.operation)
+        made = self.function(**given)
+        if self.then is not None:
+            made = self.then(made, block)
+        returned = named_results(made, self.operation)
         self.rows = {name: returned[name] for name in self.operation.tables}
         shapes = list(dict.fromkeys((whole, target, *regions.values())))
         return {

@@ -173,7 +173,13 @@ class Work:
             params = dict(self.task.operation.params)
         if self.task.operation.call is Call.ARRAYS:
             self._arrays = ArrayCall(
-                self.task.operation, self.folder, function, params, self.task.scale, self._given
+                self.task.operation,
+                self.folder,
+                function,
+                params,
+                self.task.scale,
+                self._given,
+                self._load("then"),
             )
             self._open_outputs()
             self._call = self._compute_and_store
