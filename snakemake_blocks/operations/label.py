@@ -59,6 +59,7 @@ class LabelModel(OperationModel):
 
     inputs = ("mask", "labels")
     results = ("labels",)
+    needed_results = ("labels",)
 
     use: Literal["label"] = Field(description="Which operation.")
     params: LabelParams = Field(
@@ -73,8 +74,8 @@ class LabelModel(OperationModel):
     def expand(self, frame: Frame) -> dict[str, Step]:
         """Return the forms of the tasks that do it."""
         params = self.params
-        if len(self.reads) != 1 or len(self.writes) != 1:
-            frame.say("reads", "label reads a mask or labels, and writes labels; give one of each")
+        if len(self.reads) != 1:
+            frame.say("reads", "label reads a mask, or labels; give one of them")
             return {}
         if frame.channels:
             text = f"has further axes of {list(frame.channels)}; select one index of each"

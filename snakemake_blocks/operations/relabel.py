@@ -43,7 +43,8 @@ class RelabelModel(OperationModel):
 
     inputs = ("labels", "lut")
     results = ("labels",)
-    needs = ("labels",)
+    needed_inputs = ("labels",)
+    needed_results = ("labels",)
     aside = ("lut",)
 
     use: Literal["relabel"] = Field(description="Which operation.")
@@ -66,9 +67,6 @@ class RelabelModel(OperationModel):
                 "give {lut: {table: task.table}}, the path of an array, or params: {parquet: ...}"
             )
             frame.say("reads.lut", text)
-            return {}
-        if not self.writes:
-            frame.say("writes", "relabel needs writes: {labels: ...}")
             return {}
         if self.params.parquet is not None:
             file = frame.folder / self.params.parquet

@@ -50,7 +50,7 @@ class StitchModel(OperationModel):
 
     takes_any = True
     results = ("labels",)
-    needs = ("labels",)
+    needed_results = ("labels",)
     made = ("pairs", "objects")
 
     use: Literal["stitch"] = Field(description="Which operation.")

@@ -44,7 +44,7 @@ class WatershedModel(OperationModel):
 
     inputs = ("image", "mask", "seeds")
     results = ("labels",)
-    needs = ("labels",)
+    needed_results = ("labels",)
 
     use: Literal["watershed"] = Field(description="Which operation.")
     context: Context = Field(0, description="What is seen beyond a block.")

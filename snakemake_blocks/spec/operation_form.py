@@ -109,8 +109,9 @@ class OperationModel(FormModel):
     results: ClassVar[Sequence[str]] = ()
     # Whether reads can have any names: a function of the user gets them.
     takes_any: ClassVar[bool] = False
-    # Whether all inputs, or at least one, have to be given.
-    needs: ClassVar[Sequence[str]] = ()
+    # Those that have to be given.
+    needed_inputs: ClassVar[Sequence[str]] = ()
+    needed_results: ClassVar[Sequence[str]] = ()
     # Its tables that can be named, to have them written to a file.
     made: ClassVar[Sequence[str]] = ()
 
@@ -139,10 +140,10 @@ class OperationModel(FormModel):
             refuse(
                 f"{self.use} has tables called {' or '.join(self.made) or 'nothing'}, not {name}"
             )
-        for name in self.needs:
-            if name not in self.reads and name not in self.writes:
-                kind = "reads" if name in self.inputs else "writes"
-                refuse(f"{self.use} needs {kind}: {{{name}: ...}}")
+        for key, names in (("reads", self.needed_inputs), ("writes", self.needed_results)):
+            for name in names:
+                if name not in getattr(self, key):
+                    refuse(f"{self.use} needs {key}: {{{name}: ...}}")
         return self
 
     @property

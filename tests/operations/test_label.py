@@ -284,7 +284,7 @@ class TestTasks:
     @pytest.mark.parametrize(
         ("change", "problem"),
         [
-            ({"reads": {}}, "tasks.cells.reads: label reads a mask or labels"),
+            ({"reads": {}}, "tasks.cells.reads: label reads a mask, or labels; give one"),
             ({"reads": {"image": "s.zarr/mask"}}, "label has reads called mask or labels"),
             ({"writes": {"out": "s.zarr/x"}}, "label has writes called labels, not out"),
             ({"params": {"connectivity": 4}}, "tasks.cells.params.connectivity: is at most"),
