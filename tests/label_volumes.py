@@ -24,12 +24,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cc3d  # noqa: F401  # what workers import, who are forked from here
 import numpy as np
+import pyarrow  # noqa: F401
 import yaml
 import zarr
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse import csgraph  # noqa: F401
 
+import snakemake_blocks.operations.label  # noqa: F401
 from snakemake_blocks.commands.generate import generate
 from snakemake_blocks.plan.plan import Plan
 from snakemake_blocks.view.verify import verify_run
@@ -103,7 +107,7 @@ class Case:
     def form(self) -> dict[str, Any]:
         chance, shape = self.chance, self.values.shape
         size = [chance.randint(1, n) for n in shape]
-        while np.prod([-(-n // w) for n, w in zip(shape, size, strict=True)]) > 60:
+        while np.prod([-(-n // w) for n, w in zip(shape, size, strict=True)]) > 16:
             size = [min(n, w + 1 + n // 8) for n, w in zip(shape, size, strict=True)]
         form = {
             "use": "label",
@@ -111,7 +115,7 @@ class Case:
             "writes": {"labels": {"array": "s.zarr/out"}},
             "block_size": {"voxels": size},
             "params": {"connectivity": self.connectivity},
-            "blocks_per_job": chance.choice(["auto", 1, 3, 7]),
+            "blocks_per_job": chance.choice(["auto", 3, 5, 16, 16]),
             "workers": chance.choice([1, 1, 2]),
         }
         if chance.random() < 0.3:
