@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -322,3 +323,16 @@ class TestTasks:
         project.write(("cells", form()), ("cells_faces", once))
         said = project.cli("plan", str(project.pipeline))
         assert "becomes a task cells_faces, and there is one" in " ".join(said.output.split())
+
+    def test_a_library_that_is_missing_is_named(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        project.array("s.zarr/mask", np.zeros((8, 8, 8), bool))
+        project.write(("cells", form()))
+        find = importlib.util.find_spec
+        monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == "scipy" else find(n))
+        said = project.cli("plan", str(project.pipeline))
+        assert said.exit_code == 2
+        assert "needs scipy: pip install 'snakemake-blocks[operations]'" in " ".join(
+            said.output.split()
+        )
