@@ -476,17 +476,18 @@ def merge(
     return {"ids": {"id": first}, "blocks": {"begin": begins, "count": counts}}
 
 
-_PART = 1 << 22
+_PART = 1 << 20
 
 
 def _number(first: NDArray[np.uint64], roots: NDArray[Any], *, is_dense: bool) -> None:
     """Put the number of every component in the place of its first voxel, by that of its set."""
     parts = [slice(b, b + _PART) for b in range(0, len(first), _PART)]
     for part in parts:
-        np.minimum.at(first, roots[part], first[part])
+        np.minimum.at(first, roots[part], first[part].copy())  # else numpy copies all of it
     order = np.zeros(0, np.uint64)
     if is_dense:
-        order = first[[] if not parts else np.flatnonzero(roots == np.arange(len(roots)))]
+        own = (np.arange(len(roots[part])) + part.start == roots[part] for part in parts)
+        order = np.concatenate([order, *(first[p][o] for p, o in zip(parts, own, strict=True))])
         order.sort()
     for part in reversed(parts):  # roots are the least of their sets, so they are last
         mine = first[roots[part]]

@@ -169,8 +169,10 @@ class Describer:
             self.steps[called] = made
             found[called] = _TaskDescriber(self, called, made, found, owner=name).tasks()
             tasks += found[called]
+        if len(self.arrays.problems) > before:
+            return []
         self.arrays.keep_written(name, [p for m in self.steps.values() for p in m.written_paths])
-        return tasks if len(self.arrays.problems) == before else []
+        return tasks
 
     def _step(self, place: str, form: Mapping[str, Any]) -> TaskModel | None:
         try:
