@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.operations.label import LabelModel
+from snakemake_blocks.operations.pyramid import PyramidModel
 from snakemake_blocks.spec import loading, operation_form
 from snakemake_blocks.tasks.pipeline import Pipeline
 
 __all__ = ["OPERATIONS", "json_schema", "load_pipeline"]
 
-OPERATIONS: tuple[type[operation_form.OperationModel], ...] = (LabelModel,)
+OPERATIONS: tuple[type[operation_form.OperationModel], ...] = (LabelModel, PyramidModel)
 """The forms of all operations."""
 
 
