@@ -57,7 +57,7 @@ _FACTORS = "must be a whole number, one per spatial axis, or a list of such list
 def _factors_kind(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "<levels>" if any(isinstance(n, list | tuple) for n in value) else "<list>"
-    return "<number>"
+    return "<number>" if isinstance(value, int) else "<other>"
 
 
 Factors = Annotated[
@@ -168,7 +168,10 @@ class PyramidModel(OperationModel):
     def expand(self, frame: Frame) -> dict[str, Step]:
         """Return the forms of the tasks that do it."""
         array = frame.array
-        if array is None or not self._is_usable(frame, array):
+        if array is None or len(self.reads) != 1:
+            frame.say("reads", "pyramid reads an image or labels; give one of the two")
+            return {}
+        if not self._is_usable(frame, array):
             return {}
         method = self._method(frame, array)
         layout = _Layout.of(self._output, frame, array)
@@ -183,12 +186,10 @@ class PyramidModel(OperationModel):
     def _is_usable(self, frame: Frame, array: StoredArray) -> bool:
         """Tell whether the form has a meaning here; of what has none a problem is noted."""
         known: list[tuple[str, str]] = []
-        if len(self.reads) != 1:
-            known.append(("reads", "pyramid reads an image or labels; give one of the two"))
         if self.roi is not None:
             known.append(("roi", "levels are made of all of the image; remove it"))
-        form = self.reads.get(self.main)
-        keys = set() if isinstance(form, str) or form is None else form.model_fields_set
+        form = self.reads[self.main]
+        keys = set() if isinstance(form, str) else form.model_fields_set
         for key in sorted(keys - {"array"}):
             known.append((f"reads.{self.main}.{key}", "has no meaning for pyramid; remove it"))
         for key in ("channels", "voxel_size", "select"):
