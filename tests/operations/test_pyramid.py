@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from project import Project, stamps
+from yaozarrs import v04, v05
 
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.operations.pyramid import reduced
@@ -120,6 +121,14 @@ class TestReduced:
         means = np.nanmean(cells.reshape(21, 2, 150, 2, 151, 2), axis=(1, 3, 5))
         np.testing.assert_array_equal(reduced(fine, (2, 2, 2)), np.rint(means).astype(np.uint16))
 
+    def test_a_mode_is_that_of_scipy(self) -> None:
+        from scipy import stats
+
+        fine = np.random.default_rng(0).integers(0, 4, (8, 9, 10), np.uint32)
+        cells = fine.reshape(4, 2, 3, 3, 5, 2).transpose(0, 2, 4, 1, 3, 5).reshape(4, 3, 5, 12)
+        found = reduced(fine, (2, 3, 2), "mode")
+        np.testing.assert_array_equal(found, stats.mode(cells, axis=-1).mode)
+
     @pytest.mark.parametrize("method", METHODS)
     @given(data=st.data())
     @settings(max_examples=60, deadline=None)
@@ -211,6 +220,11 @@ class TestRuns:
         levels = pyramid(raw, ODD_FACTORS, method)
         assert [level.shape for level in levels] == ODD_SHAPES
         check(project, levels)
+        attributes: Any = dict(zarr.open_group(project.folder / "image.ome.zarr", mode="r").attrs)
+        if zarr_format == 3:
+            v05.Image.model_validate(attributes["ome"])
+        else:
+            v04.Image.model_validate(attributes)
         found = entries(project)
         assert [d["path"] for d in found] == list("01234")
         transformations = [d["coordinateTransformations"] for d in found]
@@ -220,13 +234,6 @@ class TestRuns:
         assert transformations[3][1]["translation"] == [0.02, 0.035, 0.035]
         last = zarr.open_array(project.folder / "image.ome.zarr/4")
         assert last.chunks == last.shape and last.metadata.zarr_format == zarr_format
-
-    def test_metadata_are_valid(self, project: Project) -> None:
-        models = pytest.importorskip("ome_zarr_models")
-        image(project, np.ones(ODD, np.uint8), chunks=(17, 64, 64))
-        project.write(("levels", form()))
-        project.work()
-        models.open_ome_zarr(zarr.open_group(project.folder / "image.ome.zarr", mode="r"))
 
     @pytest.mark.parametrize("size", [6, [4, 30, 8], {"z": 10, "y": 8, "x": 64}, 1000])
     @pytest.mark.parametrize("method", ["mean", "mode"])
@@ -364,6 +371,31 @@ class TestRuns:
         want = pyramid((raw * 2).astype(np.uint8), [(2, 2)] * 2, "max")
         check(project, want, "t.zarr")
         np.testing.assert_array_equal(project.read("t.zarr/cells"), ndimage.label(want[1])[0])
+
+    def test_a_mask_leaves_out_blocks_of_all_levels(self, project: Project) -> None:
+        raw = np.full((64, 64), 7, np.uint8)
+        project.array("s.zarr/0", raw, chunks=(8, 8), voxel_size=[1, 1])
+        mask = np.zeros((2, 2), np.uint8)
+        mask[0, 0] = 1
+        project.array("m.zarr/mask", mask, voxel_size=[32, 32])
+        project.write(("levels", form("s.zarr/0", mask="m.zarr/mask", params={"levels": 2})))
+        plan = project.work()
+        assert [t.num_blocks for t in plan.tasks.values()] == [1, 1]
+        assert project.read("s.zarr/1")[:16, :16].all()
+        assert project.read("s.zarr/1").sum() == 7 * 16 * 16
+
+    def test_others_wait_for_the_last_level(self, project: Project) -> None:
+        project.array("s.zarr/0", np.zeros((40, 40), np.uint8), chunks=(16, 16), voxel_size=[1, 1])
+        project.functions("def nothing():\n    pass\n")
+        then = {
+            "function": "functions:nothing",
+            "call": "once",
+            "after": ["levels"],
+            "tables": {"rows": {"columns": {"a": "int64"}}},
+        }
+        project.write(("then", then), ("levels", form("s.zarr/0")))
+        tasks = {task.task_id: task for task in load_pipeline(project.pipeline).tasks}
+        assert [up.task for up in tasks["then"].after] == ["levels_2"]
 
     def test_steps_take_keys_of_tasks(self, project: Project) -> None:
         project.array("s.zarr/0", np.zeros((40, 40), np.uint8), chunks=(16, 16), voxel_size=[1, 1])
