@@ -98,6 +98,7 @@ class NewArray:
             dtype=dtype,
             unit=self.unit,
             exists=False,
+            inner=chunks if shards else (),
             origin=self.like if self.like is None or self.like.exists else self.like.origin,
             making=Making(
                 voxel_size=tuple(axis.voxel_size for axis in tiled),

@@ -102,7 +102,8 @@ def stored_array(path: str, folder: Path, *, unit: str = "") -> StoredArray | No
         raise InputError(f"{path}: holds {node.dtype}, not numbers")
     if 0 in node.shape:
         raise InputError(f"{path}: has shape {list(node.shape)}, so it holds nothing")
-    storage = getattr(node, "shards", None) or node.chunks
+    shards = getattr(node, "shards", None)
+    storage = shards or node.chunks
     if 0 in (*storage, *node.chunks):
         raise InputError(f"{path}: has chunks {list(storage)}, which hold nothing; store it anew")
     return StoredArray(
@@ -111,6 +112,7 @@ def stored_array(path: str, folder: Path, *, unit: str = "") -> StoredArray | No
         chunks=tuple(map(int, storage)),
         dtype=str(node.dtype),
         unit=unit,
+        inner=tuple(map(int, node.chunks)) if shards else (),
     )
 
 

@@ -158,6 +158,8 @@ class StoredArray:
         The existing array from which one to be created takes voxel size and units.
     making : Making, optional
         What an array to be created is told beside.
+    inner : tuple of int
+        Voxels per chunk inside of a shard; empty without shards.
 
     Raises
     ------
@@ -173,6 +175,7 @@ class StoredArray:
     exists: bool = True
     origin: StoredArray | None = None
     making: Making | None = None
+    inner: Index = ()
 
     def __post_init__(self) -> None:
         if any(axis.voxel_size <= 0 for axis in self.place.axes):
