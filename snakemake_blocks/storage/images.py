@@ -28,7 +28,7 @@ from snakemake_blocks.storage.multiscales import (
     omero_of,
     paths_of_levels,
 )
-from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.array_info import ArrayInfo, Making
 from snakemake_blocks.tasks.units import conversion, rounded, unit_name
 
 __all__ = ["axis_names", "is_ome", "list_level"]
@@ -36,6 +36,7 @@ __all__ = ["axis_names", "is_ome", "list_level"]
 _SPATIAL = "zyx"
 _LEVEL = re.compile(r"(s|scale)?\d+")
 _LEADING = {0: (), 1: (("c", "channel"),), 2: (("t", "time"), ("c", "channel"))}
+_TYPES = {"t": "time", "c": "channel"}
 _KEYS = ("ome", "multiscales", "plate", "well", "bioformats2raw.layout")
 
 
@@ -157,12 +158,20 @@ def _level(array: ArrayInfo, like: Level | None, original: Level | None) -> Leve
         return _joined(like, _converted(space, like.units[lead:]))
     axes = _leading(array, original) if original else None
     if original is None or axes is None:
-        names, types = zip(*_LEADING[lead], strict=True) if lead else ((), ())
+        names, types = zip(*_leading_axes(array), strict=True) if lead else ((), ())
         nothing = ("",) * lead
         head = Level(names, types, (Fraction(1),) * lead, (Fraction(0),) * lead, nothing)
     else:
         head = _chosen(original, axes)
     return _joined(head, space)
+
+
+def _leading_axes(array: ArrayInfo) -> Sequence[tuple[str, str]]:
+    """Return name and type of the axes before those of space: as they are called, else as usual."""
+    lead = len(array.channels)
+    names = array.making.names[:lead] if array.making else ()
+    is_told = bool({"t", "c"} & set(names)) and all(names)
+    return [(n, _TYPES.get(n, "")) for n in names] if is_told else _LEADING[lead]
 
 
 def _chosen(level: Level, axes: Sequence[int]) -> Level:
@@ -200,12 +209,12 @@ def _from_original(array: ArrayInfo, original: Level) -> Level:
 
 
 def _from_attributes(array: ArrayInfo) -> Level:
-    ndim = array.ndim
+    ndim, making = array.ndim, array.making or Making()
     return Level(
         names=tuple(_SPATIAL[-ndim:]),
         types=("space",) * ndim,
-        scale=tuple(map(Fraction, array.voxel_size)),
-        corner=tuple(map(Fraction, array.offset)),
+        scale=making.voxel_size or tuple(map(Fraction, array.voxel_size)),
+        corner=making.offset or tuple(map(Fraction, array.offset)),
         units=tuple(unit_name(u) or u for u in array.units or ("",) * ndim),
     )
 
