@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.storage.foreign import channels_of
 from snakemake_blocks.storage.groups import Group
 from snakemake_blocks.storage.image_groups import Label, list_field, with_ome
 from snakemake_blocks.storage.multiscales import (
@@ -126,8 +127,22 @@ def _image(array: ArrayInfo, folder: Path, groups: Sequence[Group]) -> _Image | 
     except OverflowError:  # scales beyond what a float holds
         return None
     entry.pop("coordinateTransformations", None)
-    omero = omero_of(array.origin.path, folder) if array.origin and original else {}
-    return _Image(entry, mine, omero if original and _same_channels(array, mine, original) else {})
+    return _Image(entry, mine, _omero(array, mine, original, folder))
+
+
+def _omero(
+    array: ArrayInfo, mine: Level, original: Level | None, folder: Path
+) -> Mapping[str, Any]:
+    """Return how the image or file that an array is made from shows and names its channels."""
+    if array.origin is None:
+        return {}
+    if original is not None:
+        is_alike = _same_channels(array, mine, original)
+        return omero_of(array.origin.path, folder) if is_alike else {}
+    channels = channels_of(array.origin.path, folder)
+    sizes = zip(array.channels, mine.types, strict=False)
+    counts = [n for n, kind in sizes if kind == "channel"]
+    return {"channels": channels} if channels and counts == [len(channels)] else {}
 
 
 def _original(array: ArrayInfo, folder: Path) -> Level | None:
