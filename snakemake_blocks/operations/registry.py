@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from snakemake_blocks.operations.convert import ConvertModel
 from snakemake_blocks.operations.label import LabelModel
+from snakemake_blocks.operations.rechunk import RechunkModel
 from snakemake_blocks.spec import loading, operation_form
 from snakemake_blocks.tasks.pipeline import Pipeline
 
 __all__ = ["OPERATIONS", "json_schema", "load_pipeline"]
 
-OPERATIONS: tuple[type[operation_form.OperationModel], ...] = (LabelModel,)
+OPERATIONS: tuple[type[operation_form.OperationModel], ...] = (
+    ConvertModel,
+    LabelModel,
+    RechunkModel,
+)
 """The forms of all operations."""
 
 

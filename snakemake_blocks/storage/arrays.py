@@ -29,7 +29,6 @@ from snakemake_blocks.storage.foreign import (
     open_foreign,
     stored_foreign,
 )
-from snakemake_blocks.storage.foreign_header import arranged
 from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.storage.metadata import check_metadata, is_array
 from snakemake_blocks.storage.multiscales import level_of
@@ -102,7 +101,7 @@ def stored_array(
         converted exactly; those that name none are taken to be in it. Without it, every array's
         own numbers are world units.
     correction : Correction
-        What its metadata do not say, or say wrongly.
+        What a file of another format does not say, or says wrongly.
 
     Raises
     ------
@@ -121,7 +120,7 @@ def stored_array(
     if 0 in (*storage, *node.chunks):
         raise InputError(f"{path}: has chunks {list(storage)}, which hold nothing; store it anew")
     return StoredArray(
-        place=_corrected(_place(node, path, folder), correction),
+        place=_place(node, path, folder),
         shape=tuple(map(int, node.shape)),
         chunks=tuple(map(int, storage)),
         dtype=str(node.dtype),
@@ -135,17 +134,6 @@ def _check_kind(node: Any, path: str) -> None:
         raise InputError(f"{path}: holds {node.dtype}, not numbers")
     if 0 in node.shape:
         raise InputError(f"{path}: has shape {list(node.shape)}, so it holds nothing")
-
-
-def _corrected(place: Place, correction: Correction) -> Place:
-    """Return the axes of a Zarr array with what is to be corrected."""
-    named = correction.of_names(place)
-    if arranged(named.axes) != tuple(range(len(named.axes))):
-        raise InputError(
-            f"{place.path}: axes of a Zarr array can be named, but not in this order; channels "
-            "have to lead, then z, y, x"
-        )
-    return correction.of_sizes(named)
 
 
 def _place(node: Any, path: str, folder: Path) -> Place:

@@ -138,7 +138,7 @@ def named_axes(
             name,
             True,
             (offsets or {}).get(name, zero),
-            sizes.get(name) or one,
+            sizes.get(name, one),
             (units or {}).get(name, ""),
         )
         if name in _SPACE

@@ -72,8 +72,12 @@ class TiffReader:
     def source(self) -> _TiffSource:
         """Open it."""
         tiff, series = self._open()
-        _check_ends(tiff, series, self.path)
-        return _TiffSource(self.path, tiff, series)
+        try:
+            _check_ends(tiff, series, self.path)
+        except BaseException:
+            tiff.close()
+            raise
+        return _TiffSource(tiff, series)
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Any, Any]]:
@@ -257,7 +261,6 @@ def _segment(page: Any, number: int) -> Any:
 
 @dataclass(slots=True)
 class _TiffSource:
-    path: str
     tiff: Any
     series: Any
     _mapped: NDArray[Any] | None = field(default=None, init=False)
@@ -271,6 +274,10 @@ class _TiffSource:
                 offset=self.series.dataoffset,
                 shape=self.series.shape,
             )
+            self.tiff.close()
+
+    def __del__(self) -> None:
+        self.tiff.close()
 
     def read(self, voxels: Box) -> NDArray[Any]:
         if self._mapped is not None:
@@ -389,7 +396,7 @@ class SeriesReader:
         """Return what the files say, all of which are looked at."""
         names = self._sorted()
         first = self._of(names[0]).header()
-        if len(first.shape) > 2 and first.place.axes[0].is_measured:
+        if any(axis.name == "z" for axis in first.place.axes):
             raise InputError(
                 f"{self.path}: {names[0]} is a volume of {list(first.shape)} by itself; name one "
                 "file, or store each as an array"

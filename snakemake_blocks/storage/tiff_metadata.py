@@ -16,6 +16,7 @@ __all__ = ["Described", "described"]
 _RGB = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
 # Pixels per inch that programs write who know nothing of the size of pixels.
 _MEANINGLESS = (1, 72, 96)
+_MANY_DIGITS = 10**5
 _INCH, _CENTIMETER = 2, 3
 _PER_UNIT = {_INCH: 25_400, _CENTIMETER: 10_000}  # micrometers
 
@@ -132,7 +133,8 @@ def _per_pixel(page: Any, axis: str) -> Fraction | None:
     if not isinstance(value, tuple) or len(value) != 2 or min(value) <= 0:
         return None
     count, units = map(int, value)
-    for digits in range(1, 17):  # the shortest number of which that is what a writer would make
+    # Of many digits it is what a writer made of a shorter number.
+    for digits in range(1, 17) if count >= _MANY_DIGITS else ():
         short = float(f"{units / count:.{digits}g}")
         if round(units / short) == count:
             return exact(short)

@@ -53,6 +53,8 @@ class Making:
         Voxels per chunk inside of a shard, all stored axes; empty without shards.
     compressor : Compressor
         How chunks are compressed.
+    zarr_format : int
+        Of a store that is not there yet; 0 as its store, or zarr, does by itself.
     """
 
     voxel_size: tuple[Fraction, ...] = ()
@@ -61,6 +63,7 @@ class Making:
     names: tuple[str, ...] = ()
     inner: Index = ()
     compressor: Compressor = Compressor.AUTO
+    zarr_format: int = 0
 
 
 @dataclass(frozen=True, slots=True)
