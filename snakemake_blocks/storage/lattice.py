@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from snakemake_blocks.errors import InputError
@@ -160,6 +160,10 @@ class StoredArray:
         What an array to be created is told beside.
     inner : tuple of int
         Voxels per chunk inside of a shard; empty without shards.
+    order : tuple of int
+        Of a file of another format, its axes in the order of ``shape``; empty if that is its own.
+    format : str
+        What people call that format; empty for Zarr.
 
     Raises
     ------
@@ -176,6 +180,8 @@ class StoredArray:
     origin: StoredArray | None = None
     making: Making | None = None
     inner: Index = ()
+    order: Index = ()
+    format: str = ""
 
     def __post_init__(self) -> None:
         if any(axis.voxel_size <= 0 for axis in self.place.axes):
@@ -303,11 +309,13 @@ class StoredArray:
             exists=self.exists,
             origin=self._origin(lattice, wanted, named),
             making=self.making,
+            order=self.order,
         )
 
     def opened(self) -> ArrayInfo:
         """Return the array as a task sees it that runs once: whole, and cut nowhere."""
-        return ArrayInfo.opened(self.path, self.shape, self.chunks, self.dtype, exists=self.exists)
+        found = ArrayInfo.opened(self.path, self.shape, self.chunks, self.dtype, exists=self.exists)
+        return replace(found, order=self.order)
 
     def _origin(
         self, lattice: Lattice, axes: Sequence[TaskAxis], named: Iterable[str]
