@@ -201,7 +201,7 @@ def _of_folder(path: str, where: Path) -> Reader | None:
     for parent in where.parents:
         if _is_precomputed(parent):
             key = where.relative_to(parent).as_posix()
-            is_scale = where.is_dir() or not where.exists()
+            is_scale = not where.is_file() and ".zarr" not in {Path(p).suffix for p in where.parts}
             return PrecomputedReader(path, parent, key) if is_scale else None
         if is_node(parent) or (parent / "attributes.json").is_file():
             return None
