@@ -343,15 +343,9 @@ def _spread(
         apart = _difference(values, np.repeat(least[groups.ranks], lengths))
         above = groups.sum(np.add.reduceat(apart, starts))
         apart -= np.repeat((above / count)[groups.ranks], lengths)
-        rest = groups.sum(np.add.reduceat(apart, starts))
         np.multiply(apart, apart, out=apart)
-        squares = groups.sum(np.add.reduceat(apart, starts)) - rest * rest / count
-    return {
-        "least": least,
-        "most": most,
-        "above": above,
-        "squares": np.maximum(squares, 0),
-    }
+        squares = groups.sum(np.add.reduceat(apart, starts))
+    return {"least": least, "most": most, "above": above, "squares": squares}
 
 
 def _difference(values: Volume, less: Volume) -> NDArray[np.float64]:
