@@ -9,6 +9,7 @@ from typing import Any
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.operations.convert import ConvertModel
 from snakemake_blocks.operations.label import LabelModel
+from snakemake_blocks.operations.measure import MeasureModel
 from snakemake_blocks.operations.pyramid import PyramidModel
 from snakemake_blocks.operations.rechunk import RechunkModel
 from snakemake_blocks.operations.relabel import RelabelModel
@@ -23,6 +24,7 @@ __all__ = ["OPERATIONS", "json_schema", "load_pipeline", "operation_task"]
 OPERATIONS: tuple[type[operation_form.OperationModel], ...] = (
     ConvertModel,
     LabelModel,
+    MeasureModel,
     PyramidModel,
     RechunkModel,
     RelabelModel,

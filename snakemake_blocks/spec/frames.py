@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.spec.catalogue import Catalogue
+from snakemake_blocks.spec.measures import Measures
 from snakemake_blocks.spec.operation_form import Frame, OperationModel
 from snakemake_blocks.spec.region import Region
+from snakemake_blocks.spec.schema import TableReadModel
+from snakemake_blocks.tasks.array_info import ArrayInfo
 
 __all__ = ["frame_of"]
 
@@ -44,14 +47,15 @@ def frame_of(arrays: Catalogue, name: str, model: OperationModel) -> Frame | Non
         size = measures.sizes(model.block_size, "block_size", roi.shape)
     if info is None or len(arrays.problems) > before:
         return None
+    seen = _seen(arrays, place, model, measures)
+    if len(arrays.problems) > before:
+        return None
     step = counted.steps
     shape = tuple(-(-n // v) for n, v in zip(roi.shape, step, strict=True))
     block = tuple(max(1, n // v) for n, v in zip(size, step, strict=True))
     if model.block_size is None:
         chunk = [info.chunks[p] if p >= 0 else 1 for p in info.places]
-        block = _usual(chunk, shape, _LEAST // max(1, math.prod(info.channels)))
-    known = {*info.places, *info.hidden}
-    channels = tuple(n for axis, n in enumerate(info.full_shape) if axis not in known)
+        block = _usual(chunk, shape, _LEAST // max(1, math.prod(info.seen_channels)))
     world = [measures.world(a, v) - measures.world(a, 0) for a, v in enumerate(step)]
     return Frame(
         task=name,
@@ -65,8 +69,26 @@ def frame_of(arrays: Catalogue, name: str, model: OperationModel) -> Frame | Non
         block=block,
         voxel_size=tuple(map(float, world)),
         units=counted.units or ("",) * len(shape),
-        channels=channels,
+        channels=info.seen_channels,
+        begin=tuple(float(measures.world(a, n)) for a, n in enumerate(roi.begin)),
+        seen=seen,
     )
+
+
+def _seen(
+    arrays: Catalogue, place: str, model: OperationModel, measures: Measures
+) -> dict[str, ArrayInfo]:
+    """Return the arrays that are read as blocks see them; of those that do not fit it is noted."""
+    found = {}
+    for name, read in model.reads.items():
+        if isinstance(read, TableReadModel) or name in model.aside:
+            continue
+        path = read if isinstance(read, str) else read.array
+        stored = arrays.array(path, f"{place}.reads.{name}")
+        info = measures.info(stored, f"reads.{name}", model.select_of(name))
+        if info is not None:
+            found[name] = info
+    return found
 
 
 def _usual(chunk: Sequence[int], shape: Index, least: int) -> Index:

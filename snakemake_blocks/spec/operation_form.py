@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, ClassVar, Union
@@ -29,6 +29,7 @@ from snakemake_blocks.spec.schema import (
     text_kind,
 )
 from snakemake_blocks.storage.lattice import StoredArray
+from snakemake_blocks.tasks.array_info import ArrayInfo
 
 __all__ = ["Frame", "OperationModel", "OutputModel", "Step", "json_schema", "pipeline_model"]
 
@@ -79,7 +80,11 @@ class Frame:
     units : tuple of str
         Of the axes, empty where unknown.
     channels : tuple of int
-        Extents of the main input's other axes.
+        Extents of the main input's other axes that are seen.
+    begin : tuple of float
+        Where the region begins, in world units.
+    seen : mapping of str to ArrayInfo
+        The arrays that it reads, as its blocks see them; without those aside.
     """
 
     task: str
@@ -94,6 +99,8 @@ class Frame:
     voxel_size: tuple[float, ...] = ()
     units: tuple[str, ...] = ()
     channels: tuple[int, ...] = ()
+    begin: tuple[float, ...] = ()
+    seen: Mapping[str, ArrayInfo] = field(default_factory=dict)
 
     @property
     def ndim(self) -> int:

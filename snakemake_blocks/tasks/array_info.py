@@ -253,6 +253,18 @@ class ArrayInfo:
         """The stored axes that a function does not see."""
         return tuple(axis for axis, _ in self.select)
 
+    @property
+    def seen_channels(self) -> Index:
+        """Extents of the other axes that a function sees."""
+        tiled = {*self.places, *self.hidden}
+        return tuple(n for axis, n in enumerate(self.full_shape) if axis not in tiled)
+
+    @property
+    def seen_places(self) -> Index:
+        """Which axis of what a function sees each tiled one is, -1 for those that lack."""
+        seen = [axis for axis in range(len(self.full_shape)) if axis not in self.hidden]
+        return tuple(-1 if place < 0 else seen.index(place) for place in self.places)
+
     def slices(self, voxels: Box) -> tuple[slice, ...]:
         """Return what selects voxels in values of all stored axes, whatever the channel."""
         return self.laid_out(voxels.slices, (slice(None),) * len(self.channels))

@@ -282,6 +282,14 @@ class TestTasks:
         project.work()
         np.testing.assert_array_equal(project.read("s.zarr/again"), whole(mask, 1))
 
+    def test_one_channel_of_an_image(self, project: Project) -> None:
+        mask = np.stack([np.zeros((20, 30), bool), blobs((20, 30))])
+        names = {"axis_names": ["c", "y", "x"], "types": ["channel", "space", "space"]}
+        project.array("s.zarr/mask", mask, voxel_size=[1, 1], offset=[0, 0], **names)
+        project.write(("cells", form(reads={"mask": {"array": "s.zarr/mask", "select": {"c": 1}}})))
+        project.work()
+        np.testing.assert_array_equal(project.read("s.zarr/cells"), whole(mask[1], 1))
+
     @pytest.mark.parametrize(
         ("change", "problem"),
         [

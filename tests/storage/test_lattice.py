@@ -124,6 +124,8 @@ class TestInfo:
         assert one.values_shape(one.voxels(one.roi)) == (9, 30, 40)
         assert one.itemsize == 1
         assert movie.itemsize == 2
+        assert (movie.seen_channels, movie.seen_places) == ((2,), (0, 2, 3))
+        assert (one.seen_channels, one.seen_places) == ((), (0, 1, 2))
 
     def test_a_counted_axis_that_is_lacking_is_everywhere(self) -> None:
         axes = (TaskAxis("t", is_measured=False), TaskAxis("y"), TaskAxis("x"))
@@ -131,6 +133,7 @@ class TestInfo:
         assert (flat.shape, flat.axes, flat.full_shape) == ((1, 30, 40), (-1, 0, 1), (30, 40))
         assert flat.roi.begin[0] < -(10**12)
         assert flat.steps == (1, 1, 1)
+        assert flat.seen_places == (-1, 0, 1)
 
     def test_a_measured_axis_that_is_lacking_is_refused(self) -> None:
         axes = (TaskAxis("z"), TaskAxis("y"), TaskAxis("x"))
