@@ -74,7 +74,7 @@ Levels = Annotated[
 
 
 class PyramidParams(BaseModel):
-    """How levels are made."""
+    """How levels are made, and how many."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
