@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy import ndimage
+
 from snakemake_blocks.operations.watershed import basins
 
 
