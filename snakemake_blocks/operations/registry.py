@@ -9,6 +9,7 @@ from typing import Any
 from snakemake_blocks.errors import SpecError
 from snakemake_blocks.operations.label import LabelModel
 from snakemake_blocks.operations.measure import MeasureModel
+from snakemake_blocks.operations.normalize import NormalizeModel
 from snakemake_blocks.operations.relabel import RelabelModel
 from snakemake_blocks.operations.stitch import StitchModel
 from snakemake_blocks.operations.watershed import WatershedModel
@@ -21,6 +22,7 @@ __all__ = ["OPERATIONS", "json_schema", "load_pipeline", "operation_task"]
 OPERATIONS: tuple[type[operation_form.OperationModel], ...] = (
     LabelModel,
     MeasureModel,
+    NormalizeModel,
     RelabelModel,
     StitchModel,
     WatershedModel,
