@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from snakemake_blocks.storage.foreign import is_foreign
 from snakemake_blocks.storage.metadata import is_array
 from snakemake_blocks.system.location import is_inside, lost_link, place_of, way_to
 from snakemake_blocks.system.quoting import comment
+from snakemake_blocks.tasks.array_info import ArrayInfo
 from snakemake_blocks.tasks.pipeline import Pipeline
 from snakemake_blocks.tasks.sources import missing_function
 from snakemake_blocks.tasks.task import Task
@@ -58,18 +60,24 @@ def _nesting_problems(pipeline: Pipeline) -> Iterator[str]:
         for name in (*_arrays_of(task), *operation.outputs, *operation.parquet):
             things.setdefault(name, pipeline.folder / name)
     places = {place_of(path): name for name, path in reversed(things.items())}
+    # Of one file, or of a volume with scales, several arrays may be read.
+    paths = {array.path for task in pipeline.tasks for array in _inputs_of(task)}
+    read = {path for path in paths if is_foreign(path, pipeline.folder)}
     for name, path in things.items():
         above = Path(os.path.realpath(path)).parents
         inside = next((n for p in above if (n := places.get(place_of(p))) not in (None, name)), "")
         if name == root and not inside:
             inside = next((str(p) for p in above if is_array(p)), "")
-        if inside:
+        if inside and not (name in read and inside in read):
             yield f"{name}: lies inside of {inside}; choose another path"
 
 
 def _arrays_of(task: Task) -> list[str]:
-    arrays = [*task.operation.inputs, *task.operation.written, *([task.mask] if task.mask else ())]
-    return [array.path for array in arrays]
+    return [array.path for array in (*_inputs_of(task), *task.operation.written)]
+
+
+def _inputs_of(task: Task) -> list[ArrayInfo]:
+    return [*task.operation.inputs, *([task.mask] if task.mask else ())]
 
 
 def _file_problems(pipeline: Pipeline) -> Iterator[str]:

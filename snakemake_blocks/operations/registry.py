@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_blocks.errors import SpecError
+from snakemake_blocks.operations.convert import ConvertModel
 from snakemake_blocks.operations.label import LabelModel
 from snakemake_blocks.operations.measure import MeasureModel
 from snakemake_blocks.operations.normalize import NormalizeModel
+from snakemake_blocks.operations.pyramid import PyramidModel
+from snakemake_blocks.operations.rechunk import RechunkModel
 from snakemake_blocks.operations.relabel import RelabelModel
 from snakemake_blocks.operations.stitch import StitchModel
 from snakemake_blocks.operations.watershed import WatershedModel
@@ -20,9 +23,12 @@ from snakemake_blocks.tasks.task import Task
 __all__ = ["OPERATIONS", "json_schema", "load_pipeline", "operation_task"]
 
 OPERATIONS: tuple[type[operation_form.OperationModel], ...] = (
+    ConvertModel,
     LabelModel,
     MeasureModel,
     NormalizeModel,
+    PyramidModel,
+    RechunkModel,
     RelabelModel,
     StitchModel,
     WatershedModel,

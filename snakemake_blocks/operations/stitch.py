@@ -50,6 +50,7 @@ class StitchModel(OperationModel):
 
     takes_any = True
     results = ("labels",)
+    libraries = ("scipy",)
     needed_results = ("labels",)
     made = ("pairs", "objects")
 

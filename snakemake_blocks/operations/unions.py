@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 __all__ = ["Sets"]
 
 # Pairs that are joined at once; each takes some tens of bytes meanwhile.
-_AT_ONCE = 1 << 21
+_AT_ONCE = 1 << 20
 
 
 class Sets:

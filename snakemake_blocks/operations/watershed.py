@@ -44,6 +44,7 @@ class WatershedModel(OperationModel):
 
     inputs = ("image", "mask", "seeds")
     results = ("labels",)
+    libraries = ("scipy", "skimage")
     needed_results = ("labels",)
 
     use: Literal["watershed"] = Field(description="Which operation.")

@@ -19,6 +19,7 @@ from snakemake_blocks.spec.schema import (
     VoxelSizesModel,
 )
 from snakemake_blocks.storage.arrays import stored_array
+from snakemake_blocks.storage.foreign import NONE, Correction
 from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.system.location import Names
 from snakemake_blocks.tasks.operation import Call
@@ -51,6 +52,7 @@ class Catalogue:
     _writers: dict[str, str] = field(init=False)
     _known: dict[str, StoredArray | InputError | None] = field(default_factory=dict, init=False)
     _said: set[str] = field(default_factory=set, init=False)
+    _corrections: dict[str, Correction] = field(default_factory=dict, init=False)
     _lattices: dict[str, Lattice] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +60,11 @@ class Catalogue:
         for path, _ in self.written:
             self.plain(path)  # the first task's name of an array is the one that counts
         self._writers = {self.plain(path): name for path, name in reversed(self.written)}
+        for name, model in self.models.items():
+            for path, correction in model.corrections.items():
+                if self._corrections.setdefault(self.plain(path), correction) != correction:
+                    text = f"{path} is corrected in another way by another task; give one"
+                    self.say(f"tasks.{name}.params", text)
 
     def say(self, place: str, text: str) -> None:
         """Note a problem."""
@@ -167,7 +174,10 @@ class Catalogue:
             try:
                 if "://" in path:
                     raise InputError(f"{path}: is remote; only local paths work yet")
-                self._known[plain] = stored_array(plain, self.folder, unit=self.unit)
+                correction = self._corrections.get(plain, NONE)
+                self._known[plain] = stored_array(
+                    plain, self.folder, unit=self.unit, correction=correction
+                )
             except InputError as error:
                 self._known[plain] = error
         found = self._known[plain]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import graphlib
+import importlib.util
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -148,6 +149,10 @@ class Describer:
         """Return the tasks that an operation becomes."""
         before, place = len(self.arrays.problems), f"tasks.{name}"
         frame = frame_of(self.arrays, name, model)
+        for library in model.libraries:
+            if importlib.util.find_spec(library) is None:
+                text = f"{model.use} needs {library}: pip install 'snakemake-blocks[{model.extra}]'"
+                self.arrays.say(place, text)
         forms = {} if frame is None else model.expand(frame)
         for step in model.steps.keys() - forms.keys() if forms else ():
             known = ", ".join(forms)
@@ -164,8 +169,10 @@ class Describer:
             self.steps[called] = made
             found[called] = _TaskDescriber(self, called, made, found, owner=name).tasks()
             tasks += found[called]
+        if len(self.arrays.problems) > before:
+            return []
         self.arrays.keep_written(name, [p for m in self.steps.values() for p in m.written_paths])
-        return tasks if len(self.arrays.problems) == before else []
+        return tasks
 
     def _step(self, place: str, form: Mapping[str, Any]) -> TaskModel | None:
         try:

@@ -54,9 +54,8 @@ def frame_of(arrays: Catalogue, name: str, model: OperationModel) -> Frame | Non
     shape = tuple(-(-n // v) for n, v in zip(roi.shape, step, strict=True))
     block = tuple(max(1, n // v) for n, v in zip(size, step, strict=True))
     if model.block_size is None:
-        channels = math.prod(info.seen_channels)
         chunk = [info.chunks[p] if p >= 0 else 1 for p in info.places]
-        block = _usual(chunk, shape, _LEAST // max(1, channels))
+        block = _usual(chunk, shape, _LEAST // max(1, math.prod(info.seen_channels)))
     world = [measures.world(a, v) - measures.world(a, 0) for a, v in enumerate(step)]
     return Frame(
         task=name,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Grid
 from snakemake_blocks.spec.measures import Measures
@@ -82,7 +83,7 @@ class NewArray:
     def stored(self, path: str, dtype: str) -> StoredArray | None:
         """Return the array, under a name in plans; None, and why noted, if something is wrong."""
         voxel = self._voxel()
-        if not voxel:
+        if not voxel or not self._format():
             return None
         axes = self._axes(voxel)
         itemsize = int(np.dtype(dtype).itemsize)
@@ -98,6 +99,7 @@ class NewArray:
             dtype=dtype,
             unit=self.unit,
             exists=False,
+            inner=chunks if shards else (),
             origin=self.like if self.like is None or self.like.exists else self.like.origin,
             making=Making(
                 voxel_size=tuple(axis.voxel_size for axis in tiled),
@@ -106,8 +108,17 @@ class NewArray:
                 names=tuple(axis.placed.name for axis in axes),
                 inner=chunks if shards else (),
                 compressor=self.write.compressor,
+                zarr_format=self.write.zarr_format or 0,
             ),
         )
+
+    def _format(self) -> int:
+        """Return its Zarr format; 0, and why noted, if that is wrong."""
+        try:
+            return format_at(self.where, self.write.zarr_format or 0)
+        except InputError as error:
+            self.measures.say(f"{self.key}.zarr_format", str(error))
+            return 0
 
     def _voxel(self) -> Index:
         """Return the voxel size as the plan counts; empty, and why noted, if it is wrong."""
@@ -212,7 +223,7 @@ class NewArray:
         key, asked = f"{self.key}.shards", self.write.shards
         if asked is None:
             return ()
-        if format_at(self.where) == 2:
+        if self._format() == 2:
             text = "its store is of Zarr format 2, which knows none; write into another store"
             self.measures.say(key, text)
             return None

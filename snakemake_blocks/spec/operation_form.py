@@ -119,6 +119,9 @@ class OperationModel(FormModel):
     # Those that have to be given.
     needed_inputs: ClassVar[Sequence[str]] = ()
     needed_results: ClassVar[Sequence[str]] = ()
+    # Libraries that its functions import, and the extra of this package that brings them.
+    libraries: ClassVar[Sequence[str]] = ()
+    extra: ClassVar[str] = "operations"
     # Its tables that can be named, to have them written to a file.
     made: ClassVar[Sequence[str]] = ()
 

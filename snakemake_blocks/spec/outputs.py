@@ -78,6 +78,10 @@ class Outputs:
             self._say(f"{key}.dtype", f"{write.dtype!r} is not a numpy type of numbers")
             return None
         existing = self.arrays.existing(write.array, f"tasks.{self.task}.{key}")
+        if existing is not None and existing.format:
+            text = f"{existing.path}: is {existing.format}, which is read only; write to Zarr"
+            self._say(key, text)
+            return None
         if existing is not None:
             return existing
         path = self.arrays.plain(write.array)

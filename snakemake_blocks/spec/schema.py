@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from snakemake_blocks.geometry.tiling import Fit
+from snakemake_blocks.storage.foreign import Correction
 from snakemake_blocks.tasks.array_info import Compressor
 from snakemake_blocks.tasks.borders import Border
 from snakemake_blocks.tasks.operation import Call
@@ -294,6 +295,9 @@ class WriteModel(_Model):
     compressor: Compressor = Field(
         Compressor.AUTO, description="How chunks are compressed; auto: as others in the store."
     )
+    zarr_format: Literal[2, 3] | None = Field(
+        None, description="Of a store that is not there yet; default: as its store, else 3."
+    )
 
 
 class RoiModel(_Model):
@@ -424,6 +428,11 @@ class FormModel(_Model):
     def written_paths(self) -> list[str]:
         """The arrays that it writes."""
         return []
+
+    @property
+    def corrections(self) -> Mapping[str, Correction]:
+        """What files of other formats that it reads do not say, or say wrongly, by their paths."""
+        return {}
 
     @property
     def waits(self) -> list[After]:

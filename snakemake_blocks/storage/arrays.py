@@ -20,6 +20,15 @@ from numpy.typing import NDArray
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Box, Index
 from snakemake_blocks.geometry.tiling import Grid
+from snakemake_blocks.storage.foreign import (
+    NONE,
+    Correction,
+    ForeignArray,
+    format_meant,
+    is_foreign,
+    open_foreign,
+    stored_foreign,
+)
 from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.storage.metadata import check_metadata, is_array
 from snakemake_blocks.storage.multiscales import level_of
@@ -76,7 +85,9 @@ def describe(path: str, folder: Path, *, unit: str = "") -> ArrayInfo | None:
     return None if found is None else found.info(Lattice.of([found.measured]))
 
 
-def stored_array(path: str, folder: Path, *, unit: str = "") -> StoredArray | None:
+def stored_array(
+    path: str, folder: Path, *, unit: str = "", correction: Correction = NONE
+) -> StoredArray | None:
     """Return an array as it is stored, None if there is no array at ``path``.
 
     Parameters
@@ -89,20 +100,24 @@ def stored_array(path: str, folder: Path, *, unit: str = "") -> StoredArray | No
         Full name of the unit of length that world units are. Arrays that name another unit are
         converted exactly; those that name none are taken to be in it. Without it, every array's
         own numbers are world units.
+    correction : Correction
+        What a file of another format does not say, or says wrongly.
 
     Raises
     ------
     InputError
         If there is something at ``path``, but no array whose place in the world is clear.
     """
+    found = stored_foreign(path, folder, unit=unit, correction=correction)
+    if found is not None:
+        _check_kind(found, path)
+        return found
     node = _open(path, folder)
     if node is None:
         return None
-    if node.dtype.kind not in "biufc":
-        raise InputError(f"{path}: holds {node.dtype}, not numbers")
-    if 0 in node.shape:
-        raise InputError(f"{path}: has shape {list(node.shape)}, so it holds nothing")
-    storage = getattr(node, "shards", None) or node.chunks
+    _check_kind(node, path)
+    shards = getattr(node, "shards", None)
+    storage = shards or node.chunks
     if 0 in (*storage, *node.chunks):
         raise InputError(f"{path}: has chunks {list(storage)}, which hold nothing; store it anew")
     return StoredArray(
@@ -111,7 +126,16 @@ def stored_array(path: str, folder: Path, *, unit: str = "") -> StoredArray | No
         chunks=tuple(map(int, storage)),
         dtype=str(node.dtype),
         unit=unit,
+        inner=tuple(map(int, node.chunks)) if shards else (),
     )
+
+
+def _check_kind(node: Any, path: str) -> None:
+    """Refuse what is no array of numbers."""
+    if np.dtype(node.dtype).kind not in "biufc":
+        raise InputError(f"{path}: holds {node.dtype}, not numbers")
+    if 0 in node.shape:
+        raise InputError(f"{path}: has shape {list(node.shape)}, so it holds nothing")
 
 
 def _place(node: Any, path: str, folder: Path) -> Place:
@@ -158,6 +182,8 @@ def _check_metadata(path: str, folder: Path) -> None:
 
 def obstacle_to(path: str, folder: Path) -> str:
     """Return what is in the way of an array to be made, empty if nothing is."""
+    if known := format_meant(path):
+        return f"{path}: {known} is read only; write to Zarr, e.g. {_as_zarr(path)}"
     if (folder / path).exists():
         return f"{path}: something that is no array is there; move it, or write to another path"
     if lost := lost_link(folder / path):
@@ -166,6 +192,8 @@ def obstacle_to(path: str, folder: Path) -> str:
         where = folder / parent
         if where.is_file():
             return f"{path}: {parent} is a file; choose another path"
+        if where.is_dir() and is_foreign(str(parent), folder):
+            return f"{path}: {parent} is no Zarr, and only that is written; choose another path"
         if is_array(where):
             return f"{path}: {parent} is an array, and an array holds no other; choose another path"
         problem = _group_problem(where) if where.is_dir() else ""
@@ -175,6 +203,13 @@ def obstacle_to(path: str, folder: Path) -> str:
     if not is_writable(above):
         return f"{path}: cannot be made, {above} is not ours to write to; choose another path"
     return ""
+
+
+def _as_zarr(path: str) -> str:
+    name = path
+    while Path(name).suffix and not Path(name).name.startswith("."):
+        name = str(Path(name).with_suffix(""))
+    return f"{name}.ome.zarr/0"
 
 
 def _group_problem(where: Path) -> str:
@@ -216,7 +251,7 @@ def chunk_shape(block: Sequence[int], *, itemsize: int) -> Index:
 
 
 def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
-    """Return the zarr array that a plan names.
+    """Return the zarr array that a plan names, or what can be read from like one.
 
     Raises
     ------
@@ -225,6 +260,12 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
     """
     import zarr
 
+    foreign = open_foreign(array.path, folder, array.order)
+    if foreign is not None:
+        if writable:
+            raise InputError(f"{array.path}: is no Zarr, and only that is written")
+        _check_agrees(foreign, array)
+        return foreign
     _check_metadata(array.path, folder)
     try:
         # Empty chunks are stored too, so that `verify` can tell a lost chunk from an empty one.
@@ -239,12 +280,16 @@ def open_array(array: ArrayInfo, folder: Path, *, writable: bool) -> Any:
         raise InputError(
             f"{array.path}: cannot be opened ({type(error).__name__}: {error})"
         ) from error
+    _check_agrees(found, array)
+    return found
+
+
+def _check_agrees(found: Any, array: ArrayInfo) -> None:
     if tuple(found.shape) != array.full_shape or str(found.dtype) != array.dtype:
         raise InputError(
             f"{array.path}: is {found.dtype}{list(found.shape)}, the plan says "
             f"{array.dtype}{list(array.full_shape)}; plan again"
         )
-    return found
 
 
 def read_region(data: Any, read: Read, region: Box) -> NDArray[Any]:
@@ -318,6 +363,8 @@ def _runs(numbers: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 def read_stored(data: Any, array: ArrayInfo, voxels: Box) -> NDArray[Any]:
     """Return what is stored in some voxels, of all axes, or say which chunk cannot be read."""
+    if isinstance(data, ForeignArray):
+        return data.read(voxels)
     _check_chunks(data, array, voxels)
     try:
         _check_ends(data, array, voxels)
@@ -460,6 +507,11 @@ def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool
         If chunks are damaged, or one of them fills the memory.
     """
     data = open_array(mask, folder, writable=False)
+    if isinstance(data, ForeignArray) and not data.can_fork:
+        raise InputError(
+            f"{mask.path}: masks in N5 or precomputed volumes cannot be read before anything runs; "
+            "make it Zarr with use: convert, in a pipeline of its own"
+        )
     if math.prod(data.chunks) * data.dtype.itemsize > _MOST_AT_ONCE:
         raise InputError(
             f"{mask.path}: has chunks of {list(data.chunks)} voxels, a mask's may take "
@@ -472,8 +524,11 @@ def block_presence(mask: ArrayInfo, grid: Grid, folder: Path) -> NDArray[np.bool
         return present
     near = mask.stored(voxels)
     cell = _cell(data)
-    stored = _stored_cells(mask, data, folder, near, cell)
-    for index in _cells(near, cell) if data.fill_value else sorted(stored):
+    if isinstance(data, ForeignArray):
+        stored, is_zero = set(_cells(near, cell)), True
+    else:
+        stored, is_zero = _stored_cells(mask, data, folder, near, cell), not data.fill_value
+    for index in sorted(stored) if is_zero else _cells(near, cell):
         begin = tuple(i * c for i, c in zip(index, cell, strict=True))
         end = tuple(b + c for b, c in zip(begin, cell, strict=True))
         part = Box(begin, end).intersect(near)

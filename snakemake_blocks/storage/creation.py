@@ -82,9 +82,11 @@ def create(array: ArrayInfo, folder: Path) -> None:
     # By a link one gets into the middle of a store, or from a store to another disk.
     where = max(where, Path(os.path.realpath(where)), key=lambda path: len(groups_around(path)))
     groups = groups_around(where)
+    if making.zarr_format:
+        groups = tuple(group.as_format(making.zarr_format) for group in groups)
     temporary = where.with_name(f".{where.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
-    ways = _ways_of_store(array, groups)
+    ways = _ways_of_store(array, groups, making.zarr_format)
     for group in groups:
         group.make()
     names = _names(array, folder, groups)
@@ -219,11 +221,11 @@ def _reverses(codec: Any) -> bool:
     return len(order) > 1 and order == tuple(reversed(range(len(order))))
 
 
-def _ways_of_store(array: ArrayInfo, groups: Sequence[Group]) -> _Ways:
+def _ways_of_store(array: ArrayInfo, groups: Sequence[Group], zarr_format: int) -> _Ways:
     """Return how a new array is to be stored: the groups know the format, other arrays the rest."""
     import zarr
 
-    zarr_format = groups[-1].zarr_format if groups else 3
+    zarr_format = groups[-1].zarr_format if groups else zarr_format or 3
     found = _Ways(zarr_format)
     path = _like(array, groups)
     if path is not None:

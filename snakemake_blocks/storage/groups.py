@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,20 @@ class Group:
     def attributes(self) -> dict[str, Any]:
         """What is stored; nothing for a group that is not there yet."""
         return dict(attributes_of(self.where) or {})
+
+    def as_format(self, zarr_format: int) -> Group:
+        """Return the same group in a format.
+
+        Raises
+        ------
+        InputError
+            If it is there, in the other one.
+        """
+        if _format_of(self.where) not in (0, zarr_format):
+            raise InputError(
+                f"{self.where}: is of Zarr format {self.zarr_format}; write to another store"
+            )
+        return replace(self, zarr_format=zarr_format)
 
     def make(self) -> None:
         """Store the metadata that make the folder a group, unless there are some."""
@@ -100,10 +114,18 @@ def groups_around(path: Path) -> tuple[Group, ...]:
     return tuple(Group(where, zarr_format) for where in reversed(inside))
 
 
-def format_at(path: Path) -> int:
-    """Return the Zarr format that an array made there will have."""
+def format_at(path: Path, wanted: int = 0) -> int:
+    """Return the Zarr format that an array made there will have.
+
+    Raises
+    ------
+    InputError
+        If it is wanted in another one than its store is in.
+    """
     groups = groups_around(path)
-    return groups[-1].zarr_format if groups else 3
+    if wanted:
+        groups = tuple(group.as_format(wanted) for group in groups)
+    return groups[-1].zarr_format if groups else wanted or 3
 
 
 def _format_of(folder: Path) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from snakemake_blocks.errors import InputError
+from snakemake_blocks.storage.foreign import channels_of
 from snakemake_blocks.storage.groups import Group
 from snakemake_blocks.storage.image_groups import Label, list_field, with_ome
 from snakemake_blocks.storage.multiscales import (
@@ -28,7 +29,7 @@ from snakemake_blocks.storage.multiscales import (
     omero_of,
     paths_of_levels,
 )
-from snakemake_blocks.tasks.array_info import ArrayInfo
+from snakemake_blocks.tasks.array_info import ArrayInfo, Making
 from snakemake_blocks.tasks.units import conversion, rounded, unit_name
 
 __all__ = ["axis_names", "is_ome", "list_level"]
@@ -36,6 +37,7 @@ __all__ = ["axis_names", "is_ome", "list_level"]
 _SPATIAL = "zyx"
 _LEVEL = re.compile(r"(s|scale)?\d+")
 _LEADING = {0: (), 1: (("c", "channel"),), 2: (("t", "time"), ("c", "channel"))}
+_TYPES = {"t": "time", "c": "channel"}
 _KEYS = ("ome", "multiscales", "plate", "well", "bioformats2raw.layout")
 
 
@@ -125,8 +127,22 @@ def _image(array: ArrayInfo, folder: Path, groups: Sequence[Group]) -> _Image | 
     except OverflowError:  # scales beyond what a float holds
         return None
     entry.pop("coordinateTransformations", None)
-    omero = omero_of(array.origin.path, folder) if array.origin and original else {}
-    return _Image(entry, mine, omero if original and _same_channels(array, mine, original) else {})
+    return _Image(entry, mine, _omero(array, mine, original, folder))
+
+
+def _omero(
+    array: ArrayInfo, mine: Level, original: Level | None, folder: Path
+) -> Mapping[str, Any]:
+    """Return how the image or file that an array is made from shows and names its channels."""
+    if array.origin is None:
+        return {}
+    if original is not None:
+        is_alike = _same_channels(array, mine, original)
+        return omero_of(array.origin.path, folder) if is_alike else {}
+    channels = channels_of(array.origin.path, folder)
+    sizes = zip(array.channels, mine.types, strict=False)
+    counts = [n for n, kind in sizes if kind == "channel"]
+    return {"channels": channels} if channels and counts == [len(channels)] else {}
 
 
 def _original(array: ArrayInfo, folder: Path) -> Level | None:
@@ -157,12 +173,20 @@ def _level(array: ArrayInfo, like: Level | None, original: Level | None) -> Leve
         return _joined(like, _converted(space, like.units[lead:]))
     axes = _leading(array, original) if original else None
     if original is None or axes is None:
-        names, types = zip(*_LEADING[lead], strict=True) if lead else ((), ())
+        names, types = zip(*_leading_axes(array), strict=True) if lead else ((), ())
         nothing = ("",) * lead
         head = Level(names, types, (Fraction(1),) * lead, (Fraction(0),) * lead, nothing)
     else:
         head = _chosen(original, axes)
     return _joined(head, space)
+
+
+def _leading_axes(array: ArrayInfo) -> Sequence[tuple[str, str]]:
+    """Return name and type of the axes before those of space: as they are called, else as usual."""
+    lead = len(array.channels)
+    names = array.making.names[:lead] if array.making else ()
+    is_told = bool({"t", "c"} & set(names)) and all(names)
+    return [(n, _TYPES.get(n, "")) for n in names] if is_told else _LEADING[lead]
 
 
 def _chosen(level: Level, axes: Sequence[int]) -> Level:
@@ -200,12 +224,12 @@ def _from_original(array: ArrayInfo, original: Level) -> Level:
 
 
 def _from_attributes(array: ArrayInfo) -> Level:
-    ndim = array.ndim
+    ndim, making = array.ndim, array.making or Making()
     return Level(
         names=tuple(_SPATIAL[-ndim:]),
         types=("space",) * ndim,
-        scale=tuple(map(Fraction, array.voxel_size)),
-        corner=tuple(map(Fraction, array.offset)),
+        scale=making.voxel_size or tuple(map(Fraction, array.voxel_size)),
+        corner=making.offset or tuple(map(Fraction, array.offset)),
         units=tuple(unit_name(u) or u for u in array.units or ("",) * ndim),
     )
 

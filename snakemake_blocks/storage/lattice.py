@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from snakemake_blocks.errors import InputError
@@ -158,6 +158,12 @@ class StoredArray:
         The existing array from which one to be created takes voxel size and units.
     making : Making, optional
         What an array to be created is told beside.
+    inner : tuple of int
+        Voxels per chunk inside of a shard; empty without shards.
+    order : tuple of int
+        Of a file of another format, its axes in the order of ``shape``; empty if that is its own.
+    format : str
+        What people call that format; empty for Zarr.
 
     Raises
     ------
@@ -173,6 +179,9 @@ class StoredArray:
     exists: bool = True
     origin: StoredArray | None = None
     making: Making | None = None
+    inner: Index = ()
+    order: Index = ()
+    format: str = ""
 
     def __post_init__(self) -> None:
         if any(axis.voxel_size <= 0 for axis in self.place.axes):
@@ -300,11 +309,13 @@ class StoredArray:
             exists=self.exists,
             origin=self._origin(lattice, wanted, named),
             making=self.making,
+            order=self.order,
         )
 
     def opened(self) -> ArrayInfo:
         """Return the array as a task sees it that runs once: whole, and cut nowhere."""
-        return ArrayInfo.opened(self.path, self.shape, self.chunks, self.dtype, exists=self.exists)
+        found = ArrayInfo.opened(self.path, self.shape, self.chunks, self.dtype, exists=self.exists)
+        return replace(found, order=self.order)
 
     def _origin(
         self, lattice: Lattice, axes: Sequence[TaskAxis], named: Iterable[str]

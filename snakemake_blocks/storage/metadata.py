@@ -13,7 +13,7 @@ from typing import Any
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.system.files import parse_json, read_file
 
-__all__ = ["check_metadata", "is_array", "read_metadata"]
+__all__ = ["check_metadata", "is_array", "is_node", "read_metadata"]
 
 _NAMES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 # Consolidated metadata of stores with thousands of arrays stay below.
@@ -63,6 +63,11 @@ def is_array(folder: Path) -> bool:
         return (read_metadata(folder / "zarr.json") or {}).get("node_type") == "array"
     except InputError:
         return False
+
+
+def is_node(folder: Path) -> bool:
+    """Tell whether a folder is that of an array or a group of Zarr, be it damaged or not."""
+    return any((folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def _problems(data: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:

@@ -53,6 +53,8 @@ class Making:
         Voxels per chunk inside of a shard, all stored axes; empty without shards.
     compressor : Compressor
         How chunks are compressed.
+    zarr_format : int
+        Of a store that is not there yet; 0 as its store, or zarr, does by itself.
     """
 
     voxel_size: tuple[Fraction, ...] = ()
@@ -61,6 +63,7 @@ class Making:
     names: tuple[str, ...] = ()
     inner: Index = ()
     compressor: Compressor = Compressor.AUTO
+    zarr_format: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,9 @@ class ArrayInfo:
     select : tuple of (int, int)
         Stored axes, and the one index of each that is read or written; a function does not see
         them.
+    order : tuple of int
+        Of a file of another format than Zarr, its axes in the order in which they count as stored;
+        empty if that is its own.
     exists : bool
         False for an array that has still to be created.
     origin : ArrayInfo, optional
@@ -108,6 +114,7 @@ class ArrayInfo:
     units: tuple[str, ...] = ()
     axes: Index = ()
     select: tuple[tuple[int, int], ...] = ()
+    order: Index = ()
     exists: bool = True
     origin: ArrayInfo | None = field(default=None, compare=False, repr=False)
     making: Making | None = field(default=None, compare=False, repr=False)
@@ -342,6 +349,7 @@ _KEYS: Mapping[str, Check] = {
 _NEWER: Mapping[str, Check] = {
     "axes": list_of(whole(-1)),
     "select": list_of(list_of(whole(0))),
+    "order": list_of(whole(0)),
 }
 _NOT_KEPT = frozenset({"exists", "origin", "making"})
 
@@ -361,6 +369,8 @@ def is_array_form(value: Any) -> bool:
         return False
     sizes = iter(value["channels"])
     sides = {axis: next(sizes) for axis in range(count) if axis not in kept}
+    if sorted(value.get("order", range(count))) != list(range(count)):
+        return False
     selected = value.get("select", [])
     if any(len(pair) != 2 or pair[1] >= sides.get(pair[0], 0) for pair in selected):
         return False

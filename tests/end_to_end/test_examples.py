@@ -15,7 +15,9 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
+import tifffile
 import yaml
 import zarr
 from numpy.typing import NDArray
@@ -137,6 +139,36 @@ def test_chaining(copies: Path) -> None:
     np.testing.assert_allclose(read(folder / "sample.zarr/smoothed_twice"), twice, atol=1e-6)
     for name in ("overlap.png", "slices.png"):
         picture(folder / name)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+def test_microscope(copies: Path) -> None:
+    """From planes in TIFF to a table, in less than 40 lines."""
+    folder = copies / "microscope"
+    assert len((folder / "pipeline.yaml").read_text().splitlines()) < 40
+    follow(folder)
+    planes = [tifffile.imread(folder / f"planes/plane_{z}.tif") for z in range(60)]
+    image = zarr.open_group(folder / "nuclei.ome.zarr", mode="r")
+    np.testing.assert_array_equal(np.asarray(image["0"][...]), planes)
+    (levels,) = image.attrs["ome"]["multiscales"]
+    assert [level["path"] for level in levels["datasets"]] == ["0", "1", "2"]
+    assert [axis["unit"] for axis in levels["axes"]] == ["micrometer"] * 3
+    scale = levels["datasets"][0]["coordinateTransformations"][0]["scale"]
+    assert scale == [0.29, 0.26, 0.26]
+    labels = np.asarray(image["labels/nuclei/0"][...])
+    objects = pyarrow.parquet.read_table(folder / "nuclei.parquet").to_pandas()
+    names, counts = np.unique(labels[labels > 0], return_counts=True)
+    assert objects["id"].tolist() == names.tolist() == list(range(1, len(names) + 1))
+    assert objects["count"].tolist() == counts.tolist()
+    means = [np.mean(image["0"][...], where=labels == n) for n in (1, len(names))]
+    np.testing.assert_allclose(objects["intensity_mean"].iloc[[0, -1]], means)
+    np.testing.assert_allclose(objects["volume"], counts * 0.29 * 0.26 * 0.26)
+    # nuclei lie across blocks, and are one
+    crossing = np.intersect1d(labels[:, :, 127], labels[:, :, 128])
+    assert len(crossing) > 5
+    assert (folder / "nuclei.csv").read_text().count("\n") == len(names) + 1
+    picture(folder / "nuclei.png")
 
 
 @pytest.mark.e2e

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -324,9 +325,37 @@ class TestTasks:
         assert said.exit_code == 2
         assert problem in " ".join(said.output.split())
 
+    def test_one_channel_is_selected(self, project: Project) -> None:
+        masks = np.stack([blobs((24, 24), seed) for seed in range(3)])
+        axes = {"axis_names": ["c", "y", "x"], "types": ["channel", "space", "space"]}
+        project.array("s.zarr/mask", masks, voxel_size=[1, 1], offset=[0, 0], **axes)
+        project.write(("cells", form(reads={"mask": {"array": "s.zarr/mask", "select": {"c": 1}}})))
+        project.work()
+        np.testing.assert_array_equal(project.read("s.zarr/cells"), whole(masks[1], 1))
+
+    def test_of_what_is_wrong_nothing_else_is_said(self, project: Project) -> None:
+        project.array("s.zarr/mask", np.zeros((8, 8), bool))
+        again = form(reads={"labels": "s.zarr/cells"}, writes={"labels": "s.zarr/again"})
+        project.write(("cells", form(params={"connectivity": 3})), ("again", again))
+        said = project.cli("plan", str(project.pipeline))
+        assert said.output.strip().count("tasks.") == 1
+
     def test_a_task_of_the_name_of_a_step_is_refused(self, project: Project) -> None:
         project.array("s.zarr/mask", np.zeros((8, 8, 8), bool))
         once = {"use": "label", "reads": {"mask": "s.zarr/mask"}, "writes": {"labels": "s.zarr/b"}}
         project.write(("cells", form()), ("cells_faces", once))
         said = project.cli("plan", str(project.pipeline))
         assert "becomes a task cells_faces, and there is one" in " ".join(said.output.split())
+
+    def test_a_library_that_is_missing_is_named(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        project.array("s.zarr/mask", np.zeros((8, 8, 8), bool))
+        project.write(("cells", form()))
+        find = importlib.util.find_spec
+        monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == "scipy" else find(n))
+        said = project.cli("plan", str(project.pipeline))
+        assert said.exit_code == 2
+        assert "needs scipy: pip install 'snakemake-blocks[operations]'" in " ".join(
+            said.output.split()
+        )

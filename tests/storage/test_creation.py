@@ -376,6 +376,20 @@ def scales(ome: dict[str, Any]) -> list[list[float]]:
 
 
 class TestImages:
+    def test_scales_that_are_no_whole_numbers_are_those_of_the_array(
+        self, project: Project
+    ) -> None:
+        place = {"resolution": [0.5, 0.25], "translation": [1.5, 0], "units": ["um", "um"]}
+        project.array("a.zarr/raw", np.ones((8, 8), np.uint8), **place)
+        project.functions("def f(raw): return raw")
+        more = {"call": "arrays", "roi": "a.zarr/raw", "block_size": {"voxels": 8}}
+        writes = {"o": {"array": "b.ome.zarr/0", "dtype": "uint8"}}
+        read = {"function": "functions:f", "reads": {"raw": "a.zarr/raw"}, "writes": writes}
+        generate(project.write(("f", {**read, **more})))
+        (dataset,) = ome_of(project, "b.ome.zarr")["multiscales"][0]["datasets"]
+        scale, shift = dataset["coordinateTransformations"]
+        assert (scale["scale"], shift["translation"]) == ([0.5, 0.25], [1.5, 0])
+
     FUNCTIONS = """
         def half(raw):
             return raw[..., ::2, ::2]

@@ -109,7 +109,7 @@ class TestInAPlan:
 
     def test_a_key_that_every_plan_has_must_be_there(self) -> None:
         # Plans of earlier versions have none of these.
-        later = {"tables", "table_reads", "outputs", "set_up", "before_block", "scope"}
+        later = {"tables", "table_reads", "outputs", "set_up", "before_block", "scope", "then"}
         for f in (*fields(Operation), *fields(Budget)):
             _, data = self.plan()
             assert form_problem(data) is None
