@@ -34,14 +34,14 @@ STARTER = """
 import os, sys
 pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
 _, status, usage = os.wait4(pid, 0)
-with open("peak.txt", "w") as file:
-    file.write(str(usage.ru_maxrss))
+with open("usage.txt", "w") as file:
+    file.write(f"{usage.ru_utime + usage.ru_stime} {usage.ru_maxrss / 1024}")
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-def command(*words: str | Path, folder: Path) -> tuple[float, float]:
-    """Return wall seconds of a command, and the MiB of its largest process at their peak."""
+def command(*words: str | Path, folder: Path) -> tuple[float, float, float]:
+    """Return wall and processor seconds of a command, and its largest process at its peak: MiB."""
     begin = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-S", "-c", STARTER, *map(str, words)],
@@ -52,10 +52,11 @@ def command(*words: str | Path, folder: Path) -> tuple[float, float]:
     took = time.perf_counter() - begin
     if done.returncode:
         sys.exit(f"{words[0]} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return took, int((folder / "peak.txt").read_text()) / 1024
+    cpu, memory = map(float, (folder / "usage.txt").read_text().split())
+    return took, cpu, memory
 
 
-def ours(folder: Path, workers: int, block: int) -> tuple[float, float]:
+def ours(folder: Path, workers: int, block: int) -> tuple[float, float, float]:
     """Run the operation as a user does."""
     task = {
         "use": "measure",
@@ -96,25 +97,25 @@ def main() -> None:
         folder = Path(name)
         count = cells.make(name, options.side)
         print(f"{count:,} objects in {options.side}^3 voxels, {options.workers} workers")
-        print("| what | seconds | MiB of the largest process | equal rows |")
-        print("|---|---|---|---|")
-        took, memory = ours(folder, options.workers, options.block)
-        print(f"| snakemake-blocks | {took:.1f} | {memory:,.0f} | |", flush=True)
+        print("| what | seconds | processor seconds | MiB of the largest process | equal rows |")
+        print("|---|---|---|---|---|")
+        took, cpu, memory = ours(folder, options.workers, options.block)
+        print(f"| snakemake-blocks | {took:.1f} | {cpu:.1f} | {memory:,.0f} | |", flush=True)
         if not options.no_skimage:
             script = PEERS / "measure_skimage.py"
-            took, memory = command(sys.executable, script, name, folder=folder)
+            took, cpu, memory = command(sys.executable, script, name, folder=folder)
             same = compare(folder, "skimage")
-            print(f"| scikit-image | {took:.1f} | {memory:,.0f} | {same} |", flush=True)
+            print(f"| scikit-image | {took:.1f} | {cpu:.1f} | {memory:,.0f} | {same} |", flush=True)
         if options.dask:
             script = PEERS / "measure_dask.py"
-            took, memory = command(options.dask, script, name, "blocks", folder=folder)
+            took, cpu, memory = command(options.dask, script, name, "blocks", folder=folder)
             same = compare(folder, "dask_blocks")
-            print(f"| dask by hand | {took:.1f} | {memory:,.0f} | {same} |", flush=True)
+            print(f"| dask by hand | {took:.1f} | {cpu:.1f} | {memory:,.0f} | {same} |", flush=True)
             some = str(options.some)
-            took, memory = command(options.dask, script, name, "image", some, folder=folder)
+            took, cpu, memory = command(options.dask, script, name, "image", some, folder=folder)
             same = compare(folder, "dask_image")
             whole = f"{took / options.some * count / 3600:,.0f} hours for all"
-            row = f"| dask-image, {some} objects | {took:.1f} ({whole})"
+            row = f"| dask-image, {some} objects | {took:.1f} ({whole}) | {cpu:.1f}"
             print(f"{row} | {memory:,.0f} | {same} |")
 
 

@@ -14,7 +14,7 @@ from snakemake_blocks.spec.operation_form import Frame, OperationModel
 from snakemake_blocks.storage.multiscales import omero_of
 from snakemake_blocks.tasks.array_info import ArrayInfo
 
-__all__ = ["channel_names", "channels_first", "column_names", "lie_alike"]
+__all__ = ["as_seen", "channel_names", "channels_first", "column_names", "lie_alike"]
 
 
 def channels_first(values: NDArray[Any], places: Sequence[int]) -> NDArray[Any]:
@@ -38,6 +38,23 @@ def channels_first(values: NDArray[Any], places: Sequence[int]) -> NDArray[Any]:
     found = found.reshape((-1, *found.shape[len(channels) :]))
     lacking = tuple(1 + axis for axis, place in enumerate(places) if place < 0)
     return np.expand_dims(found, lacking)
+
+
+def as_seen(found: NDArray[Any], shape: Sequence[int], places: Sequence[int]) -> NDArray[Any]:
+    """Return what :func:`channels_first` made of values, as these are.
+
+    Parameters
+    ----------
+    found : ndarray
+        With one leading axis of all channels.
+    shape : sequence of int
+        Of the values.
+    places : sequence of int
+        As there.
+    """
+    there = [place for place in places if place >= 0]
+    order = [*(axis for axis in range(len(shape)) if axis not in there), *there]
+    return found.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
 
 
 def column_names(names: Sequence[str]) -> list[str]:

@@ -292,7 +292,7 @@ def rows_of_block(
     if image is None:
         return found
     channels = channels_first(image, places)
-    inside = None if len(kept) == len(ids) else np.repeat(ids != 0, lengths)
+    inside = None if len(kept) == len(ids) else labels.reshape(-1) != 0
     for c, channel in enumerate(channels):
         values = np.broadcast_to(channel, labels.shape).reshape(-1)
         values = values if inside is None else values[inside]

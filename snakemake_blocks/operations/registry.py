@@ -10,6 +10,7 @@ from snakemake_blocks.errors import SpecError
 from snakemake_blocks.operations.convert import ConvertModel
 from snakemake_blocks.operations.label import LabelModel
 from snakemake_blocks.operations.measure import MeasureModel
+from snakemake_blocks.operations.normalize import NormalizeModel
 from snakemake_blocks.operations.pyramid import PyramidModel
 from snakemake_blocks.operations.rechunk import RechunkModel
 from snakemake_blocks.operations.relabel import RelabelModel
@@ -25,6 +26,7 @@ OPERATIONS: tuple[type[operation_form.OperationModel], ...] = (
     ConvertModel,
     LabelModel,
     MeasureModel,
+    NormalizeModel,
     PyramidModel,
     RechunkModel,
     RelabelModel,
