@@ -33,7 +33,7 @@ class ConvertParams(BaseModel):
     )
     offset: list[Finite] | None = Field(None, description="Of the first voxel's corner, likewise.")
     unit: Unit | None = Field(None, description="Of both; default: as the file says.")
-    memory: Memory = "800 MB"
+    memory: Memory = "600 MB"
 
 
 class ConvertModel(OperationModel):

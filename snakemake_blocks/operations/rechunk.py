@@ -17,7 +17,7 @@ class RechunkParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    memory: Memory = "800 MB"
+    memory: Memory = "600 MB"
 
 
 class RechunkModel(OperationModel):
