@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from snakemake_blocks.spec.operation_form import Frame, OperationModel, Step
 from snakemake_blocks.spec.schema import VoxelSizesModel, refuse
@@ -50,11 +50,7 @@ def _memory(text: str) -> str:
     return text
 
 
-Memory = Annotated[
-    str,
-    AfterValidator(_memory),
-    Field(description="What a worker may take, e.g. 500 MB; decides the block size."),
-]
+Memory = Annotated[str, AfterValidator(_memory)]
 
 
 def copied(source: NDArray[Any]) -> NDArray[Any]:
