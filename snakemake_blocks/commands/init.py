@@ -15,6 +15,7 @@ import yaml
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.box import Index
 from snakemake_blocks.storage.arrays import stored_array
+from snakemake_blocks.storage.foreign import format_meant, zarr_beside
 from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.system.files import write_atomically
 from snakemake_blocks.system.quoting import comment
@@ -113,6 +114,8 @@ def _result(path: str) -> str:
     """Return where the result goes: beside the store, under a name of its own."""
     head, dot, rest = path.rpartition(".zarr")
     head, suffix = (head.removesuffix(".ome"), ".ome") if head.endswith(".ome") else (head, "")
+    if format_meant(path):
+        return zarr_beside(path, "_processed")
     return f"{head}_processed{suffix}{dot}{rest}" if dot else f"{path}_processed"
 
 

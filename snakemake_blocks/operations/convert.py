@@ -33,7 +33,7 @@ class ConvertParams(BaseModel):
     )
     offset: list[Finite] | None = Field(None, description="Of the first voxel's corner, likewise.")
     unit: Unit | None = Field(None, description="Of both; default: as the file says.")
-    memory: Memory = "800 MB"
+    memory: Memory = Field("600 MB", description="What a worker may take; decides the block size.")
 
 
 class ConvertModel(OperationModel):

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from snakemake_blocks.spec.operation_form import Frame, OperationModel, Step
 from snakemake_blocks.spec.schema import VoxelSizesModel, refuse
@@ -26,8 +26,8 @@ _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20,
 _CHUNK = 1 << 18
 # Bytes of a block below which what a block costs by itself counts.
 _LEAST = 8 << 20
-# Beside what a block reads there is what it writes, and what of it is decoded or encoded now.
-_COPIES = 3
+# Of what a block reads a worker had 1.5 times in memory (256 pages of 2048 x 2048), and libraries.
+_COPIES = 2
 _FEW = 12
 _MULTIPLES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -50,11 +50,7 @@ def _memory(text: str) -> str:
     return text
 
 
-Memory = Annotated[
-    str,
-    AfterValidator(_memory),
-    Field(description="What a worker may take, e.g. 500 MB; decides the block size."),
-]
+Memory = Annotated[str, AfterValidator(_memory)]
 
 
 def copied(source: NDArray[Any]) -> NDArray[Any]:

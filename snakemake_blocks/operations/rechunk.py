@@ -17,7 +17,7 @@ class RechunkParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    memory: Memory = "800 MB"
+    memory: Memory = Field("600 MB", description="What a worker may take; decides the block size.")
 
 
 class RechunkModel(OperationModel):

@@ -28,6 +28,7 @@ from snakemake_blocks.storage.foreign import (
     is_foreign,
     open_foreign,
     stored_foreign,
+    zarr_beside,
 )
 from snakemake_blocks.storage.lattice import Lattice, StoredArray
 from snakemake_blocks.storage.metadata import check_metadata, is_array
@@ -183,7 +184,7 @@ def _check_metadata(path: str, folder: Path) -> None:
 def obstacle_to(path: str, folder: Path) -> str:
     """Return what is in the way of an array to be made, empty if nothing is."""
     if known := format_meant(path):
-        return f"{path}: {known} is read only; write to Zarr, e.g. {_as_zarr(path)}"
+        return f"{path}: {known} is read only; write to Zarr, e.g. {zarr_beside(path)}"
     if (folder / path).exists():
         return f"{path}: something that is no array is there; move it, or write to another path"
     if lost := lost_link(folder / path):
@@ -203,13 +204,6 @@ def obstacle_to(path: str, folder: Path) -> str:
     if not is_writable(above):
         return f"{path}: cannot be made, {above} is not ours to write to; choose another path"
     return ""
-
-
-def _as_zarr(path: str) -> str:
-    name = path
-    while Path(name).suffix and not Path(name).name.startswith("."):
-        name = str(Path(name).with_suffix(""))
-    return f"{name}.ome.zarr/0"
 
 
 def _group_problem(where: Path) -> str:

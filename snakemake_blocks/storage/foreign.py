@@ -7,6 +7,7 @@ wrongly, a pipeline may correct.
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -44,10 +45,18 @@ __all__ = [
     "open_foreign",
     "reader_of",
     "stored_foreign",
+    "zarr_beside",
 ]
 
 _TIFF = frozenset({".tif", ".tiff", ".btf", ".tf8", ".tf2", ".lsm", ".svs"})
 _HDF5 = frozenset({".h5", ".hdf5", ".hdf", ".he5", ".ims"})
+_SUFFIXES = {
+    "TIFF": _TIFF,
+    "HDF5": _HDF5,
+    "NumPy": frozenset({".npy"}),
+    "N5": frozenset({".n5"}),
+    "precomputed": frozenset({".precomputed"}),
+}
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -139,10 +148,19 @@ def format_meant(path: str) -> str:
         suffix = Path(part).suffix.lower()
         if suffix == ".zarr":
             return ""
-        for name, known in (("TIFF", _TIFF), ("HDF5", _HDF5), ("NumPy", {".npy"}), ("N5", {".n5"})):
+        for name, known in _SUFFIXES.items():
             if suffix in known:
                 return name
     return ""
+
+
+def zarr_beside(path: str, more: str = "") -> str:
+    """Return where what is read from a file of another format could be written as Zarr."""
+    parts = Path(path).parts
+    end = next((n for n, part in enumerate(parts, 1) if format_meant(part)), len(parts))
+    name = parts[end - 1].split(".")[0]
+    name = re.sub(r"[*?\[\]]+", "", name).strip("_-") or "stack"
+    return Path(*parts[: end - 1], f"{name}{more}.ome.zarr", "0").as_posix()
 
 
 def reader_of(path: str, folder: Path) -> Reader | None:

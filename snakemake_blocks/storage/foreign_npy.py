@@ -35,7 +35,7 @@ class NpyReader:
 
     def header(self) -> Header:
         """Return what the file says."""
-        values = self._opened()
+        values = self.mapped()
         is_reversed = values.ndim > 1 and values.flags.f_contiguous
         return Header(
             "NumPy",
@@ -47,9 +47,10 @@ class NpyReader:
 
     def source(self) -> _NpySource:
         """Open it."""
-        return _NpySource(self._opened())
+        return _NpySource(self)
 
-    def _opened(self) -> NDArray[Any]:
+    def mapped(self) -> NDArray[Any]:
+        """Return the values, in the file."""
         check_regular(self.file)
         try:
             found: NDArray[Any] = np.load(self.file, mmap_mode="r", allow_pickle=False)
@@ -63,10 +64,11 @@ class NpyReader:
 
 @dataclass(frozen=True, slots=True)
 class _NpySource:
-    values: NDArray[Any]
+    reader: NpyReader
 
     def read(self, voxels: Box) -> NDArray[Any]:
-        return np.asarray(self.values[voxels.slices])
+        # Mapped anew for every read: what was read before would count as memory.
+        return np.array(self.reader.mapped()[voxels.slices])
 
     def part(self, voxels: Box) -> str:
         return f"voxels {list(voxels.begin)} to {list(voxels.end)}"

@@ -263,25 +263,29 @@ def _segment(page: Any, number: int) -> Any:
 class _TiffSource:
     tiff: Any
     series: Any
-    _mapped: NDArray[Any] | None = field(default=None, init=False)
+    _is_plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.series.dataoffset is not None:
-            self._mapped = np.memmap(
-                self.tiff.filehandle.path,
-                dtype=self.series.dtype.newbyteorder(self.tiff.byteorder),
-                mode="r",
-                offset=self.series.dataoffset,
-                shape=self.series.shape,
-            )
+        self._is_plain = self.series.dataoffset is not None
+        if self._is_plain:
             self.tiff.close()
+
+    def _mapped(self) -> NDArray[Any]:
+        """Map the values, anew for every read: what was read before would count as memory."""
+        return np.memmap(
+            self.tiff.filehandle.path,
+            dtype=self.series.dtype.newbyteorder(self.tiff.byteorder),
+            mode="r",
+            offset=self.series.dataoffset,
+            shape=self.series.shape,
+        )
 
     def __del__(self) -> None:
         self.tiff.close()
 
     def read(self, voxels: Box) -> NDArray[Any]:
-        if self._mapped is not None:
-            return np.asarray(self._mapped[voxels.slices])
+        if self._is_plain:
+            return np.array(self._mapped()[voxels.slices])
         lead = len(self._counts)
         frame = Box(voxels.begin[lead:], voxels.end[lead:])
         out = np.empty(voxels.shape, self.series.dtype.newbyteorder("="))
@@ -290,7 +294,7 @@ class _TiffSource:
         return out
 
     def part(self, voxels: Box) -> str:
-        if self._mapped is not None:
+        if self._is_plain:
             return f"pages from {self._number(voxels.begin)} on"
         lead = len(self._counts)
         frame = Box(voxels.begin[lead:], voxels.end[lead:])
@@ -493,7 +497,7 @@ class _SeriesSource:
         reader = self.readers[number]
         source = reader.source()
         with source.tiff:
-            return source.read(frame).copy()
+            return source.read(frame)
 
     def part(self, voxels: Box) -> str:
         frame = Box(voxels.begin[1:], voxels.end[1:])

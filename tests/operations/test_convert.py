@@ -271,7 +271,10 @@ class TestRefused:
         (project.folder / "v.precomputed").mkdir()
         (project.folder / "v.precomputed/info").write_text('{"scales": []}')
         convert(project, "a.npy", "v.precomputed/x.zarr/raw")
-        assert "v.precomputed is no Zarr, and only that is written" in refused(project)
+        assert "precomputed is read only; write to Zarr" in refused(project)
+        (project.folder / "v.precomputed").rename(project.folder / "v")
+        convert(project, "a.npy", "v/x.zarr/raw")
+        assert "v is no Zarr, and only that is written" in refused(project)
 
     @pytest.mark.parametrize(
         ("params", "text"),

@@ -25,7 +25,14 @@ from project import Project
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.storage import foreign_header
 from snakemake_blocks.storage.arrays import block_presence, open_array, stored_array
-from snakemake_blocks.storage.foreign import Correction, ForeignArray, channels_of, open_foreign
+from snakemake_blocks.storage.foreign import (
+    Correction,
+    ForeignArray,
+    channels_of,
+    format_meant,
+    open_foreign,
+    zarr_beside,
+)
 from snakemake_blocks.storage.lattice import Lattice, StoredArray
 
 VOLUME = np.random.default_rng(0).integers(0, 2**16, (10, 48, 56), np.uint16)
@@ -718,3 +725,19 @@ class TestCorrections:
         with pytest.raises(InputError) as caught:
             stored(tmp_path, "a.npy", correction=correction)
         assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("d/a.ome.tif", "d/a_new.ome.zarr/0"),
+        ("d/a.h5/g/raw", "d/a_new.ome.zarr/0"),
+        ("slices/slice_*.tif", "slices/slice_new.ome.zarr/0"),
+        ("slices/*.tif", "slices/stack_new.ome.zarr/0"),
+        ("a.n5/raw", "a_new.ome.zarr/0"),
+        ("v.precomputed/8_8_40", "v_new.ome.zarr/0"),
+    ],
+)
+def test_zarr_beside(path: str, wanted: str) -> None:
+    assert zarr_beside(path, "_new") == wanted
+    assert format_meant(path) and not format_meant(wanted)
