@@ -54,6 +54,34 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
+        "operations/label",
+        "reversed(parts)",
+        "parts",
+        "operations/test_label.py::test_parts_of_the_result_change_nothing",
+        "numbers are looked for where they were replaced",
+    ),
+    Mutation(
+        "operations/label",
+        "if sum(map(abs, offset)) > more:",
+        "if sum(map(abs, offset)) > more + 1:",
+        "operations/test_label.py::test_any_volume_has_the_labels_of_scipy",
+        "corners touch across faces where only faces count",
+    ),
+    Mutation(
+        "operations/stitch",
+        "if all(b < e for b, e in zip(*region, strict=True)):",
+        "if any(b < e for b, e in zip(*region, strict=True)):",
+        "operations/test_stitch.py::TestScores::test_of_labels_that_touch",
+        "blocks that saw nothing twice are compared as if they had",
+    ),
+    Mutation(
+        "work/array_call",
+        "made = self.then(made, block)",
+        "self.then(made, block)",
+        "work/test_parts.py::test_then_makes_what_is_stored",
+        "what then returns is not stored",
+    ),
+    Mutation(
         "tasks/pipeline",
         "scope |= operation.identity(task.scale)",
         "pass",

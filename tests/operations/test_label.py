@@ -141,6 +141,17 @@ def test_stable_ids_are_those_of_the_first_voxels(volume: tuple[Volume, list[int
     np.testing.assert_array_equal(in_blocks(values, size, connectivity, ids="stable"), ids)
 
 
+@given(volumes(), st.integers(1, 9), st.sampled_from(["dense", "stable"]))
+def test_parts_of_the_result_change_nothing(
+    volume: tuple[Volume, list[int], int], part: int, ids: str
+) -> None:
+    values, size, connectivity = volume
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ours, "_PART", part)
+        found = in_blocks(values, size, connectivity, ids=ids)
+    np.testing.assert_array_equal(found, in_blocks(values, size, connectivity, ids=ids))
+
+
 @given(volumes())
 def test_libraries_agree(volume: tuple[Volume, list[int], int]) -> None:
     values, _, connectivity = volume

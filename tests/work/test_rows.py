@@ -13,13 +13,19 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.tasks.tables import Table
 from snakemake_blocks.work.rows import number_of_rows, rows_of
 
-TABLE = Table({"id": "uint64", "area": "float32", "at": "int16[2]", "name": "string"})
+TABLE = Table(
+    {"id": "uint64", "area": "float32", "at": "int16[2]", "name": "string", "data": "binary"}
+)
 COLUMNS: dict[str, Any] = {
     "id": [1, 2**63], "area": [0.5, 2], "at": [[1, 2], [-3, 4]], "name": ["a", "b"],
+    "data": [b"\0x", b""],
 }  # fmt: skip
 FORMS: dict[str, Any] = {
     "lists": COLUMNS,
-    "arrays": {n: np.array(v, np.uint64) if n == "id" else np.array(v) for n, v in COLUMNS.items()},
+    "arrays": {
+        n: v if n == "data" else np.array(v, np.uint64) if n == "id" else np.array(v)
+        for n, v in COLUMNS.items()
+    },
     "another order": dict(reversed(COLUMNS.items())),
     "pandas": pd.DataFrame(COLUMNS),
     "a table of Arrow": pa.table({**COLUMNS, "id": pa.array(COLUMNS["id"], pa.uint64())}),
@@ -35,10 +41,11 @@ def test_every_form_gives_the_same(form: str) -> None:
     assert (list(found), cut, number_of_rows(found)) == (list(TABLE.columns), "", 2)
     assert found["id"].tolist() == [1, 2**63]
     assert found["at"].tolist() == [[1, 2], [-3, 4]]
-    assert {n: str(v.dtype) for n, v in found.items() if n != "name"} == {
+    assert {n: str(v.dtype) for n, v in found.items() if n not in ("name", "data")} == {
         "id": "uint64", "area": "float32", "at": "int16"
     }  # fmt: skip
     assert found["name"] == ["a", "b"]
+    assert found["data"] == [b"\0x", b""]
 
 
 @pytest.mark.parametrize("empty", [None, {n: [] for n in COLUMNS}, pd.DataFrame(COLUMNS)[:0]])
@@ -73,7 +80,7 @@ def test_fractions_are_noted() -> None:
         ({"name": [None, "a"]}, "f: t.name: None is no text"),
         (
             {"more": [1, 2]},
-            "f: t: returned the columns id, area, at, name, more; declared are id, ",
+            "f: t: returned the columns id, area, at, name, data, more; declared are id, ",
         ),
     ],
 )
