@@ -408,6 +408,17 @@ class TestTasks:
         assert parquet["count"].to_pylist() == np.bincount(labels.ravel())[1:].tolist()
         assert not list(project.folder.rglob("*.unfinished"))
 
+    def test_a_file_that_is_gone_is_written_again(self, project: Project) -> None:
+        project.array("s.zarr/cells", cells((20, 30)), chunks=(8, 8))
+        project.write(("cells", form(reads={"labels": "s.zarr/cells"}, outputs=["cells.csv"])))
+        project.work()
+        before, file = stamps(project.records("cells_parts_map")), project.folder / "cells.csv"
+        text = file.read_text()
+        file.unlink()
+        project.work()
+        assert file.read_text() == text
+        assert stamps(project.records("cells_parts_map")) == before
+
     def test_a_part_of_an_array_that_lies_somewhere(self, project: Project) -> None:
         place = {"voxel_size": [4, 3], "offset": [40, -9], "axis_names": ["y", "x"]}
         labels = project.array("s.zarr/cells", cells((20, 30)), chunks=(8, 8), **place)
