@@ -66,6 +66,7 @@ class TiffReader:
         """Return what the file says."""
         with self.opened() as (tiff, series):
             _check_ends(tiff, series, self.path)
+            _check_codec(series, self.path)
             found = described(tiff, series, self.path)
             return self._header(series, found)
 
@@ -197,7 +198,7 @@ def _decoded(page: Any) -> Index:
 
 
 def _check_ends(tiff: Any, series: Any, path: str) -> None:
-    """Refuse files that lack pages or their end, and ways of compression that are not there.
+    """Refuse files that lack pages or their end.
 
     Raises
     ------
@@ -223,8 +224,15 @@ def _check_ends(tiff: Any, series: Any, path: str) -> None:
     last = series.pages[len(series.pages) - 1]
     if not series.is_multifile:
         _check_page(last, len(series.pages) - 1, size, path)
+
+
+def _check_codec(series: Any, path: str) -> None:
+    """Refuse ways of compression that are not there: decodes a strip or tile of the first page."""
+    if series.dataoffset is not None:
+        return
+    first = series.pages[0]
     try:
-        _segment(series.pages[0].aspage() if hasattr(series.pages[0], "aspage") else last, 0)
+        _segment(first.aspage() if hasattr(first, "aspage") else first, 0)
     except Exception as error:
         raise InputError(f"{path}: page 0 cannot be read ({_advice(error)})") from error
 
