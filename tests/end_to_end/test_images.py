@@ -17,10 +17,10 @@ from scipy import ndimage
 
 from snakemake_blocks.commands.generate import generate, make_plan
 from snakemake_blocks.geometry.box import Box
+from snakemake_blocks.operations.registry import load_pipeline
 from snakemake_blocks.plan.paths import RunPaths
 from snakemake_blocks.plan.pilot import pilot
 from snakemake_blocks.plan.plan import Plan
-from snakemake_blocks.operations.registry import load_pipeline
 from snakemake_blocks.state.failures import read_failures
 from snakemake_blocks.state.judgement import Judge
 from snakemake_blocks.view.verify import verify_run
