@@ -72,7 +72,7 @@ class ConvertModel(OperationModel):
             key = next(key for key in _OF_FILES if getattr(self.params, key) is not None)
             frame.say(f"params.{key}", "is for files of other formats; mend the attributes of Zarr")
             return {}
-        return copy_step(self, frame, memory=bytes_of(self.params.memory))
+        return copy_step(self, frame, memory=bytes_of(self.params.memory), ome=True)
 
 
 _OF_FILES = ("axes", "voxel_size", "offset", "unit")

@@ -154,7 +154,9 @@ class _Axis:
     tiled: int  # which of the frame's axes it is, -1 for none
 
 
-def copy_step(model: OperationModel, frame: Frame, *, memory: int) -> dict[str, Step]:
+def copy_step(
+    model: OperationModel, frame: Frame, *, memory: int, ome: bool = False
+) -> dict[str, Step]:
     """Return the form of the task that copies ``source`` into ``array``; nothing if it is wrong."""
     axes = _axes(model, frame)
     if axes is None or frame.array is None:
@@ -173,7 +175,7 @@ def copy_step(model: OperationModel, frame: Frame, *, memory: int) -> dict[str, 
     form: Step = {
         "function": f"{__name__}:copied",
         "reads": {"source": model.read("source")},
-        "writes": {"array": {**model.write("array", **more), **layout}},
+        "writes": {"array": {**model.write("array", **more, ome=ome), **layout}},
         "conflict": False,
     }
     fixed = _fixed(model, frame)

@@ -109,6 +109,7 @@ class NewArray:
                 inner=chunks if shards else (),
                 compressor=self.write.compressor,
                 zarr_format=self.write.zarr_format or 0,
+                ome=self.write.ome,
             ),
         )
 

@@ -298,6 +298,9 @@ class WriteModel(_Model):
     zarr_format: Literal[2, 3] | None = Field(
         None, description="Of a store that is not there yet; default: as its store, else 3."
     )
+    ome: Flag = Field(
+        False, description="Called 0, s0, ..., it is a level of OME-Zarr in a store of any name."
+    )
 
 
 class RoiModel(_Model):

@@ -231,7 +231,7 @@ def _ways_of_store(array: ArrayInfo, groups: Sequence[Group], zarr_format: int) 
     if path is not None:
         other = _Ways.from_array(zarr.open_array(str(path), mode="r"))
         found = other if other.zarr_format == zarr_format else found
-    if not is_ome(groups):
+    if not is_ome(array, groups):
         return found
     keys = {"name": "v2" if zarr_format == 2 else "default", "separator": "/"}
     return _Ways(zarr_format, keys, found.compressors, found.is_reversed, found.fill)

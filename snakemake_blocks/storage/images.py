@@ -41,9 +41,10 @@ _TYPES = {"t": "time", "c": "channel"}
 _KEYS = ("ome", "multiscales", "plate", "well", "bioformats2raw.layout")
 
 
-def is_ome(groups: Sequence[Group]) -> bool:
-    """Tell whether a store is OME-Zarr, by its name or the metadata of a group."""
-    return any(
+def is_ome(array: ArrayInfo, groups: Sequence[Group]) -> bool:
+    """Tell whether a store is OME-Zarr, by its name or the metadata of a group, or is to be."""
+    is_meant = array.making is not None and array.making.ome
+    return is_meant or any(
         group.where.name.endswith(".ome.zarr") or any(key in group.attributes for key in _KEYS)
         for group in groups
     )
@@ -100,11 +101,12 @@ class _Image:
 def _image(array: ArrayInfo, folder: Path, groups: Sequence[Group]) -> _Image | None:
     """Return the image of which an array becomes a level; None if it does not fit into one."""
     name = Path(array.path).name
-    if not groups or not _LEVEL.fullmatch(name) or not is_ome(groups):
+    if not groups or not _LEVEL.fullmatch(name) or not is_ome(array, groups):
         return None
     if not 2 <= array.ndim <= 3 or len(array.channels) not in _LEADING:
         return None
-    attributes, label = groups[-1].attributes, groups[-1].where.name.removesuffix(".ome.zarr")
+    attributes = groups[-1].attributes
+    label = groups[-1].where.name.removesuffix(".zarr").removesuffix(".ome")
     entries, _ = images_of(attributes)
     image = dict(entries[0]) if entries and isinstance(entries[0], dict) else {}
     try:

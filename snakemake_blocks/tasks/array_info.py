@@ -55,6 +55,8 @@ class Making:
         How chunks are compressed.
     zarr_format : int
         Of a store that is not there yet; 0 as its store, or zarr, does by itself.
+    ome : bool
+        Whether it is a level of an image in a store that need not be called ``*.ome.zarr``.
     """
 
     voxel_size: tuple[Fraction, ...] = ()
@@ -64,6 +66,7 @@ class Making:
     inner: Index = ()
     compressor: Compressor = Compressor.AUTO
     zarr_format: int = 0
+    ome: bool = False
 
 
 @dataclass(frozen=True, slots=True)

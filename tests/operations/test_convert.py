@@ -85,6 +85,16 @@ class TestFormats:
         array = zarr.open_array(project.folder / "out.ome.zarr/0", mode="r")
         assert (array.chunks, array.metadata.zarr_format) == ((1, 1, 16, 16, 16), 3)
 
+    def test_an_image_in_a_store_of_any_name(self, project: Project) -> None:
+        np.save(project.folder / "a.npy", VOLUME)
+        convert(project, "a.npy", {"array": "out.zarr/s0"})
+        project.work()
+        (image,) = zarr.open_group(project.folder / "out.zarr").attrs["ome"]["multiscales"]
+        assert (image["name"], [d["path"] for d in image["datasets"]]) == ("out", ["s0"])
+        convert(project, "a.npy", {"array": "plain.zarr/raw"})
+        project.work()
+        assert "ome" not in zarr.open_group(project.folder / "plain.zarr").attrs
+
     def test_time_can_be_cut(self, project: Project) -> None:
         values = VOLUME.reshape(5, 4, 48, 56)
         tifffile.imwrite(project.folder / "a.tif", values, metadata={"axes": "TZYX"}, ome=True)
