@@ -111,7 +111,6 @@ class MeasureModel(OperationModel):
                     "params": {
                         "axes": axes,
                         "channels": names,
-                        "shape": list(frame.shape),
                         "offset": offset,
                         "begin": list(frame.begin),
                         "voxel_size": list(frame.voxel_size),
@@ -165,11 +164,12 @@ def _kept_type(dtype: str) -> str:
 def _columns(ndim: int, channels: int, kind: str) -> dict[str, str]:
     """Return the columns of rows of blocks.
 
-    An object takes 16 bytes, 16 per axis, and 16 and two intensities per channel.
+    An object takes 16 bytes, 24 per axis, and 16 and two intensities per channel.
     """
     found = {"id": "uint64", "count": "uint64"}
     for a in range(ndim):
         found |= {f"sum_{a}": "uint64", f"begin_{a}": "uint32", f"end_{a}": "uint32"}
+        found[f"border_{a}"] = "uint64"
     for c in range(channels):
         found |= {f"least_{c}": kind, f"most_{c}": kind}
         found |= {f"above_{c}": "float64", f"squares_{c}": "float64"}
@@ -182,7 +182,7 @@ def _objects(axes: Sequence[str], channels: Sequence[str], kind: str) -> dict[st
     found |= {f"centroid_{axis}": "float64" for axis in axes}
     found |= {f"begin_{axis}": "int64" for axis in axes}
     found |= {f"end_{axis}": "int64" for axis in axes}
-    found["on_border"] = "bool"
+    found |= {"on_border": "bool", "border_area": "float64"}
     for name in channels:
         end = f"_{name}" if name else ""
         found |= {f"intensity_mean{end}": "float64", f"intensity_std{end}": "float64"}
@@ -264,8 +264,9 @@ def rows_of_block(
     -------
     dict
         By columns: ``id``, ``count``; per axis ``sum_0`` of places, ``begin_0`` and ``end_0``, in
-        voxels of the volume; per channel ``least_0``, ``most_0``, ``above_0``, the sum of what is
-        above the least one, and ``squares_0`` of differences from the mean. None for no object.
+        voxels of the volume, and ``border_0``, how many lie at its ends; per channel ``least_0``,
+        ``most_0``, ``above_0``, the sum of what is above the least one, and ``squares_0`` of
+        differences from the mean. None for no object.
 
     Raises
     ------
@@ -289,6 +290,7 @@ def rows_of_block(
     groups = _Groups.of(ids[kept])
     begin = grid.begin(block.index)
     found = _extents(groups, starts[kept], lengths[kept], labels.shape, begin)
+    found |= _borders(groups.ids, labels, grid, block.index)
     if image is None:
         return found
     channels = channels_first(image, places)
@@ -328,6 +330,22 @@ def _extents(
         found[f"sum_{a}"] = total + found["count"] * np.uint64(first)
         found[f"begin_{a}"] = groups.min(place) + first
         found[f"end_{a}"] = groups.max(ends) + first
+    return found
+
+
+def _borders(
+    ids: NDArray[np.uint64], labels: Volume, grid: VoxelGrid, index: Sequence[int]
+) -> Rows:
+    """Return how many voxels of objects lie on the border of the region, along each axis."""
+    found: Rows = {}
+    for a, (k, count, extent) in enumerate(zip(index, grid.counts, grid.shape, strict=True)):
+        counts = np.zeros(len(ids), np.uint64)
+        ends = [end for end, is_there in ((0, k == 0), (-1, k == count - 1)) if is_there]
+        for end in ends if extent > 1 else ():  # else all objects would be there
+            side = labels[(slice(None),) * a + (end,)]
+            names, voxels = np.unique(side[side != 0], return_counts=True)
+            counts[np.searchsorted(ids, names.astype(np.uint64))] += voxels.astype(np.uint64)
+        found[f"border_{a}"] = counts
     return found
 
 
@@ -383,6 +401,7 @@ def merged(rows: pa.Table) -> Rows | None:
 
 _MERGES = {
     "sum": _Groups.sum,
+    "border": _Groups.sum,
     "begin": _Groups.min,
     "end": _Groups.max,
     "least": _Groups.min,
@@ -413,7 +432,6 @@ def objects(
     rows: pa.Table,
     axes: Sequence[str],
     channels: Sequence[str],
-    shape: Sequence[int],
     offset: Sequence[int],
     begin: Sequence[float],
     voxel_size: Sequence[float],
@@ -428,7 +446,7 @@ def objects(
         As :func:`merged` makes them.
     axes, channels : sequence of str
         What columns end with.
-    shape, offset : sequence of int
+    offset : sequence of int
         Of the region, in voxels of the labels.
     begin, voxel_size : sequence of float
         Where the region begins, in world units.
@@ -455,10 +473,11 @@ def objects(
     for side, places in sides.items():
         for axis, place, first in zip(axes, places, offset, strict=True):
             found[f"{side}_{axis}"] = place + first
-    found["on_border"] = np.zeros(len(count), bool)
-    for low, high, extent in zip(sides["begin"], sides["end"], shape, strict=True):
-        if extent > 1:  # else all objects would be there
-            found["on_border"] |= (low == 0) | (high == extent)
+    faces = [_numpy(rows, f"border_{a}") for a in range(len(axes))]
+    found["on_border"] = np.any(faces, axis=0)
+    others = (np.prod([*voxel_size[:a], *voxel_size[a + 1 :]]) for a in range(len(axes)))
+    areas = [n * float(area) for n, area in zip(faces, others, strict=True)]
+    found["border_area"] = np.sum(areas, axis=0, dtype=float)
     for c, name in enumerate(channels):
         end = f"_{name}" if name else ""
         least, most = _numpy(rows, f"least_{c}"), _numpy(rows, f"most_{c}")

@@ -62,7 +62,6 @@ def in_blocks(
         pa.table(last),
         [str(a) for a in range(labels.ndim)],
         [] if image is None else channels,
-        labels.shape,
         [0] * labels.ndim,
         [0] * labels.ndim,
         ones,
@@ -83,6 +82,8 @@ def oracle(labels: Volume, image: Volume | None = None) -> dict[str, Volume]:
         row["on_border"] = any(
             n > 1 and (b == 0 or e == n) for b, e, n in zip(low, high, labels.shape, strict=True)
         )
+        ends = [(inside.take(s, a)) for a, n in enumerate(inside.shape) if n > 1 for s in (0, -1)]
+        row["border_area"] = float(sum(np.sum(end) for end in ends))
         if image is not None:
             values = image[inside]
             exact = values.astype(np.longdouble)
@@ -118,9 +119,11 @@ class TestRowsOfABlock:
             "sum_0": [6, 7],
             "begin_0": [3, 2],
             "end_0": [4, 4],
+            "border_0": [2, 1],
             "sum_1": [13, 23],
             "begin_1": [6, 7],
             "end_1": [8, 9],
+            "border_1": [0, 2],
             "least_0": [10, 1],
             "most_0": [20, 6],
             "above_0": [10, 6],
@@ -322,7 +325,7 @@ class TestTasks:
         assert next(iter(plan.tasks)) == "cells_parts_map"
         assert list(plan.tasks)[-2:] == ["cells_parts", "cells_table"]
         found, wanted = table(project), by_skimage(labels, raw, spacing, offset)
-        on_border = found.pop("on_border")
+        on_border, area = found.pop("on_border"), found.pop("border_area")
         assert_same(found, wanted)
         inner = np.unique(labels[1:-1, 1:-1, 1:-1])
         outer = np.setdiff1d(labels, inner)
@@ -330,6 +333,10 @@ class TestTasks:
         touching = np.unique(np.concatenate([face.ravel() for face in faces]))
         np.testing.assert_array_equal(found["id"][on_border], touching[touching > 0])
         assert set(outer) <= set(touching)
+        sizes = [face.size and np.prod(spacing) / spacing[n // 2] for n, face in enumerate(faces)]
+        counts = [np.bincount(face.ravel(), minlength=labels.max() + 1) for face in faces]
+        areas = np.sum([n * size for n, size in zip(counts, sizes, strict=True)], axis=0)
+        np.testing.assert_allclose(area, areas[found["id"]], rtol=1e-12)
 
     @pytest.mark.parametrize(
         "more",
@@ -346,7 +353,7 @@ class TestTasks:
         project.write(("cells", form(**more)))
         project.work()
         found = table(project)
-        del found["on_border"]
+        del found["on_border"], found["border_area"]
         assert_same(found, by_skimage(labels, raw, (1, 1, 1), (0, 0, 0)))
 
     def test_channels_with_names(self, project: Project) -> None:
@@ -374,7 +381,7 @@ class TestTasks:
         for number, name in enumerate(("DAPI", "GFP_488")):
             for kind in ("mean", "std", "min", "max"):
                 wanted[f"intensity_{kind}_{name}"] = wanted.pop(f"intensity_{kind}_{number}")
-        del found["on_border"]
+        del found["on_border"], found["border_area"]
         assert_same(found, wanted)
         project.write(
             (
@@ -403,7 +410,7 @@ class TestTasks:
         assert parquet.to_pydict() == csv.to_pydict()
         assert parquet.column_names == [
             *("id", "count", "volume", "centroid_0", "centroid_1", "begin_0", "begin_1"),
-            *("end_0", "end_1", "on_border"),
+            *("end_0", "end_1", "on_border", "border_area"),
         ]
         assert parquet["count"].to_pylist() == np.bincount(labels.ravel())[1:].tolist()
         assert not list(project.folder.rglob("*.unfinished"))
