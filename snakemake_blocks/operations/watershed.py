@@ -139,6 +139,8 @@ def basins(
         image = -ndimage.distance_transform_edt(inside)
     if image is None:
         raise InputError("watershed needs an image, or a mask and by_distance")
+    if inside is not None and not inside.any():
+        return np.zeros(image.shape, np.int64)
     if seeds is None:
         # In each piece of the inside there is a seed, however small it is.
         labels = None if inside is None else components(inside, connectivity)[0].astype(np.int64)

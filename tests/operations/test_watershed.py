@@ -40,6 +40,12 @@ def test_every_piece_of_the_mask_is_covered(seed: int, ndim: int) -> None:
     np.testing.assert_array_equal(found > 0, mask)
 
 
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_where_nothing_is_there_is_nothing(ndim: int) -> None:
+    found = basins(mask=np.zeros((5,) * ndim, bool), by_distance=True)
+    np.testing.assert_array_equal(found, np.zeros((5,) * ndim))
+
+
 def test_seeds_that_are_given_grow_as_in_scikit_image() -> None:
     image = ndimage.gaussian_filter(np.random.default_rng(0).random((30, 30)), 2)
     seeds = np.zeros((30, 30), np.uint32)
