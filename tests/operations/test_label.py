@@ -223,6 +223,7 @@ def form(**more: Any) -> dict[str, Any]:
         "reads": {"mask": "s.zarr/mask"},
         "writes": {"labels": {"array": "s.zarr/cells", "chunks": 8}},
         "block_size": {"voxels": 8},
+        "blocks_per_job": 16,
         **more,
     }
 
@@ -239,7 +240,7 @@ class TestTasks:
         "more",
         [
             {"block_size": {"voxels": [7, 30, 11]}},
-            {"blocks_per_job": [2, 1, 3], "workers": 2},
+            {"blocks_per_job": [3, 2, 4], "workers": 2},
             {"block_size": {"voxels": 25}, "params": {"ids": "dense"}},
             {"steps": {"label": {"block_size": {"voxels": 8}, "blocks_per_job": 5}}},
         ],

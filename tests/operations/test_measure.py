@@ -281,6 +281,7 @@ def form(**more: Any) -> dict[str, Any]:
         "use": "measure",
         "reads": {"labels": "s.zarr/cells", "image": "s.zarr/raw"},
         "block_size": {"voxels": 8},
+        "blocks_per_job": 12,
         **more,
     }
 
@@ -342,7 +343,7 @@ class TestTasks:
         "more",
         [
             {"block_size": {"voxels": [7, 30, 11]}},
-            {"blocks_per_job": [2, 1, 3], "workers": 2},
+            {"blocks_per_job": [3, 2, 4], "workers": 2},
             {"block_size": {"voxels": 30}, "steps": {"table": {"retries": 0}}},
         ],
     )

@@ -212,6 +212,7 @@ def form(**more: Any) -> dict[str, Any]:
         "reads": {"image": "s.zarr/raw"},
         "writes": {"image": "s.zarr/out"},
         "block_size": {"voxels": 8},
+        "blocks_per_job": 12,
         **more,
     }
 

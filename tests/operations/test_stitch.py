@@ -204,6 +204,7 @@ def form(**more: Any) -> dict[str, Any]:
         "block_size": {"voxels": 16},
         "context": {"voxels": 4},
         "params": {"score": "overlap", "threshold": 1},
+        "blocks_per_job": 4,
         **more,
     }
 
