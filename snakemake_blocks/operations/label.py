@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.block import Block
 from snakemake_blocks.operations.grid import VoxelGrid, later_neighbours
-from snakemake_blocks.operations.unions import Sets
+from snakemake_blocks.operations.unions import Sets, numbers_of
 from snakemake_blocks.spec.operation_form import Frame, OperationModel, Step
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ class LabelModel(OperationModel):
         if len(self.reads) != 1:
             frame.say("reads", "label reads a mask, or labels; give one of them")
             return {}
-        if frame.channels:
-            text = f"has further axes of {list(frame.channels)}; select one index of each"
-            frame.say(f"reads.{self.main}", text)
+        if not self.is_one_channel(frame):
             return {}
         if params.connectivity > frame.ndim:
             text = f"is at most the number of axes, {frame.ndim}"
@@ -527,13 +525,9 @@ def relabelled(
     InputError
         If there are other components than :func:`faces` found.
     """
-    number = VoxelGrid(shape, size).number(block.index)
-    begin, count = (blocks.column(n)[number].as_py() for n in ("begin", "count"))
+    numbers = numbers_of(blocks, ids.column("id"), VoxelGrid(shape, size).number(block.index))
     found, first = _found(mask, labels, connectivity, background)
-    if len(first) != count:
-        raise InputError(
-            f"{len(first)} components where {count} were found before: the input has changed"
-        )
-    numbers = np.zeros(count + 1, np.uint64)
-    numbers[1:] = ids.column("id").slice(begin, count).to_numpy()
+    if len(first) != len(numbers) - 1:
+        text = f"{len(first)} components where {len(numbers) - 1} were found before"
+        raise InputError(f"{text}: the input has changed")
     return np.take(numbers, found)

@@ -21,7 +21,7 @@ from snakemake_blocks.errors import InputError
 from snakemake_blocks.geometry.block import Block
 from snakemake_blocks.operations.grid import VoxelGrid, later_neighbours
 from snakemake_blocks.operations.relabel import unique
-from snakemake_blocks.operations.unions import Sets
+from snakemake_blocks.operations.unions import Sets, numbers_of
 from snakemake_blocks.spec.operation_form import Frame, OperationModel, Step
 from snakemake_blocks.spec.schema import ArgumentName, Context, FunctionName
 
@@ -485,8 +485,5 @@ def stitched(
     grid = VoxelGrid(shape, size)
     known = _Pieces(pieces, grid)
     labels = known.part(block.index, *_core(grid, block.index))
-    number = grid.number(block.index)
-    begin, count = (begins.column(name)[number].as_py() for name in ("begin", "count"))
-    numbers = np.zeros(count + 1, np.uint64)
-    numbers[1:] = objects.column("object").slice(begin, count).to_numpy()
+    numbers = numbers_of(begins, objects.column("object"), grid.number(block.index))
     return np.take(numbers, labels)

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sets"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Sets", "numbers_of"]
 
 # Pairs that are joined at once; each takes some tens of bytes meanwhile.
 _AT_ONCE = 1 << 20
+
+
+def numbers_of(begins: pa.Table, numbers: pa.ChunkedArray, block: int) -> NDArray[np.uint64]:
+    """Return the final numbers of what a block has, behind a 0 for the background.
+
+    Parameters
+    ----------
+    begins : pyarrow.Table
+        Columns ``begin`` and ``count``: where those of each block are.
+    numbers : pyarrow.ChunkedArray
+        Of all blocks; only what the block needs is looked at.
+    block : int
+        Its number.
+    """
+    begin, count = (begins.column(name)[block].as_py() for name in ("begin", "count"))
+    found = np.zeros(count + 1, np.uint64)
+    found[1:] = numbers.slice(begin, count).to_numpy()
+    return found
 
 
 class Sets:

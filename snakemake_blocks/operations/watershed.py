@@ -65,9 +65,7 @@ class WatershedModel(OperationModel):
             text = "watershed reads an image, or a mask with params: {by_distance: true}"
             frame.say("reads", text)
             return {}
-        if frame.channels:
-            text = f"has further axes of {list(frame.channels)}; select one index of each"
-            frame.say(f"reads.{self.main}", text)
+        if not self.is_one_channel(frame):
             return {}
         if params.connectivity > frame.ndim:
             frame.say("params.connectivity", f"is at most the number of axes, {frame.ndim}")

@@ -211,6 +211,13 @@ class OperationModel(FormModel):
         given = {key: self._given(key) for key in _OF_ALL if key in self.model_fields_set}
         return {"call": "once", **given, **form}
 
+    def is_one_channel(self, frame: Frame) -> bool:
+        """Tell whether the main input has the axes of blocks alone; else a problem is noted."""
+        if frame.channels:
+            text = f"has further axes of {list(frame.channels)}; select one index of each"
+            frame.say(f"reads.{self.main}", text)
+        return not frame.channels
+
     def read(self, name: str, **more: Any) -> Any:
         """Return the form of a read of this form, with further keys."""
         form = self.reads[name]
